@@ -1,0 +1,1 @@
+"""Networks of the cascade, their caches, and the streaming engine that runs them."""

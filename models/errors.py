@@ -1,0 +1,68 @@
+"""Errors that a user can cause.
+
+Each carries a machine-readable ``code`` that the command line, the REST API and the WebSocket show unchanged,
+and a message that says what would have been accepted.
+"""
+
+from __future__ import annotations
+
+
+class UltraflashError(Exception):
+    """Base of every error a user can cause.
+
+    Attributes:
+        code: stable, machine-readable name of the error class.
+        message: what went wrong and what to do next.
+        param: name of the offending field or option, if there is one.
+        retryable: whether the same call may succeed later.
+    """
+
+    code = "error"
+    retryable = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class BadConfig(UltraflashError):
+    """A configuration or preset file that cannot mean anything."""
+
+    code = "bad_config"
+
+
+class UnknownPreset(UltraflashError):
+    """No preset of that name, and no file at that path."""
+
+    code = "unknown_preset"
+
+
+class UnknownSize(UltraflashError):
+    """A picture size that the preset cannot make."""
+
+    code = "unknown_size"
+
+
+class EmptyPrompt(UltraflashError):
+    """A prompt without a visible character."""
+
+    code = "empty_prompt"
+
+
+class PromptTooLong(UltraflashError):
+    """A prompt longer than the preset accepts."""
+
+    code = "prompt_too_long"
+
+
+class InvalidSeed(UltraflashError):
+    """A seed outside 0 .. 2**63 - 1."""
+
+    code = "invalid_seed"
+
+
+class MissingWeights(UltraflashError):
+    """A weights file, or a tensor in it, that is absent or has another shape."""
+
+    code = "missing_weights"

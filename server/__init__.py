@@ -1,0 +1,1 @@
+"""The command line, the worker process and the web process."""
