@@ -1,0 +1,303 @@
+"""The diffusion transformer of Wan 2.1, causal over time: the base generator and the SR network are both this.
+
+The network holds weights only. What a token may attend to is decided by the ``attend`` argument, so the same weights
+run a stream over a cache, a training clip under a mask, or block-sparse super-resolution.
+
+Shapes: B batch, C latent channels, F latent frames, H W latent rows and columns, L tokens = F * S,
+S = h * w tokens of a frame, N heads, D head size, E = N * D model width, X text tokens, W text width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultraflash.kernels.attention import dense_attention
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.rope import apply_rope, rope_table
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q_BLND, k_BLND, v_BLND), queries and keys after RoPE -> out_BLND."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiTConfig:
+    """Size of a transformer, in the terms of the official checkpoints.
+
+    Args:
+        in_channels, out_channels: C of what goes in and of the predicted flow.
+        dim, ffn_dim, layers, heads: E, width of the MLP, number of blocks, N.
+        text_tokens, text_dim: X and W.
+        freq_dim: width of the sinusoidal time embedding.
+        patch: latent frames, rows and columns that make a token; the frames must be 1.
+        eps: of every normalization.
+    """
+
+    in_channels: int
+    out_channels: int
+    dim: int
+    ffn_dim: int
+    layers: int
+    heads: int
+    text_tokens: int
+    text_dim: int
+    freq_dim: int = 256
+    patch: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or self.head_dim % 2 or self.head_dim < 6:
+            raise BadConfig(f"dim {self.dim} does not split into {self.heads} heads of an even size of 6 or more")
+        if self.patch[0] != 1:
+            raise BadConfig(f"a token spans one latent frame, not {self.patch[0]}")
+        if self.freq_dim % 2:
+            raise BadConfig(f"freq_dim must be even, not {self.freq_dim}")
+
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        return self.dim // self.heads
+
+    def token_grid(self, rows: int, cols: int) -> tuple[int, int]:
+        """(h, w) of a latent frame of ``rows`` x ``cols``."""
+        _, down, across = self.patch
+        if rows % down or cols % across:
+            raise BadConfig(f"a latent frame of {rows}x{cols} does not divide into {down}x{across} patches")
+        return rows // down, cols // across
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """Cross-attention keys and values of one prompt, each (B, X, N, D) per layer."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+
+def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
+    """Cosines then sines of ``timestep * 10000**(-i/(width/2))``, float32 of shape (*timestep.shape, width)."""
+    half = width // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=timestep.device) / half)
+    angle = timestep.double()[..., None] * frequencies
+    return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalization over the last axis with a learned weight; float32 inside."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """Layer normalization computed and returned in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        bias = None if self.bias is None else self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections of one attention; normalizes queries and keys over the whole model width."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def query(self, x_BLE: Tensor) -> Tensor:
+        """q_BLND."""
+        return self.norm_q(self.q(x_BLE)).unflatten(-1, (self.heads, -1))
+
+    def key(self, x_BLE: Tensor) -> Tensor:
+        """k_BLND."""
+        return self.norm_k(self.k(x_BLE)).unflatten(-1, (self.heads, -1))
+
+    def value(self, x_BLE: Tensor) -> Tensor:
+        """v_BLND."""
+        return self.v(x_BLE).unflatten(-1, (self.heads, -1))
+
+    def output(self, out_BLND: Tensor) -> Tensor:
+        """Back to (B, L, E)."""
+        return self.o(out_BLND.flatten(2))
+
+
+def modulate(x_BLE: Tensor, shift_BF1E: Tensor, scale_BF1E: Tensor) -> Tensor:
+    """``x * (1 + scale) + shift`` with one shift and scale per frame (or one for all: F = 1)."""
+    frames = shift_BF1E.shape[1]
+    x_BFSE = x_BLE.unflatten(1, (frames, -1))
+    return torch.addcmul(shift_BF1E, x_BFSE, 1.0 + scale_BF1E).flatten(1, 2)
+
+
+def add_gated(x_BLE: Tensor, update_BLE: Tensor, gate_BF1E: Tensor) -> Tensor:
+    """``x + gate * update`` with one gate per frame; the residual stream stays float32."""
+    frames = gate_BF1E.shape[1]
+    update_BFSE = update_BLE.float().unflatten(1, (frames, -1))
+    return torch.addcmul(x_BLE.unflatten(1, (frames, -1)), update_BFSE, gate_BF1E).flatten(1, 2)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and MLP, the first and last shifted, scaled and gated by the timestep."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm1 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.self_attn = Attention(config)
+        self.norm3 = Float32LayerNorm(config.dim, config.eps)
+        self.cross_attn = Attention(config)
+        self.norm2 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+
+    def forward(
+        self,
+        x_BLE: Tensor,
+        time_BF6E: Tensor,
+        rope: tuple[Tensor, Tensor],
+        text: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        dtype = self.ffn[0].weight.dtype
+        parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+
+        normed = modulate(self.norm1(x_BLE), shift_a, scale_a).to(dtype)
+        q = apply_rope(self.self_attn.query(normed), rope)
+        k = apply_rope(self.self_attn.key(normed), rope)
+        out = attend(q, k, self.self_attn.value(normed))
+        x_BLE = add_gated(x_BLE, self.self_attn.output(out), gate_a)
+
+        q = self.cross_attn.query(self.norm3(x_BLE).to(dtype))
+        keys, values = text
+        x_BLE = x_BLE + self.cross_attn.output(dense_attention(q, keys, values)).float()
+
+        normed = modulate(self.norm2(x_BLE), shift_m, scale_m).to(dtype)
+        return add_gated(x_BLE, self.ffn(normed), gate_m)
+
+
+class Head(nn.Module):
+    """Last normalization, modulation and projection to the pixels of a patch."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.out_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x_BLE: Tensor, time_BFE: Tensor) -> Tensor:
+        shift, scale = (self.modulation.float() + time_BFE.unsqueeze(2)).unsqueeze(3).unbind(2)
+        return self.head(modulate(self.norm(x_BLE), shift, scale).to(self.head.weight.dtype))
+
+
+class CausalDiT(nn.Module):
+    """Wan 2.1's transformer; parameter names and shapes are those of the official checkpoints."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch, stride=config.patch)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, config.dim), nn.GELU(approximate="tanh"), nn.Linear(config.dim, config.dim)
+        )
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+
+    def cast(self, dtype: torch.dtype) -> CausalDiT:
+        """Put the matrix products in ``dtype``; time embedding, modulation and norms stay float32."""
+        for name, parameter in self.named_parameters():
+            keeps_float32 = "modulation" in name or "norm" in name or name.startswith("time_")
+            parameter.data = parameter.data.to(torch.float32 if keeps_float32 else dtype)
+        return self
+
+    def encode_text(self, states_BXW: Tensor) -> TextContext:
+        """Cross-attention keys and values of a prompt.
+
+        Args:
+            states_BXW: token states of the text encoder, at most ``text_tokens`` of them; missing rows count as zeros.
+        """
+        missing = self.config.text_tokens - states_BXW.shape[1]
+        if missing < 0:
+            raise BadConfig(f"{states_BXW.shape[1]} text tokens, but the network takes {self.config.text_tokens}")
+        dtype = self.text_embedding[0].weight.dtype
+        embedded = self.text_embedding(F.pad(states_BXW, (0, 0, 0, missing)).to(dtype))
+        attentions = [block.cross_attn for block in self.blocks]
+        return TextContext(
+            keys=tuple(attention.key(embedded) for attention in attentions),
+            values=tuple(attention.value(embedded) for attention in attentions),
+        )
+
+    def forward(
+        self,
+        latent_BCFHW: Tensor,
+        timestep_BF: Tensor,
+        text: TextContext,
+        frame_positions_F: Tensor,
+        attend: Attend,
+    ) -> Tensor:
+        """Predict the flow ``noise - clean``.
+
+        Args:
+            latent_BCFHW: noisy latents (and, for SR, the condition behind them on the channel axis).
+            timestep_BF: 1000 * sigma per latent frame, or (B, 1) for all frames alike.
+            text: from :meth:`encode_text`, with batch B or 1.
+            frame_positions_F: absolute positions of the latent frames for RoPE, integers.
+            attend: self-attention, called once per layer in order.
+
+        Returns:
+            Flow (B, out_channels, F, H, W), float32.
+        """
+        config = self.config
+        frames, rows, cols = latent_BCFHW.shape[2:]
+        h, w = config.token_grid(rows, cols)
+        rope = rope_table(frame_positions_F, h, w, config.head_dim)
+        # float32 throughout, also under autocast: in bfloat16 neighbouring timesteps would fall together.
+        with torch.autocast(latent_BCFHW.device.type, enabled=False):
+            time_BFE = self.time_embedding(sinusoidal_embedding(timestep_BF, config.freq_dim))
+            time_BF6E = self.time_projection(time_BFE).unflatten(-1, (6, config.dim))
+
+        x_BLE = self._patchify(latent_BCFHW, h, w).float()
+        for layer, block in enumerate(self.blocks):
+            keys, values = text.keys[layer], text.values[layer]
+            if keys.shape[0] != x_BLE.shape[0]:
+                keys, values = (t.expand(x_BLE.shape[0], -1, -1, -1) for t in (keys, values))
+            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), _of_layer(attend, layer))
+        return self._unpatchify(self.head(x_BLE, time_BFE).float(), frames, h, w)
+
+    def _patchify(self, latent_BCFHW: Tensor, h: int, w: int) -> Tensor:
+        # The strided convolution as one matrix product: the same numbers, and bf16 is fast on every device.
+        _, down, across = self.config.patch
+        patches = latent_BCFHW.unflatten(4, (w, across)).unflatten(3, (h, down))
+        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+        weight = self.patch_embedding.weight
+        return F.linear(patches.to(weight.dtype), weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatchify(self, x_BLP: Tensor, frames: int, h: int, w: int) -> Tensor:
+        _, down, across = self.config.patch
+        x = x_BLP.unflatten(2, (down, across, self.config.out_channels)).unflatten(1, (frames, h, w))
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+
+def _of_layer(attend: Attend, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda q, k, v: attend(layer, q, k, v)
