@@ -1,0 +1,282 @@
+"""The cascade: prompt -> low-resolution latents -> upsampler -> super-resolution -> pixels, group by group.
+
+Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import MissingWeights
+from ultraflash.models.noise import check_seed, counter_noise
+from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.preset import Preset, Size, load_preset
+from ultraflash.models.ring_cache import BlockCache, RingCache
+from ultraflash.models.schedule import add_noise, clean_from_flow
+from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
+from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
+from ultraflash.models.text import MiniLMEncoder
+from ultraflash.models.upsampler import LatentUpsampler
+from ultraflash.models.weights import SHIPPED, load_file
+
+UNTRIMMED_FRAMES = 3
+"""Pixel frames that the decoder makes of a stream's first latent frame beyond the one it stands for."""
+
+
+class Cascade:
+    """The networks of a preset and the steps that run a stream through them.
+
+    It holds weights only, so one cascade serves any number of streams. Not to be called by two threads at once.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        *,
+        text: MiniLMEncoder,
+        base: CausalDiT,
+        upsamplers: dict[int, LatentUpsampler],
+        sr: CausalDiT,
+        decoder: PatchDecoder,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.preset = preset
+        self._text = text
+        self._device = device
+        self._dtype = dtype
+        self._base = base.cast(dtype).to(device).eval()
+        self._sr = sr.cast(dtype).to(device).eval()
+        self._upsamplers = {
+            factor: net.to(device, dtype).to(memory_format=torch.channels_last).eval()
+            for factor, net in upsamplers.items()
+        }
+        self._decoder = decoder.to(device, dtype).to(memory_format=torch.channels_last).eval()
+
+    @classmethod
+    def load(cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None) -> Cascade:
+        """Load a preset and its weights.
+
+        Args:
+            preset: a name, the path of a TOML file, or a preset.
+            device: torch device.
+            dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
+
+        Raises:
+            UnknownPreset, BadConfig, MissingWeights.
+        """
+        chosen = preset if isinstance(preset, Preset) else load_preset(preset)
+        folder = weights_folder(chosen)
+        base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
+        upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
+        load_file(base, folder / "base.safetensors")
+        load_file(sr, folder / "sr.safetensors")
+        load_file(decoder, folder / "decoder.safetensors")
+        for factor, net in upsamplers.items():
+            load_file(net, folder / f"upsampler_x{factor}.safetensors")
+        where = torch.device(device)
+        return cls(
+            chosen,
+            text=MiniLMEncoder(),
+            base=base,
+            upsamplers=upsamplers,
+            sr=sr,
+            decoder=decoder,
+            device=where,
+            dtype=dtype or fastest_dtype(where),
+        )
+
+    def check_prompt(self, prompt: str) -> str:
+        """Return the prompt as it will be used, or raise EmptyPrompt or PromptTooLong."""
+        return self.preset.check_prompt(prompt)
+
+    @torch.inference_mode()
+    def open(self, prompt: str, *, size: str | None = None, seed: int = 0) -> StreamState:
+        """Start a stream. All its buffers are allocated here.
+
+        Args:
+            prompt: what to show.
+            size: a size of the preset, by name or ``WIDTHxHEIGHT``; its default size if None.
+            seed: 0 .. 2**63 - 1; the same seed, prompt and size give the same frames.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, UnknownSize, InvalidSeed.
+        """
+        base = self.preset.base
+        h, w = base.dit.token_grid(base.rows, base.cols)
+        chosen = self.preset.size(size or self.preset.default_size)
+        cache = RingCache(
+            layers=base.dit.layers,
+            batch=1,
+            frames=base.window_frames,
+            sink_frames=base.sink_frames,
+            frame_tokens=h * w,
+            heads=base.dit.heads,
+            head_dim=base.dit.head_dim,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        return StreamState(
+            seed=check_seed(seed),
+            prompt_context=self._encode(prompt),
+            base_cache=cache,
+            picture=self._new_picture(chosen),
+            next_size=chosen,
+        )
+
+    @torch.inference_mode()
+    def set_prompt(self, state: StreamState, prompt: str) -> None:
+        """Show something else from the next group on. Raises EmptyPrompt or PromptTooLong and changes nothing then."""
+        state.prompt_context = self._encode(prompt)
+
+    def set_size(self, state: StreamState, size: str) -> None:
+        """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
+        state.next_size = self.preset.size(size)
+
+    @torch.inference_mode()
+    def next_group(self, state: StreamState) -> Tensor:
+        """Make the next group of frames.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.
+        """
+        clock = StageSeconds()
+        if state.next_size != state.picture.size:
+            with clock.measure("resize"):
+                self._resize(state)
+        with clock.measure("base"):
+            latents = self._generate(state)
+        frames = self._show(state, latents, state.latent_frames, clock)
+        if state.latent_frames == 0:
+            frames = frames[UNTRIMMED_FRAMES:]
+        state.last_latents_BCFHW = latents
+        state.latent_frames += latents.shape[2]
+        state.frames_emitted += frames.shape[0]
+        state.stage_seconds = clock.seconds
+        return frames.contiguous()
+
+    def _encode(self, prompt: str) -> PromptContext:
+        checked = self.check_prompt(prompt)
+        states = self._text.encode(checked).to(self._device)[None]
+        return PromptContext(prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states))
+
+    def _new_picture(self, size: Size) -> Picture:
+        sr = self.preset.sr
+        grid = self._sr_grid(size)
+        return Picture(
+            size=size,
+            upsampler=self._upsamplers[size.factor].init_memory(),
+            decoder=self._decoder.init_memory(),
+            sr=BlockCache(
+                layers=sr.dit.layers,
+                batch=1,
+                frame_blocks=sr.cached_blocks,
+                spatial_blocks=grid.spatial_blocks,
+                block_tokens=grid.block_tokens,
+                heads=sr.dit.heads,
+                head_dim=sr.dit.head_dim,
+                dtype=self._dtype,
+                device=self._device,
+            ),
+        )
+
+    def _sr_grid(self, size: Size) -> BlockGrid:
+        rows, cols = self.preset.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+        return BlockGrid(frames=self.preset.group_frames, rows=rows, cols=cols, block=self.preset.sr.block)
+
+    def _resize(self, state: StreamState) -> None:
+        """Change the size without a seam: the new memories first see the newest group once more."""
+        state.picture = self._new_picture(state.next_size)
+        if state.last_latents_BCFHW is not None:
+            start = state.latent_frames - state.last_latents_BCFHW.shape[2]
+            self._show(state, state.last_latents_BCFHW, start, StageSeconds())
+
+    def _generate(self, state: StreamState) -> Tensor:
+        """Clean base latents (1, C, F, H, W) of the next group."""
+        start, size = state.latent_frames, self.preset.base.block_frames
+        blocks = [self._denoise(state, start + i * size) for i in range(self.preset.sr.group_blocks)]
+        return torch.cat(blocks, dim=2)
+
+    def _denoise(self, state: StreamState, start: int) -> Tensor:
+        """Denoise the block whose first latent frame is ``start`` and leave its clean keys and values in the cache."""
+        base = self.preset.base
+        shape = (1, base.dit.out_channels, base.block_frames, base.rows, base.cols)
+        sigmas = base.schedule.sigmas
+        clean = noisy = self._noise(state, shape, "base.step0", start)
+        for step, (sigma, timestep) in enumerate(zip(sigmas, base.schedule.timesteps, strict=True)):
+            if step:
+                noisy = add_noise(clean, self._noise(state, shape, f"base.step{step}", start), sigma)
+            clean = clean_from_flow(noisy, self._base_flow(state, noisy, timestep, start), sigma)
+        self._base_flow(state, clean, 0.0, start)
+        state.base_cache.commit()
+        return clean
+
+    def _base_flow(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
+        frames = latent_BCFHW.shape[2]
+        return self._base(
+            latent_BCFHW,
+            torch.full((1, frames), timestep, device=self._device),
+            state.prompt_context.base,
+            torch.arange(start, start + frames, device=self._device),
+            WindowAttention(state.base_cache),
+        )
+
+    def _show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
+        picture = state.picture
+        size = picture.size
+        with clock.measure("upsample"):
+            cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self._dtype)
+            upsampler = self._upsamplers[size.factor]
+            condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
+        with clock.measure("sr"):
+            refined = self._refine(state, condition, start)
+        with clock.measure("decode"):
+            pixels = self._decoder.decode(refined.transpose(1, 2).to(self._dtype), picture.decoder)
+            return pixels[0].permute(0, 2, 3, 1).float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
+        """One step of super-resolution on upsampled latents."""
+        picture, sr = state.picture, self.preset.sr
+        noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
+        frames = condition_BCFHW.shape[2]
+        flow = self._sr(
+            torch.cat((noise, condition_BCFHW), dim=1),
+            torch.full((1, 1), sr.timestep, device=self._device),
+            state.prompt_context.sr,
+            torch.arange(start, start + frames, device=self._device),
+            SparseAttention(picture.sr, self._sr_grid(picture.size), sr.rule),
+        )
+        picture.sr.commit()
+        return noise - flow
+
+    def _noise(self, state: StreamState, shape: tuple[int, ...], role: str, index: int) -> Tensor:
+        return counter_noise(shape, seed=state.seed, role=role, index=index).to(self._device)
+
+
+def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:
+    top = (latents_BCFHW.shape[3] - rows) // 2
+    left = (latents_BCFHW.shape[4] - cols) // 2
+    return latents_BCFHW[..., top : top + rows, left : left + cols]
+
+
+def weights_folder(preset: Preset) -> Path:
+    """Where a preset's weights lie: a folder shipped with the package, or a path."""
+    shipped = SHIPPED / preset.weights
+    folder = shipped if shipped.is_dir() else Path(preset.weights)
+    if not folder.is_dir():
+        raise MissingWeights(f"{preset.name} wants weights in {folder}, which is no folder", param="weights")
+    return folder
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where matrix products run faster in it, else float32."""
+    if device.type == "cpu":
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if supported else torch.float32
+    return torch.bfloat16

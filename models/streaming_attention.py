@@ -1,0 +1,46 @@
+"""Self-attention of a stream: what the blocks in work see of the past, over caches that are passed in.
+
+Shapes: B batch, L tokens, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ultraflash.kernels.attention import dense_attention
+from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
+from ultraflash.models.ring_cache import BlockCache, RingCache
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAttention:
+    """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache."""
+
+    cache: RingCache
+
+    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        self.cache.append(layer, k_BLND, v_BLND)
+        keys, values = self.cache.view(layer)
+        return dense_attention(q_BLND, keys, values)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseAttention:
+    """Block-sparse attention of a group over itself and cached temporal blocks; writes the group into the cache."""
+
+    cache: BlockCache
+    grid: BlockGrid
+    rule: SelectionRule
+    backend: str = "auto"
+
+    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        q, k, v = (self.grid.to_blocks(x) for x in (q_BLND, k_BLND, v_BLND))
+        past_k, past_v = self.cache.view(layer)
+        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k)
+        out = block_sparse_attention(
+            q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend
+        )
+        self.cache.append(layer, k, v)
+        return self.grid.to_tokens(out)

@@ -1,0 +1,66 @@
+"""Strict loading of safetensors weights into networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ultraflash.models.errors import MissingWeights
+
+SHIPPED = Path(__file__).parent
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU, in their stored dtype."""
+    if not path.is_file():
+        raise MissingWeights(f"no weights at {path}", param="weights")
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}
+
+
+def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy ``tensors`` into ``net`` as float32; any absent, extra or differently shaped tensor is an error.
+
+    Args:
+        net: the network.
+        tensors: by parameter or buffer name.
+        source: where they came from, for the message.
+    """
+    wanted = net.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - wanted.keys())
+    wrong = [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & tensors.keys())
+        if tensors[key].shape != wanted[key].shape
+    ]
+    if missing or extra or wrong:
+        parts = [f"lacks {missing[:4]} ({len(missing)} in all)"] if missing else []
+        parts += [f"has unknown {extra[:4]} ({len(extra)} in all)"] if extra else []
+        parts += wrong[:4]
+        raise MissingWeights(f"{source} does not fit {type(net).__name__}: " + "; ".join(parts), param="weights")
+    net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in tensors.items()})
+
+
+def load_file(net: nn.Module, path: Path) -> None:
+    """:func:`load_strict` from a safetensors file."""
+    load_strict(net, read_tensors(path), source=str(path))
+
+
+def stored_dtype(key: str, value: Tensor) -> torch.dtype:
+    """float16 for what is large, the tensor's own dtype for vectors, where range matters more than bytes."""
+    return torch.float16 if value.is_floating_point() and value.dim() > 1 else value.dtype
