@@ -1,0 +1,194 @@
+"""Stage ``base``: the causal generator by flow matching, every block conditioned on clean blocks before it.
+
+Shapes: B batch, C channels, F latent frames, K blocks, H W latent rows and columns, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.preset import BaseConfig, load_preset
+from ultraflash.models.schedule import add_noise
+from ultraflash.models.weights import stored_dtype
+from ultraflash.training.latents import LatentsBatch, LatentsDataset
+from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.rollout import sample_blocks
+from ultraflash.training.seeding import counter_generator
+from ultraflash.training.sheets import latent_sheet
+from ultraflash.training.teacher_forcing import teacher_forced_flow
+
+EVALUATION_SIGMAS = (0.3, 0.6, 0.8, 0.9, 0.97)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseStageConfig(StageConfig):
+    """How the generator is trained.
+
+    Args:
+        preset: whose base to train.
+        blocks: blocks of a training clip.
+        text_dropout: share of clips without their prompt, for guidance.
+        context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
+        cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
+        held_out_shards: shards of the latents cache kept for evaluation.
+        sample_steps, guidance: of the sample sheet.
+    """
+
+    preset: str = "mini"
+    blocks: int = 3
+    text_dropout: float = 0.1
+    context_noise: float = 0.15
+    cut_share: float = 0.15
+    held_out_shards: int = 1
+    sample_steps: int = 16
+    guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        for name in ("text_dropout", "context_noise", "cut_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadConfig(f"{name} lies in [0, 1]", param=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipBatch:
+    """Clips as the loss takes them; ``weight_BK`` is 0 for blocks that only serve as context."""
+
+    latent_BCFHW: Tensor
+    text_BLD: Tensor
+    weight_BK: Tensor
+
+
+class BaseStage:
+    """See :class:`ultraflash.training.loop.Stage`."""
+
+    name = "base"
+
+    def __init__(self, config: BaseStageConfig, run_dir: Path) -> None:
+        self.config = config
+        self.base: BaseConfig = load_preset(config.preset).base
+        self.run_dir = run_dir
+        cache = run_dir / "latents"
+        self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
+        self.held_out = LatentsDataset(
+            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
+        )
+
+    def build(self) -> nn.Module:
+        self.net = CausalDiT(self.base.dit)
+        # Blocks and head start as the identity and as zero flow, the usual start of diffusion transformers.
+        nn.init.zeros_(self.net.head.head.weight)
+        nn.init.zeros_(self.net.head.head.bias)
+        return self.net
+
+    def batch(self, step: int) -> ClipBatch:
+        config = self.config
+        clips = self.clips.batch(step, config.batch_size)
+        generator = counter_generator(config.seed, "base clips", step)
+        batch = cut_windows(clips, config.blocks * self.base.block_frames, self.base.block_frames, generator)
+        batch = splice_prompts(batch, config.cut_share, self.base.block_frames, generator)
+        dropped = torch.rand(config.batch_size, generator=generator) < config.text_dropout
+        text = batch.text_BLD.masked_fill(dropped[:, None, None], 0.0)
+        return ClipBatch(latent_BCFHW=batch.latent_BCFHW, text_BLD=text, weight_BK=batch.weight_BK)
+
+    def loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        sigma = self._draw_sigmas(batch.weight_BK.shape)
+        error = self._error(self.net, batch, sigma)
+        loss = (error * batch.weight_BK).sum() / batch.weight_BK.sum()
+        high = batch.weight_BK * (sigma > 0.8)
+        return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
+
+    def _draw_sigmas(self, shape: torch.Size) -> Tensor:
+        shift = self.base.schedule.shift
+        uniform = torch.rand(shape)
+        return shift * uniform / (1 + (shift - 1) * uniform)
+
+    def _error(self, net: CausalDiT, batch: ClipBatch, sigma_BK: Tensor) -> Tensor:
+        """Mean squared error of the flow, (B, K)."""
+        clean = batch.latent_BCFHW
+        noise = torch.randn_like(clean)
+        level = self.config.context_noise * torch.rand(clean.shape[0], 1, 1, 1, 1)
+        flow = teacher_forced_flow(
+            net,
+            clean,
+            noise,
+            sigma_BK,
+            batch.text_BLD,
+            block_frames=self.base.block_frames,
+            window_blocks=self.base.window_frames // self.base.block_frames,
+            context_BCFHW=add_noise(clean, torch.randn_like(clean), level),
+        )
+        squared = (flow - (noise - clean)).square().mean(dim=(1, 3, 4))
+        return squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
+
+    def sample(self, step: int) -> Tensor:
+        clips = self.held_out.batch(0, 8)
+        latents = sample_blocks(
+            self.net,
+            self.base,
+            clips.text_BLD,
+            blocks=self.config.blocks,
+            steps=self.config.sample_steps,
+            guidance=self.config.guidance,
+            seed=self.config.seed,
+        )
+        return latent_sheet(latents, clips.captions, self.run_dir / "weights", load_preset(self.config.preset))
+
+    def evaluate(self) -> dict[str, float]:
+        clips = self.held_out.batch(0, 32)
+        frames = self.config.blocks * self.base.block_frames
+        batch = cut_windows(clips, frames, self.base.block_frames, counter_generator(self.config.seed, "evaluation"))
+        measures = {}
+        for sigma in EVALUATION_SIGMAS:
+            torch.manual_seed(self.config.seed)
+            error = self._error(self.net, batch, torch.full(batch.weight_BK.shape, sigma))
+            measures[f"flow_error_at_{sigma}"] = float(error.mean())
+        return measures
+
+    def export(self, folder: Path) -> list[Path]:
+        return [export_network(self.net, folder / "base.safetensors")]
+
+
+def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
+    """Windows of ``frames`` latent frames; those that don't begin with the clip give their first block no loss,
+    since a stream only ever makes a first block at its start."""
+    latent = clips.latent_BCTHW
+    spare = latent.shape[2] - frames
+    if spare < 0:
+        raise BadConfig(f"the latents cache holds clips of {latent.shape[2]} frames; training wants {frames}")
+    starts = torch.randint(spare + 1, (latent.shape[0],), generator=generator)
+    windows = torch.stack([clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)])
+    weight = torch.ones(latent.shape[0], frames // block_frames)
+    weight[:, 0] = (starts == 0).float()
+    return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
+
+
+def splice_prompts(batch: ClipBatch, share: float, block_frames: int, generator: torch.Generator) -> ClipBatch:
+    """Replace the first blocks of some clips by those of their neighbour, keeping the prompt of what follows."""
+    latent, weight = batch.latent_BCFHW.clone(), batch.weight_BK.clone()
+    blocks = weight.shape[1]
+    for i in torch.nonzero(torch.rand(latent.shape[0], generator=generator) < share).flatten().tolist():
+        before = int(torch.randint(1, blocks, (1,), generator=generator))
+        latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]
+        weight[i, :before] = 0.0
+    return ClipBatch(latent_BCFHW=latent, text_BLD=batch.text_BLD, weight_BK=weight)
+
+
+def export_network(net: nn.Module, path: Path) -> Path:
+    """Write a network's weights as they are shipped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().to(stored_dtype(key, value)).contiguous() for key, value in net.state_dict().items()}
+    save_file(tensors, path)
+    return path
+
+
+def run(config: BaseStageConfig, run_dir: Path) -> bool:
+    """Run the stage; returns whether it is done."""
+    return train(BaseStage(config, run_dir), config, run_dir)

@@ -1,0 +1,138 @@
+"""Batched roll-outs of the generator over its own outputs, as a stream does it.
+
+Shapes: B batch, C channels, F latent frames, H W latent rows and columns, X text tokens, W text width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ultraflash.kernels.attention import dense_attention
+from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.preset import BaseConfig
+from ultraflash.models.ring_cache import RingCache
+from ultraflash.models.schedule import TRAIN_STEPS, add_noise, clean_from_flow, shifted_sigmas
+from ultraflash.models.streaming_attention import WindowAttention
+
+
+class Roller:
+    """One batch of streams of one network under one prompt each: flows of the block in work, commits of finished ones."""
+
+    def __init__(self, net: CausalDiT, config: BaseConfig, text_BXW: Tensor) -> None:
+        self.net, self.config = net, config
+        self.text = net.encode_text(text_BXW)
+        self.batch = text_BXW.shape[0]
+        h, w = config.dit.token_grid(config.rows, config.cols)
+        self.cache = RingCache(
+            layers=config.dit.layers,
+            batch=self.batch,
+            frames=config.window_frames,
+            sink_frames=config.sink_frames,
+            frame_tokens=h * w,
+            heads=config.dit.heads,
+            head_dim=config.dit.head_dim,
+            dtype=torch.float32,
+            device=text_BXW.device,
+        )
+        self.start = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one block of latents."""
+        config = self.config
+        return (self.batch, config.dit.out_channels, config.block_frames, config.rows, config.cols)
+
+    @property
+    def positions(self) -> Tensor:
+        """Absolute latent frames of the block in work."""
+        return torch.arange(self.start, self.start + self.config.block_frames)
+
+    @torch.no_grad()
+    def flow(self, latent_BCFHW: Tensor, sigma: float) -> Tensor:
+        """Flow of the block in work at noise level ``sigma``; its keys and values go to the cache."""
+        timestep = torch.full((self.batch, self.config.block_frames), TRAIN_STEPS * sigma)
+        return self.net(latent_BCFHW, timestep, self.text, self.positions, WindowAttention(self.cache))
+
+    @torch.no_grad()
+    def commit(self, clean_BCFHW: Tensor) -> None:
+        """Finish the block in work."""
+        self.flow(clean_BCFHW, 0.0)
+        self.cache.commit()
+        self.start += self.config.block_frames
+
+    def past(self) -> list[tuple[Tensor, Tensor]]:
+        """Copies of the cached keys and values of every layer, without the block in work."""
+        return [tuple(x.clone() for x in self.cache.view(layer)) for layer in range(self.config.dit.layers)]  # type: ignore[misc]
+
+
+class PastAttention:
+    """Self-attention of a block over given keys and values of the past and itself; gradients flow through the block."""
+
+    def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
+        self._past = past
+
+    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        keys, values = self._past[layer]
+        return dense_attention(
+            q_BLND, torch.cat((keys.to(k_BLND.dtype), k_BLND), 1), torch.cat((values.to(v_BLND.dtype), v_BLND), 1)
+        )
+
+
+def block_flow(
+    net: CausalDiT,
+    latent_BCFHW: Tensor,
+    sigma_B: Tensor,
+    text: TextContext,
+    positions_F: Tensor,
+    past: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Flow of one block at a noise level per sample, over a given past; differentiable."""
+    timestep = TRAIN_STEPS * sigma_B[:, None].expand(-1, latent_BCFHW.shape[2])
+    return net(latent_BCFHW, timestep, text, positions_F, PastAttention(past))
+
+
+@torch.no_grad()
+def sample_blocks(
+    net: CausalDiT,
+    config: BaseConfig,
+    text_BXW: Tensor,
+    *,
+    blocks: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+) -> Tensor:
+    """Multi-step sampling: Euler's method on the guided flow, block after block; latents (B, C, F, H, W)."""
+    streams = [Roller(net, config, text_BXW)]
+    if guidance != 1.0:
+        streams.append(Roller(net, config, torch.zeros_like(text_BXW)))
+    generator = torch.Generator().manual_seed(seed)
+    table = shifted_sigmas(config.schedule.shift, steps).tolist() + [0.0]
+    done = []
+    for _ in range(blocks):
+        x = torch.randn(streams[0].shape, generator=generator)
+        for sigma, following in zip(table[:-1], table[1:], strict=True):
+            flows = [stream.flow(x, sigma) for stream in streams]
+            flow = flows[0] if len(flows) == 1 else flows[1] + guidance * (flows[0] - flows[1])
+            x = x + (following - sigma) * flow
+        for stream in streams:
+            stream.commit(x)
+        done.append(x)
+    return torch.cat(done, dim=2)
+
+
+@torch.no_grad()
+def sample_few_steps(net: CausalDiT, config: BaseConfig, text_BXW: Tensor, *, blocks: int, seed: int) -> Tensor:
+    """The sampler of a stream: the schedule's few steps with fresh noise between them; latents (B, C, F, H, W)."""
+    stream = Roller(net, config, text_BXW)
+    generator = torch.Generator().manual_seed(seed)
+    done = []
+    for _ in range(blocks):
+        clean = torch.zeros(stream.shape)
+        for sigma in config.schedule.sigmas:
+            noisy = add_noise(clean, torch.randn(stream.shape, generator=generator), sigma)
+            clean = clean_from_flow(noisy, stream.flow(noisy, sigma), sigma)
+        stream.commit(clean)
+        done.append(clean)
+    return torch.cat(done, dim=2)
