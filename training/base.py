@@ -26,6 +26,9 @@ from ultraflash.training.teacher_forcing import teacher_forced_flow
 
 EVALUATION_SIGMAS = (0.3, 0.6, 0.8, 0.9, 0.97)
 
+TEACHER_FILE = "base_multistep.safetensors"
+"""The multi-step generator: not shipped, it teaches the few-step one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseStageConfig(StageConfig):
@@ -153,7 +156,7 @@ class BaseStage:
         return measures
 
     def export(self, folder: Path) -> list[Path]:
-        return [export_network(self.net, folder / "base.safetensors")]
+        return [export_network(self.net, folder / TEACHER_FILE)]
 
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
