@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ultraflash.models.errors import BadConfig, UltraflashError
 from ultraflash.training.loop import StageConfig
@@ -93,10 +94,10 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _typed(name: str, text: str, hint: Any) -> Any:
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
-    kind = kinds[0]
-    if text == "none" and type(None) in get_args(hint):
+    optional = get_origin(hint) in (Union, UnionType) and type(None) in get_args(hint)
+    if optional and text == "none":
         return None
+    kind = get_args(hint)[0] if optional else hint
     if kind is bool and text in ("true", "false"):
         return text == "true"
     if kind not in (int, float, str):

@@ -158,7 +158,7 @@ def train(stage: Stage, config: StageConfig, run_dir: Path) -> bool:
     Returns False when SIGTERM or SIGINT stopped the run; a checkpoint is written before.
     """
     run = _Run(stage, config, run_dir)
-    with run.log, _stop_on_signal() as stop:
+    with run.log, stop_on_signal() as stop:
         finished = run.train_until(stop)
         run.save()
         if not finished:
@@ -308,7 +308,7 @@ def _plain(config: StageConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
+def stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set instead of ending the process; inert outside the main thread."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -20,13 +20,13 @@ class RunLog:
     On a terminal the progress is a bar with the time that is left; elsewhere it is a plain line every 30 seconds.
     """
 
-    def __init__(self, folder: Path, *, stage: str, resumed_at: int) -> None:
+    def __init__(self, folder: Path, *, stage: str, resumed_at: int, tensorboard: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._stage = stage
         self._path = folder / "log.jsonl"
         _forget_after(self._path, resumed_at)
         self._file = self._path.open("a", buffering=1)
-        self._writer = _summary_writer(folder / "tensorboard", resumed_at)
+        self._writer = _summary_writer(folder / "tensorboard", resumed_at) if tensorboard else None
         self._bar = _Bar(stage) if sys.stderr.isatty() else None
         self._last_line = 0.0
 
