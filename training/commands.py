@@ -19,9 +19,8 @@ from ultraflash.models.errors import BadConfig, UltraflashError
 from ultraflash.training.loop import StageConfig
 
 STAGES = {
-    "autoencoder": "ultraflash.training.autoencoder",
+    "patches": "ultraflash.training.patches",
     "latents": "ultraflash.training.latents",
-    "upsampler": "ultraflash.training.upsampler",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns
 whether the stage is done."""

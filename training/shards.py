@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
@@ -50,16 +50,32 @@ def shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
+def shard_path(folder: Path, number: int) -> Path:
+    """Where shard ``number`` lies."""
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def shard_numbers(folder: Path) -> list[int]:
+    """Numbers of the complete shards of a folder, in order."""
+    return [int(path.stem.split("-")[1]) for path in shard_paths(folder)]
+
+
 def make_shards(
-    maker: ShardMaker, folder: Path, *, name: str, count: int, workers: int, minutes: float | None = None
+    maker: ShardMaker,
+    folder: Path,
+    *,
+    name: str,
+    numbers: Iterable[int],
+    workers: int,
+    minutes: float | None = None,
 ) -> bool:
-    """Make shards 0 .. count-1 in ``folder`` as far as they are missing, and as far as ``minutes`` reach.
+    """Make the shards ``numbers`` in ``folder`` as far as they are missing, and as far as ``minutes`` reach.
 
     ``name`` is what the progress lines call it. Returns False when a signal stopped it. Raises BadConfig if the folder
     was made with other settings, RuntimeError when a worker failed.
     """
     _claim(folder, maker.describe())
-    missing = sorted(set(range(count)) - _numbers(folder))
+    missing = sorted(set(numbers) - set(shard_numbers(folder)))
     if not missing:
         return True
     context = multiprocessing.get_context("spawn")
@@ -71,12 +87,12 @@ def make_shards(
             process.start()
             processes.append(process)
         try:
-            _watch(folder, log, processes, stop, count=count, missing=len(missing), minutes=minutes)
+            _watch(folder, log, processes, stop, missing=missing, minutes=minutes)
         finally:
             halt.set()
             for process in processes:
                 process.join()
-        log.say(f"{len(_numbers(folder))} of {count} shards in {folder}")
+        log.say(f"{len(shard_numbers(folder))} shards in {folder}")
     if any(process.exitcode for process in processes):
         raise RuntimeError(f"a worker of {name} failed; its traceback is above")
     return not stop.is_set()
@@ -93,7 +109,7 @@ def _work(maker: ShardMaker, folder: Path, numbers: Sequence[int], halt: Event) 
             return
         shard = make(number)
         data = save({name: tensor.contiguous() for name, tensor in shard.tensors.items()}, shard.metadata)
-        write_atomically(folder / f"shard-{number:05d}.safetensors", data)
+        write_atomically(shard_path(folder, number), data)
 
 
 def _watch(
@@ -102,8 +118,7 @@ def _watch(
     processes: Sequence[BaseProcess],
     stop: threading.Event,
     *,
-    count: int,
-    missing: int,
+    missing: Collection[int],
     minutes: float | None,
 ) -> None:
     """Report progress until the workers are done, one failed, the time is over, or a signal came."""
@@ -113,10 +128,9 @@ def _watch(
         over = minutes is not None and elapsed > 60 * minutes
         if over or stop.is_set() or any(process.exitcode for process in processes):
             return
-        there = len(_numbers(folder))
-        made = there - (count - missing)
-        text = f"{there}/{count} shards, {elapsed / max(1, made):.1f} s a shard"
-        log.progress(made / missing, elapsed=elapsed, text=text)
+        made = len(set(missing) & set(shard_numbers(folder)))
+        text = f"{made}/{len(missing)} shards, {elapsed / max(1, made):.1f} s a shard"
+        log.progress(made / len(missing), elapsed=elapsed, text=text)
         stop.wait(0.5)
 
 
@@ -132,7 +146,3 @@ def _claim(folder: Path, description: dict[str, Any]) -> None:
                 f"{folder} was made with other settings ({', '.join(different)}); delete it or use another --run-dir"
             )
     write_atomically(path, (json.dumps(asked, indent=2) + "\n").encode())
-
-
-def _numbers(folder: Path) -> set[int]:
-    return {int(path.stem.split("-")[1]) for path in shard_paths(folder)}
