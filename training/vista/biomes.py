@@ -1,6 +1,7 @@
 """Puts the layers of a scene together, from the sky to the rain, biome by biome."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ultraflash.training.vista.layers import Layer, Track
 from ultraflash.training.vista.objects import THINGS
@@ -154,6 +155,8 @@ def _forest(stage: Stage) -> list[Layer]:
 
 def _city(stage: Stage) -> list[Layer]:
     palette, horizon = stage.palette, stage.scene.horizon
+    if palette.night:
+        palette = replace(palette, shade=(0.20, 0.22, 0.42), light=(0.42, 0.46, 0.70))
     return [
         buildings(stage.track(0.12), palette, stage.ground(1, horizon + 0.08, 0.38, 0.60, _CONCRETE), spacing=0.10),
         buildings(stage.track(0.30), palette, stage.ground(2, horizon + 0.22, 0.50, 0.30, _CONCRETE), spacing=0.16),

@@ -93,7 +93,7 @@ _TIMES = {
     "night": Palette(
         top=(0.015, 0.025, 0.09), middle=(0.04, 0.07, 0.20), low=(0.11, 0.17, 0.36), sun=(0.94, 0.96, 1.0),
         light=(0.32, 0.40, 0.64), shade=(0.10, 0.13, 0.28), haze=(0.11, 0.16, 0.33), cloud_lit=(0.22, 0.27, 0.42),
-        cloud_shade=(0.07, 0.09, 0.19), object_light=(0.58, 0.60, 0.72), night=True,
+        cloud_shade=(0.07, 0.09, 0.19), object_light=(0.74, 0.75, 0.84), night=True,
     ),
 }  # fmt: skip
 
@@ -111,13 +111,15 @@ def palette_of(scene: Scene) -> Palette:
         "cloudy": (0.35, 0.92, 0.08, 0.6),
         "rain": (0.60, 0.66, 0.28, 0.0),
         "snow": (0.60, 0.95, 0.30, 0.15),
-        "fog": (0.45, 1.0, 0.80, 0.4),
+        "fog": (0.50, 1.0, 0.92, 0.3),
     }[scene.weather]
     low, haze = _grey(base.low, grey, gain), _grey(base.haze, grey, gain)
-    fog = 0.75 if scene.weather == "fog" else 0.0
+    fog = 0.92 if scene.weather == "fog" else 0.0
+    if scene.weather == "fog":
+        haze = mix(haze, (0.86, 0.87, 0.89), 0.10 if base.night else 0.35)
     return replace(
         base,
-        top=mix(_grey(base.top, grey, gain), haze, fog * 0.8),
+        top=mix(_grey(base.top, grey, gain), haze, fog * 0.85),
         middle=mix(_grey(base.middle, grey, gain), haze, fog),
         low=mix(low, haze, fog),
         haze=haze,

@@ -1,10 +1,15 @@
 """What a picture of Vista shows: named attributes for the caption, continuous ones for variety."""
 
 import random
-import tomllib
+import sys
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 BIOMES = ("sea", "lake", "mountains", "snowy mountains", "desert", "hills", "forest", "city")
 TIMES = ("dawn", "day", "dusk", "night")

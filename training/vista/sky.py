@@ -11,7 +11,7 @@ from ultraflash.training.vista.palette import Palette, column
 from ultraflash.training.vista.scene import Scene
 from ultraflash.training.vista.view import Clock, View
 
-_CLOUD_COVER = {"clear": 0.62, "cloudy": 0.02, "rain": -0.35, "snow": -0.15, "fog": 0.50}
+_CLOUD_COVER = {"clear": 0.62, "cloudy": 0.02, "rain": -0.62, "snow": -0.30, "fog": 0.9}
 
 
 class Sky:

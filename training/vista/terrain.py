@@ -34,12 +34,15 @@ def _rows(view: View, top: float, bottom: float = 1.1) -> tuple[int, int, Tensor
     return first, last, view.y(first, last)
 
 
-def _cells(seed: int, x_S: Tensor, spacing: float, offset: int) -> tuple[Tensor, Tensor]:
-    """Per column: index into tables, and world x of the cell's jittered centre."""
-    cell_S = torch.floor(x_S / spacing) + offset
-    index_S = cell_S.long() % _TABLE
+def _cells(seed: int, x_S: Tensor, spacing: float, residue: int, modulus: int) -> tuple[Tensor, Tensor]:
+    """Per column: table index and jittered world x of the nearest cell whose number is `residue` modulo `modulus`.
+
+    Painting one residue after the other keeps the order of overlapping cells the same in all columns.
+    """
+    number_S = torch.round((x_S / spacing - 0.5 - residue) / modulus) * modulus + residue
+    index_S = number_S.long() % _TABLE
     jitter_S = (table(seed, _TABLE)[index_S] - 0.5) * 0.7
-    return index_S, ((cell_S + 0.5 + jitter_S) * spacing).float()
+    return index_S, ((number_S + 0.5 + jitter_S) * spacing).float()
 
 
 def peaks(
@@ -61,8 +64,9 @@ def peaks(
     snow_lit, snow_shade = palette.lit(white, ground.haze * 0.8), palette.shaded(white, ground.haze * 0.8)
     foot = mix(lit_color, palette.haze, 0.55)
     texture = 0.0 if smooth else 1.0
-    for offset in (-1, 1, 0):
-        index_S, centre_S = _cells(seed, x_S, spacing, offset)
+    modulus = 4 if smooth else 3
+    for residue in range(modulus):
+        index_S, centre_S = _cells(seed, x_S, spacing, residue, modulus)
         apex_S = ground.base - ground.height * (0.55 + 0.45 * table(seed + 5, _TABLE)[index_S])
         slope_S = slope * (0.8 + 0.4 * table(seed + 6, _TABLE)[index_S])
         side_S = x - centre_S
@@ -144,8 +148,8 @@ def conifers(
     floor_S = ground.base + 0.018 * fbm_line(seed + 4, x_S, freq=2.0, octaves=3, ppu=view.ppu)
     alpha = ((y - floor_S) * view.ppu + 0.5).clamp(0.0, 1.0)
     rgb = column(mix(shade, lit, 0.3)).expand(3, y_R.numel(), x_S.numel()) * (1.0 + 0.10 * needles_RS)
-    for offset in (-1, 1, 0):
-        index_S, centre_S = _cells(seed, x_S, spacing, offset)
+    for residue in range(3):
+        index_S, centre_S = _cells(seed, x_S, spacing, residue, 3)
         tall_S = ground.height * (0.6 + 0.55 * table(seed + 6, _TABLE)[index_S])
         foot_S = ground.base + 0.012 + 0.02 * table(seed + 7, _TABLE)[index_S]
         u_RS = (y - (foot_S - tall_S)) / tall_S

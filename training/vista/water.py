@@ -77,7 +77,7 @@ class Water:
             part.add_(self.crest * (wave_RW * 0.22).clamp_(-0.12, 0.5))
         else:
             part.copy_(self.base_3R1.expand_as(part))
-            part.add_(self.crest * (wave_RW * 0.34).clamp_(-0.45, 0.9))
+            part.add_(self.crest * (wave_RW * 0.27).clamp_(-0.30, 0.8))
         spark_RW = ((wave_RW - 0.15) * 2.2).clamp_(0.0, 1.0).mul_(self.glitter_RW)
         part.add_((self.sun - part).mul_(spark_RW))
 
