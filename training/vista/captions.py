@@ -4,6 +4,7 @@
 """
 
 import random
+import re
 
 from ultraflash.training.vista.scene import Scene
 
@@ -113,11 +114,10 @@ def caption(scene: Scene, seed: int) -> str:
     if rng.random() < (0.25 if scene.camera == "still" else 0.92):
         tail.append(rng.choice(CAMERA_WORDS[scene.camera]))
     rng.shuffle(tail)
-    if tail and rng.random() < 0.12:
+    if tail and rng.random() < 0.15:
         text = ", ".join([tail[0], subject, *tail[1:]])
     else:
-        text = ", ".join([subject, *tail])
-    text = rng.choice(_STYLES).format(text)
+        text = rng.choice(_STYLES).format(", ".join([subject, *tail]))
     if rng.random() < 0.25:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.15:
@@ -137,7 +137,7 @@ def attributes_in(text: str) -> dict[str, str]:
         ("object", OBJECT_WORDS),
         ("object_place", PLACE_WORDS),
     ):
-        matches = [(len(form), value) for value, forms in wordings.items() for form in forms if form in words]
+        matches = [(len(form), value) for value, forms in wordings.items() for form in forms if re.search(rf"\b{form}\b", words)]
         if matches:
             found[name] = max(matches)[1]
     return found

@@ -57,7 +57,7 @@ class Canvas:
 class Thing:
     """The scene's object: subclasses draw it at a moment."""
 
-    speed_depth = 0.25
+    speed_depth = 0.15
     reach = 0.25
 
     def __init__(self, scene: Scene, view: View, clock: Clock, palette: Palette) -> None:
@@ -134,7 +134,7 @@ class Balloon(Thing):
 class Sailboat(Thing):
     """A boat with a coloured main sail and a pale jib, bobbing, with its reflection."""
 
-    speed_depth = 0.40
+    speed_depth = 0.25
 
     def drift(self, time: float) -> float:
         """Sails to and fro."""
@@ -245,12 +245,12 @@ class Lighthouse(Thing):
 class Train(Thing):
     """A locomotive with four coaches on an embankment, puffing steam."""
 
-    speed_depth = 0.35
+    speed_depth = 0.15
     reach = 0.75
 
     def drift(self, time: float) -> float:
         """Runs to the right."""
-        return 0.17 * time
+        return 0.11 * time
 
     def draw(self, frame_3HW: Tensor, time: float) -> None:
         """Draw track, coaches, engine and steam."""
@@ -258,10 +258,10 @@ class Train(Thing):
         rail = 0.80
         self._bank(frame_3HW, rail)
         x0 = self.x(time)
-        self._steam(frame_3HW, x0 + 3.62 * size, rail - 1.05 * size, time)
+        self._steam(frame_3HW, x0 + 2.70 * size, rail - 1.05 * size, time)
         for coach in range(4):
             self._coach(frame_3HW, (x0 + (coach - 2.65) * 1.52 * size, rail), size)
-        self._engine(frame_3HW, (x0 + 3.0 * size, rail), size)
+        self._engine(frame_3HW, (x0 + 2.09 * size, rail), size)
 
     def _bank(self, frame_3HW: Tensor, rail: float) -> None:
         first, last = self.view.row_of(rail), self.view.row_of(rail + 0.035)
@@ -300,12 +300,12 @@ class Train(Thing):
             c.paint(dark, c.cover(radius - torch.hypot(c.x - wheel, c.y + radius)))
 
     def _steam(self, frame_3HW: Tensor, x: float, y: float, time: float) -> None:
-        age_N = (torch.arange(14) / 14.0 + time * 0.45) % 1.0
+        age_N = (torch.arange(22) / 22.0 + time * 0.45) % 1.0
         drift_N = -age_N * 0.50
         splat(
             frame_3HW, self.view, x_N=x + drift_N, y_N=y - 0.02 - 0.13 * age_N.sqrt(),
             radius_N=0.012 + 0.035 * age_N, color_C=torch.tensor(self.seen((0.93, 0.93, 0.95))),
-            alpha_N=0.55 * (1.0 - age_N),
+            alpha_N=0.38 * (1.0 - age_N),
         )  # fmt: skip
 
 

@@ -91,8 +91,8 @@ _TIMES = {
         cloud_shade=(0.42, 0.22, 0.42), object_light=(0.92, 0.74, 0.68),
     ),
     "night": Palette(
-        top=(0.015, 0.025, 0.09), middle=(0.04, 0.07, 0.20), low=(0.11, 0.17, 0.36), sun=(0.94, 0.96, 1.0),
-        light=(0.32, 0.40, 0.64), shade=(0.10, 0.13, 0.28), haze=(0.11, 0.16, 0.33), cloud_lit=(0.22, 0.27, 0.42),
+        top=(0.02, 0.03, 0.11), middle=(0.05, 0.085, 0.23), low=(0.13, 0.20, 0.41), sun=(0.94, 0.96, 1.0),
+        light=(0.40, 0.49, 0.76), shade=(0.12, 0.155, 0.32), haze=(0.12, 0.175, 0.36), cloud_lit=(0.22, 0.27, 0.42),
         cloud_shade=(0.07, 0.09, 0.19), object_light=(0.74, 0.75, 0.84), night=True,
     ),
 }  # fmt: skip
@@ -113,6 +113,8 @@ def palette_of(scene: Scene) -> Palette:
         "snow": (0.60, 0.95, 0.30, 0.15),
         "fog": (0.50, 1.0, 0.92, 0.3),
     }[scene.weather]
+    if base.night:
+        gain = 0.5 + 0.5 * gain
     low, haze = _grey(base.low, grey, gain), _grey(base.haze, grey, gain)
     fog = 0.92 if scene.weather == "fog" else 0.0
     if scene.weather == "fog":

@@ -147,7 +147,8 @@ def conifers(
     needles_RS = fbm(seed + 9, x_S, y_R, freq=(70.0, 45.0), octaves=3, gain=0.8, ppu=view.ppu)
     floor_S = ground.base + 0.018 * fbm_line(seed + 4, x_S, freq=2.0, octaves=3, ppu=view.ppu)
     alpha = ((y - floor_S) * view.ppu + 0.5).clamp(0.0, 1.0)
-    rgb = column(mix(shade, lit, 0.3)).expand(3, y_R.numel(), x_S.numel()) * (1.0 + 0.10 * needles_RS)
+    soil = mix(mix(shade, lit, 0.3), palette.lit((0.90, 0.93, 1.0), ground.haze), 0.85 * snow)
+    rgb = column(soil).expand(3, y_R.numel(), x_S.numel()) * (1.0 + 0.10 * needles_RS)
     for residue in range(3):
         index_S, centre_S = _cells(seed, x_S, spacing, residue, 3)
         tall_S = ground.height * (0.6 + 0.55 * table(seed + 6, _TABLE)[index_S])
