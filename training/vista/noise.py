@@ -25,6 +25,8 @@ def smoothstep(low: float, high: float, value: Tensor) -> Tensor:
 
 def _interpolation(position_N: Tensor) -> tuple[Tensor, int]:
     """Matrix (N, K) that interpolates K consecutive lattice values at N positions, and the first lattice index."""
+    if position_N.numel() == 0:
+        return torch.zeros(0, 2), 0
     cell_N = position_N.floor()
     first = int(cell_N.min().item())
     count = int(cell_N.max().item()) - first + 2

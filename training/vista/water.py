@@ -70,7 +70,7 @@ class Water:
         cols = self.view.cols
         turn_K = self.kx_K * (self.clock.pan(time) * _NEAR / 0.43) - self.omega_K * time
         mixed_2K = torch.stack([turn_K.cos(), turn_K.sin()], dim=1).flatten()
-        wave_RW = (mixed_2K @ self.basis_KP).view(-1, cols) / self.norm
+        wave_RW = (mixed_2K @ self.basis_KP).view(self.view.rows - self.first, cols) / self.norm
         part = frame_3HW[:, self.first :]
         if self.mirror:
             part.copy_(self._reflection(frame_3HW, wave_RW))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ultraflash.training.vista.painter import render
-from ultraflash.training.vista.scene import BIOMES, Scene, sample_scene
+from ultraflash.training.vista.scene import BIOMES, WEATHERS, Scene, sample_scene
 
 SIZE = {"height": 96, "width": 168}
 
@@ -46,6 +46,18 @@ def test_crop_is_the_window_of_the_full_picture(seed: int) -> None:
     difference = (whole[:, 50:90, 37:101].int() - part.int()).abs()
     assert difference.float().mean() < 0.05
     assert (difference > 2).float().mean() < 0.002
+
+
+@pytest.mark.parametrize("biome", BIOMES)
+@pytest.mark.parametrize("weather", WEATHERS)
+def test_small_crops_anywhere_match_the_full_picture(biome: str, weather: str) -> None:
+    scene = plain(biome=biome, weather=weather, time="night", aurora=True, camera="zoom in" if weather == "fog" else "still")
+    whole = render(scene, frames=1, start_s=1.0, **SIZE)
+    for top in (0, 16, 48, 80):
+        for left in (0, 152):
+            part = render(scene, frames=1, start_s=1.0, crop=(top, left, 16, 16), **SIZE)
+            difference = (whole[:, top : top + 16, left : left + 16].int() - part.int()).abs().float()
+            assert difference.mean() < 0.1, (top, left)
 
 
 @pytest.mark.parametrize("biome", BIOMES)
