@@ -40,7 +40,14 @@ def _interpolation(position_N: Tensor) -> tuple[Tensor, int]:
 
 
 def fbm(
-    seed: int, x_W: Tensor, y_H: Tensor, *, freq: tuple[float, float], octaves: int, gain: float = 0.5, ppu: float
+    seed: int,
+    x_W: Tensor,
+    y_H: Tensor,
+    *,
+    freq: tuple[float, float],
+    octaves: int,
+    gain: float = 0.5,
+    ppu: float,
 ) -> Tensor:
     """Fractal noise (H, W), float32, about [-1, 1], of float64 world coordinates.
 

@@ -63,7 +63,9 @@ class Water:
         ramp_R = smoothstep(0.0, 0.30, below_R)
         haze = palette.haze_gain * 0.6
         near = mix(deep, palette.haze, haze * 0.6)
-        self.base_3R1 = torch.lerp(column(mix(times(far, (0.86, 0.9, 0.95)), deep, 0.15)), column(near), ramp_R.view(1, -1, 1))
+        self.base_3R1 = torch.lerp(
+            column(mix(times(far, (0.86, 0.9, 0.95)), deep, 0.15)), column(near), ramp_R.view(1, -1, 1)
+        )
 
     def draw(self, frame_3HW: Tensor, time: float) -> None:
         """Paint the water over the frame."""
