@@ -1,0 +1,147 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
+from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.preset import Preset, load_preset
+from ultraflash.models.stream_state import StreamState
+from ultraflash.models.text import MiniLMEncoder
+from ultraflash.models.upsampler import LatentUpsampler
+
+
+def tiny(preset: Preset) -> Preset:
+    """The shipped preset with small networks over a small grid: the same code paths in a fraction of the time."""
+    dit = replace(preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2)
+    sizes = tuple(replace(size, rows=4, cols=6) if size.factor > 2 else replace(size, rows=6, cols=8) for size in preset.sizes[:2])
+    return replace(
+        preset,
+        base=replace(preset.base, dit=dit, rows=6, cols=8),
+        sr=replace(preset.sr, dit=replace(dit, in_channels=64), block=(1, 4, 4)),
+        sizes=sizes,
+    )
+
+
+def drawn(net: nn.Module) -> nn.Module:
+    """Weights that keep activations alive: the zeros that training starts from would hide every mistake."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in net.parameters():
+        scale = 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.05
+        parameter.data = torch.randn(parameter.shape, generator=generator) * scale + (parameter.dim() == 1) * 0.5
+    return net
+
+
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    preset = tiny(load_preset("mini"))
+    return Cascade(
+        preset,
+        text=MiniLMEncoder(),
+        base=drawn(CausalDiT(preset.base.dit)),
+        upsamplers={factor: drawn(LatentUpsampler(config)) for factor, config in preset.upsampler.items()},
+        sr=drawn(CausalDiT(preset.sr.dit)),
+        decoder=drawn(PatchDecoder(preset.decoder)),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+
+
+def run(cascade: Cascade, state: StreamState, groups: int) -> torch.Tensor:
+    return torch.cat([cascade.next_group(state) for _ in range(groups)])
+
+
+def test_groups_are_uint8_pictures_and_the_first_is_three_frames_short(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", size="0.5K", seed=1)
+    size = state.size
+    for frames in (9, 12, 12):
+        group = cascade.next_group(state)
+        assert group.dtype == torch.uint8
+        assert group.shape == (frames, size.height, size.width, 3)
+        assert group.is_contiguous()
+    assert state.frames_emitted == 33
+    assert group.float().std() > 1
+    assert set(state.stage_seconds) == {"base", "upsample", "sr", "decode"}
+
+
+def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:
+    first, again, other = (run(cascade, cascade.open("a calm sea", seed=seed), 3) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_interleaved_streams_equal_separate_ones_bit_for_bit(cascade: Cascade) -> None:
+    prompts = [("a calm sea", "0.5K"), ("snowy mountains at night", "1K")]
+    alone = [run(cascade, cascade.open(p, size=s, seed=i), 4) for i, (p, s) in enumerate(prompts)]
+    states = [cascade.open(p, size=s, seed=i) for i, (p, s) in enumerate(prompts)]
+    groups: list[list[torch.Tensor]] = [[], []]
+    for _ in range(4):
+        for i, state in enumerate(states):
+            groups[i].append(cascade.next_group(state))
+    for i in range(2):
+        assert torch.equal(torch.cat(groups[i]), alone[i])
+
+
+def test_prompt_change_acts_from_the_next_group_on(cascade: Cascade) -> None:
+    plain, changed = (cascade.open("a calm sea", seed=3) for _ in range(2))
+    assert torch.equal(run(cascade, plain, 2), run(cascade, changed, 2))
+    cascade.set_prompt(changed, "  a desert at noon ")
+    assert changed.prompt == "a desert at noon"
+    assert not torch.equal(cascade.next_group(plain), cascade.next_group(changed))
+
+
+def test_refused_prompt_changes_nothing(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", seed=3)
+    with pytest.raises(EmptyPrompt):
+        cascade.set_prompt(state, "   ")
+    with pytest.raises(PromptTooLong, match="1000"):
+        cascade.set_prompt(state, "x" * 1001)
+    assert state.prompt == "a calm sea"
+
+
+def test_size_change_keeps_the_scene_and_the_frame_count(cascade: Cascade) -> None:
+    steady, resized = (cascade.open("a calm sea", size="0.5K", seed=4) for _ in range(2))
+    run(cascade, steady, 2)
+    run(cascade, resized, 2)
+    cascade.set_size(resized, "1K")
+    group = cascade.next_group(resized)
+    assert group.shape[1:] == (resized.size.height, resized.size.width, 3)
+    assert group.shape[0] == 12
+    cascade.set_size(resized, "0.5K")
+    cascade.next_group(steady)
+    assert torch.equal(steady.last_latents_BCFHW, resized.last_latents_BCFHW)
+    cascade.next_group(resized)
+    cascade.next_group(steady)
+    assert torch.equal(steady.last_latents_BCFHW, resized.last_latents_BCFHW)
+
+
+def test_memory_of_a_stream_does_not_grow(cascade: Cascade) -> None:
+    def held(state: StreamState) -> int:
+        caches = state.base_cache.nbytes + state.picture.sr.nbytes
+        memories = (state.picture.upsampler, state.picture.decoder)
+        return caches + sum(memory.nbytes for memory in memories)
+
+    state = cascade.open("a calm sea", seed=5)
+    run(cascade, state, 5)
+    before = held(state)
+    run(cascade, state, 5)
+    assert held(state) == before
+
+
+def test_unknown_size_and_seed_are_refused_with_what_is_accepted(cascade: Cascade) -> None:
+    with pytest.raises(UnknownSize, match=r"0\.5K \(128x96\)"):
+        cascade.open("a calm sea", size="3K")
+    with pytest.raises(InvalidSeed):
+        cascade.open("a calm sea", seed=-1)
+
+
+def test_size_is_found_by_name_and_by_pixels() -> None:
+    preset = load_preset("mini")
+    assert preset.size("1k") is preset.size("1664x960")
+    assert [(s.name, s.width, s.height) for s in preset.sizes] == [
+        ("0.5K", 896, 512),
+        ("1K", 1664, 960),
+        ("2K", 2496, 1440),
+    ]

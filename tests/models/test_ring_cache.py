@@ -1,0 +1,106 @@
+import pytest
+import torch
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.ring_cache import BlockCache, RingCache
+
+CPU = torch.device("cpu")
+
+
+def ring(frames: int, sink: int = 0) -> RingCache:
+    return RingCache(
+        layers=1, batch=1, frames=frames, sink_frames=sink, frame_tokens=2, heads=1, head_dim=1,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+
+
+def frame_block(first: int, count: int) -> torch.Tensor:
+    """Keys whose value is the number of the frame they belong to."""
+    return torch.arange(first, first + count).repeat_interleave(2).float().view(1, -1, 1, 1)
+
+
+def held(cache: RingCache) -> list[int]:
+    keys, values = cache.view(0)
+    assert torch.equal(keys, values)
+    return sorted({int(x) for x in keys.flatten()})
+
+
+def push(cache: RingCache, first: int, count: int) -> None:
+    block = frame_block(first, count)
+    cache.append(0, block, block)
+    cache.commit()
+
+
+def test_passes_over_one_block_overwrite_each_other() -> None:
+    cache = ring(6)
+    for value in (1.0, 2.0):
+        block = torch.full((1, 6, 1, 1), value)
+        cache.append(0, block, block)
+    assert cache.frames == 3
+    assert cache.view(0)[0].unique().tolist() == [2.0]
+
+
+@pytest.mark.parametrize(("frames", "sink"), [(5, 1), (6, 0), (7, 3), (4, 0), (12, 3)])
+def test_window_keeps_the_sink_and_the_newest_frames(frames: int, sink: int) -> None:
+    cache = ring(frames, sink)
+    seen: list[int] = []
+    for block in range(12):
+        push(cache, 3 * block, 3)
+        seen += range(3 * block, 3 * block + 3)
+        rest = seen[sink:]
+        kept = seen[:sink] + rest[max(0, len(rest) - (frames - sink)) :]
+        assert held(cache) == kept
+
+
+def test_single_first_frame_may_come_before_longer_blocks() -> None:
+    cache = ring(6, 1)
+    push(cache, 0, 1)
+    push(cache, 1, 3)
+    push(cache, 4, 3)
+    assert held(cache) == [0, 2, 3, 4, 5, 6]
+
+
+def test_a_full_cache_allocates_nothing_more() -> None:
+    cache = ring(6)
+    push(cache, 0, 3)
+    before = cache.view(0)[0].data_ptr(), cache.nbytes
+    for block in range(1, 9):
+        push(cache, 3 * block, 3)
+    assert (cache.view(0)[0].data_ptr(), cache.nbytes) == before
+
+
+def test_reset_forgets_everything() -> None:
+    cache = ring(6)
+    push(cache, 0, 3)
+    cache.reset()
+    assert cache.frames == 0
+    push(cache, 7, 3)
+    assert held(cache) == [7, 8, 9]
+
+
+def test_block_that_cannot_fit_is_refused() -> None:
+    with pytest.raises(BadConfig, match="does not fit"):
+        push(ring(4, 2), 0, 3)
+    with pytest.raises(BadConfig, match="sink"):
+        ring(3, 3)
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("new", [1, 2, 3])
+def test_block_cache_keeps_the_last_temporal_blocks_in_order(capacity: int, new: int) -> None:
+    cache = BlockCache(
+        layers=2, batch=1, frame_blocks=capacity, spatial_blocks=2, block_tokens=1, heads=1, head_dim=1,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+    seen: list[int] = []
+    for call in range(4):
+        fresh = list(range(call * new, (call + 1) * new))
+        keys = torch.tensor(fresh).repeat_interleave(2).float().view(1, -1, 1, 1, 1)
+        for layer in range(2):
+            cache.append(layer, keys, keys)
+            visible = cache.view(layer)[0].flatten().tolist()
+            assert len(visible) == 2 * len(seen[max(0, len(seen) - capacity) :])
+        cache.commit()
+        seen += fresh
+        expected = [float(x) for x in seen[max(0, len(seen) - capacity) :] for _ in range(2)]
+        for layer in range(2):
+            assert cache.view(layer)[0].flatten().tolist() == expected
