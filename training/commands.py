@@ -20,6 +20,7 @@ from ultraflash.training.loop import StageConfig
 
 STAGES = {
     "patches": "ultraflash.training.patches",
+    "autoencoder": "ultraflash.training.autoencoder",
     "latents": "ultraflash.training.latents",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns

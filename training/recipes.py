@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ultraflash.models.weights import SHIPPED
+from ultraflash.training.autoencoder import AutoencoderConfig
+from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PatchesConfig
@@ -19,6 +21,14 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=192),
+        "autoencoder": AutoencoderConfig(
+            steps=3000,
+            batch_size=4,
+            learning_rate=6e-4,
+            autocast=True,
+            channels_last=True,
+            export_to=ship,
+        ),
     }
 
 
@@ -28,5 +38,15 @@ def debug() -> dict[str, StageConfig]:
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(
             steps=2, clips_per_shard=4, latent_frames=9, workers=1, height=32, width=32
+        ),
+        "autoencoder": AutoencoderConfig(
+            steps=6,
+            warmup_steps=2,
+            log_steps=1,
+            learning_rate=1e-3,
+            pool=PoolConfig(clips_per_shard=4, frames=5, window=32, heights=(32, 64), shards=1),
+            test_clips=1,
+            test_height=64,
+            workers=1,
         ),
     }
