@@ -22,6 +22,7 @@ STAGES = {
     "patches": "ultraflash.training.patches",
     "autoencoder": "ultraflash.training.autoencoder",
     "latents": "ultraflash.training.latents",
+    "upsampler": "ultraflash.training.upsampler",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns
 whether the stage is done."""

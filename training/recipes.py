@@ -13,6 +13,8 @@ from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PatchesConfig
+from ultraflash.training.upsampler import UpsamplerStageConfig
+from ultraflash.training.upsampler_pairs import PairsConfig
 
 
 def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
@@ -25,6 +27,14 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
             steps=3000,
             batch_size=4,
             learning_rate=6e-4,
+            autocast=True,
+            channels_last=True,
+            export_to=ship,
+        ),
+        "upsampler": UpsamplerStageConfig(
+            steps=1500,
+            batch_size=8,
+            learning_rate=1e-3,
             autocast=True,
             channels_last=True,
             export_to=ship,
@@ -47,6 +57,16 @@ def debug() -> dict[str, StageConfig]:
             pool=PoolConfig(clips_per_shard=4, frames=5, window=32, heights=(32, 64), shards=1),
             test_clips=1,
             test_height=64,
+            workers=1,
+        ),
+        "upsampler": UpsamplerStageConfig(
+            steps=3,
+            warmup_steps=2,
+            log_steps=1,
+            batch_size=2,
+            pairs=PairsConfig(
+                pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
+            ),
             workers=1,
         ),
     }

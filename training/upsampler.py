@@ -1,0 +1,213 @@
+"""Stage ``upsampler``: one latent upsampler for each factor, trained on pairs of encodings of one picture.
+
+Every network starts as the best linear upsampler that its convolutions can be, found by least squares; training only
+has to add what is not linear.
+
+Shapes: B batch, T latent frames, C channels, H W rows and columns, N positions, K inputs of a convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.frame_memory import MemoryBlock
+from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
+from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
+from ultraflash.models.weights import load_file
+from ultraflash.training import patches
+from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import DECODER_FILE
+from ultraflash.training.sample_sheet import tile, to_uint8
+from ultraflash.training.seeding import counter_seed
+from ultraflash.training.shards import make_shards
+from ultraflash.training.upsampler_pairs import Pairs, PairsConfig, PairsMaker, PairsReader
+
+_RIDGE = 1e-3
+_OFFSET_DEVIATIONS = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsamplerStageConfig(StageConfig):
+    """How the upsamplers are trained; ``minutes`` are shared out evenly among them.
+
+    Args:
+        patch: shape of the autoencoder.
+        pairs: what they are trained on, and with its ``cells`` the factors.
+        mid_channels, blocks: shape of the networks.
+        frequency_weight: weight of the error of the spectra, beside that of the latents.
+        noise_level: largest deviation of noise on the low latents, which a generator will make.
+        fit_pairs: pairs that the linear start is fitted to.
+        workers: processes that draw the pairs.
+    """
+
+    patch: PatchConfig = PatchConfig(encoder_channels=())
+    pairs: PairsConfig = PairsConfig()
+    mid_channels: int = 48
+    blocks: int = 4
+    frequency_weight: float = 0.2
+    noise_level: float = 0.1
+    fit_pairs: int = 128
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        # slots=True makes the class anew, so the argument-less super() would name the wrong one.
+        StageConfig.__post_init__(self)
+        if self.mid_channels < self.patch.latent_channels:
+            raise BadConfig("mid_channels must hold the latent's channels", param="mid_channels")
+
+
+class UpsamplerStage:
+    """Training of the upsampler of one factor. See `loop.Stage`."""
+
+    def __init__(self, config: UpsamplerStageConfig, run_dir: Path, factor: int) -> None:
+        self.name = f"upsampler_x{factor}"
+        self.config, self.factor = config, factor
+        self.weights = run_dir / "weights"
+        folder = run_dir / "upsampler" / "pairs"
+        self.pairs = PairsReader(folder / f"x{factor}", seed=config.seed)
+        self.held_out = PairsReader(folder / f"x{factor}-test", seed=config.seed)
+
+    def build(self) -> nn.Module:
+        """The upsampler, as its linear start."""
+        config = self.config
+        self.net = LatentUpsampler(
+            UpsamplerConfig(
+                channels=config.patch.latent_channels,
+                mid_channels=config.mid_channels,
+                blocks=config.blocks,
+                factor=self.factor,
+            )
+        )
+        start_linear(self.net, self.pairs.take(list(range(min(config.fit_pairs, len(self.pairs))))))
+        return self.net
+
+    def batch(self, step: int) -> Pairs:
+        """Pairs on the device."""
+        pairs = self.pairs.batch(step, self.config.batch_size)
+        device = self.config.device
+        return Pairs(low=pairs.low.to(device), middle=pairs.middle, high=pairs.high.to(device))
+
+    def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Absolute error of the latents and of their spectra."""
+        level = self.config.noise_level * torch.rand(batch.low.shape[0], 1, 1, 1, 1, device=batch.low.device)
+        low_BTCHW = batch.low + level * torch.randn_like(batch.low)
+        error_BTCHW = self.net(low_BTCHW, self.net.init_memory()).float() - batch.high
+        latent = error_BTCHW.abs().mean()
+        spectrum = torch.fft.rfft2(error_BTCHW, norm="ortho").abs().mean()
+        return latent + self.config.frequency_weight * spectrum, {"latent": latent.detach()}
+
+    def sample(self, step: int) -> Tensor:
+        """Rows of held-out pairs, decoded: low (enlarged), bicubic latents, the upsampler, high."""
+        decoder = PatchDecoder(self.config.patch)
+        load_file(decoder, self.weights / DECODER_FILE)
+        decoder.eval()
+        pairs = self.held_out.take(list(range(min(3, len(self.held_out)))))
+        columns = [pairs.low, bicubic(pairs.low, self.factor), self._upsample(pairs.low), pairs.high]
+        pictures = [decoder.decode(latent_BTCHW, decoder.init_memory())[:, -1] for latent_BTCHW in columns]
+        pictures[0] = functional.interpolate(pictures[0], scale_factor=float(self.factor), mode="nearest")
+        return tile([[to_uint8(each_BCHW[row]) for each_BCHW in pictures] for row in range(pairs.low.shape[0])])
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean squared error of held-out latents, which have about unit variance; also of bicubic enlargement."""
+        pairs = self.held_out.take(list(range(len(self.held_out))))
+        return {
+            "latent_mse": float((self._upsample(pairs.low) - pairs.high).square().mean()),
+            "latent_mse_bicubic": float((bicubic(pairs.low, self.factor) - pairs.high).square().mean()),
+        }
+
+    def export(self, folder: Path) -> list[Path]:
+        """One file, named by the factor."""
+        return [patches.export(self.net, folder / f"{self.name}.safetensors")]
+
+    def _upsample(self, low_BTCHW: Tensor) -> Tensor:
+        device = torch.device(self.config.device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.autocast):
+            high_BTCHW: Tensor = self.net(low_BTCHW.to(device), self.net.init_memory())
+        return high_BTCHW.float().cpu()
+
+
+def bicubic(latent_BTCHW: Tensor, factor: int) -> Tensor:
+    """Enlarge latents as if they were pictures."""
+    flat_NCHW = latent_BTCHW.flatten(0, 1)
+    enlarged_NCHW = functional.interpolate(flat_NCHW, scale_factor=float(factor), mode="bicubic")
+    return enlarged_NCHW.unflatten(0, latent_BTCHW.shape[:2])
+
+
+@torch.no_grad()
+def start_linear(net: LatentUpsampler, pairs: Pairs) -> None:
+    """Make ``net`` the linear upsampler that fits ``pairs`` best, its blocks the identity.
+
+    The latents travel in the first channels, lifted by some deviations so that ReLU leaves them alone; the last
+    convolution lowers them again. The other channels keep their random start.
+    """
+    channels = net.config.channels
+    targets = [pairs.high] if len(net.pre_shuffle) == 1 else [pairs.middle, pairs.high]
+    if len(targets) != len(net.pre_shuffle):
+        raise BadConfig(f"pairs have one scale between low and high; a factor of {net.config.factor} has more")
+    current_NCHW = pairs.low.flatten(0, 1)
+    for conv, target_BTCHW in zip(net.pre_shuffle, targets, strict=True):
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        target_NCHW = target_BTCHW.flatten(0, 1)
+        factor = target_NCHW.shape[-1] // current_NCHW.shape[-1]
+        weight, bias = fit_convolution(current_NCHW, functional.pixel_unshuffle(target_NCHW, factor))
+        taken = current_NCHW.shape[1]
+        conv.weight[: channels * factor**2] = 0
+        conv.weight[: channels * factor**2, :taken] = weight
+        conv.bias[: channels * factor**2] = bias
+        predicted_NCHW = functional.conv2d(current_NCHW, weight, bias, padding=1)
+        current_NCHW = functional.pixel_shuffle(predicted_NCHW, factor)
+    offset_C = _OFFSET_DEVIATIONS * pairs.high.std(dim=(0, 1, 3, 4))
+    last = net.pre_shuffle[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None and net.final.bias is not None
+    last.bias[: channels * factor**2] += offset_C.repeat_interleave(factor**2)
+    for block in net.blocks:
+        assert isinstance(block, MemoryBlock)
+        closing = block.conv[-1]
+        assert isinstance(closing, nn.Conv2d) and closing.bias is not None
+        nn.init.zeros_(closing.weight)
+        nn.init.zeros_(closing.bias)
+    nn.init.zeros_(net.final.weight)
+    net.final.weight[:, :channels, 1, 1] = torch.eye(channels)
+    net.final.bias.copy_(-offset_C)
+
+
+def fit_convolution(x_NCHW: Tensor, y_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (D, C, 3, 3) and bias (D,) of the padded 3x3 convolution from x to y with the least squared error."""
+    inputs, outputs = x_NCHW.shape[1], y_NCHW.shape[1]
+    x_NK = functional.unfold(x_NCHW, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
+    x_NK = torch.cat([x_NK, torch.ones(x_NK.shape[0], 1, dtype=torch.float64)], dim=1)
+    y_ND = y_NCHW.permute(0, 2, 3, 1).flatten(0, 2).double()
+    gram_KK = x_NK.T @ x_NK
+    # A little ridge: neighbours' brightness is nearly the same number.
+    gram_KK += _RIDGE * x_NK.shape[0] * torch.eye(gram_KK.shape[0], dtype=torch.float64)
+    solution_KD = torch.linalg.solve(gram_KK, x_NK.T @ y_ND)
+    weight = solution_KD[:-1].T.reshape(outputs, inputs, 3, 3).float()
+    return weight, solution_KD[-1].float()
+
+
+def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
+    """Draw the pairs and train one network after the other; returns whether all are done."""
+    factors = [factor for factor, _ in config.pairs.cells]
+    for factor in factors:
+        for split, name, numbers in (("train", "", range(config.pairs.shards)), ("test", "-test", range(1))):
+            maker = PairsMaker(
+                config=config.pairs,
+                patch=config.patch,
+                weights=run_dir / "weights",
+                factor=factor,
+                seed=counter_seed(config.seed, "pairs"),
+                split=split,
+            )
+            folder = run_dir / "upsampler" / "pairs" / f"x{factor}{name}"
+            if not make_shards(
+                maker, folder, name=f"pairs x{factor}{name}", numbers=numbers, workers=config.workers
+            ):
+                return False
+    share = None if config.minutes is None else config.minutes / len(factors)
+    return all(train(UpsamplerStage(config, run_dir, factor), replace(config, minutes=share), run_dir) for factor in factors)
