@@ -1,0 +1,1 @@
+"""Vista: a procedural, captioned, animated world to train on."""
