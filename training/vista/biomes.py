@@ -136,19 +136,42 @@ def _hills(stage: Stage) -> list[Layer]:
     palette, horizon = stage.palette, stage.scene.horizon
     return [
         hill(stage.track(0.12), palette, stage.ground(1, horizon, 0.08, 0.55, (0.36, 0.52, 0.36)), freq=1.6),
-        hill(stage.track(0.28), palette, stage.ground(2, horizon + 0.09, 0.09, 0.30, (0.40, 0.62, 0.26)), freq=1.3),
-        conifers(stage.track(0.40), palette, stage.ground(3, horizon + 0.17, 0.07, 0.16, _PINE), spacing=0.11),
+        hill(
+            stage.track(0.28),
+            palette,
+            stage.ground(2, horizon + 0.09, 0.09, 0.30, (0.40, 0.62, 0.26)),
+            freq=1.3,
+        ),
+        conifers(
+            stage.track(0.40), palette, stage.ground(3, horizon + 0.17, 0.07, 0.16, _PINE), spacing=0.11
+        ),
         hill(stage.track(0.55), palette, stage.ground(4, horizon + 0.21, 0.08, 0.12, _GRASS), freq=1.1),
-        hill(stage.track(1.0), palette, stage.ground(5, 0.87, 0.08, 0.0, _GRASS), freq=0.9, flowers=not stage.snowy),
+        hill(
+            stage.track(1.0),
+            palette,
+            stage.ground(5, 0.87, 0.08, 0.0, _GRASS),
+            freq=0.9,
+            flowers=not stage.snowy,
+        ),
     ]
 
 
 def _forest(stage: Stage) -> list[Layer]:
     palette, horizon, snow = stage.palette, stage.scene.horizon, 0.8 * stage.snowy
     return [
-        conifers(stage.track(0.15), palette, stage.ground(1, horizon, 0.20, 0.60, _PINE), spacing=0.06, snow=snow),
-        conifers(stage.track(0.32), palette, stage.ground(2, horizon + 0.10, 0.29, 0.35, _PINE), spacing=0.10, snow=snow),
-        conifers(stage.track(0.60), palette, stage.ground(3, 0.80, 0.40, 0.14, _PINE), spacing=0.17, snow=snow),
+        conifers(
+            stage.track(0.15), palette, stage.ground(1, horizon, 0.20, 0.60, _PINE), spacing=0.06, snow=snow
+        ),
+        conifers(
+            stage.track(0.32),
+            palette,
+            stage.ground(2, horizon + 0.10, 0.29, 0.35, _PINE),
+            spacing=0.10,
+            snow=snow,
+        ),
+        conifers(
+            stage.track(0.60), palette, stage.ground(3, 0.80, 0.40, 0.14, _PINE), spacing=0.17, snow=snow
+        ),
         conifers(stage.track(1.0), palette, stage.ground(4, 0.97, 0.40, 0.0, _PINE), spacing=0.40, snow=snow),
     ]
 
@@ -158,9 +181,15 @@ def _city(stage: Stage) -> list[Layer]:
     if palette.night:
         palette = replace(palette, shade=(0.20, 0.22, 0.42), light=(0.42, 0.46, 0.70))
     return [
-        buildings(stage.track(0.12), palette, stage.ground(1, horizon + 0.08, 0.38, 0.60, _CONCRETE), spacing=0.10),
-        buildings(stage.track(0.30), palette, stage.ground(2, horizon + 0.22, 0.50, 0.30, _CONCRETE), spacing=0.16),
-        buildings(stage.track(0.60), palette, stage.ground(3, 0.90, 0.46, 0.08, (0.56, 0.46, 0.44)), spacing=0.25),
+        buildings(
+            stage.track(0.12), palette, stage.ground(1, horizon + 0.08, 0.38, 0.60, _CONCRETE), spacing=0.10
+        ),
+        buildings(
+            stage.track(0.30), palette, stage.ground(2, horizon + 0.22, 0.50, 0.30, _CONCRETE), spacing=0.16
+        ),
+        buildings(
+            stage.track(0.60), palette, stage.ground(3, 0.90, 0.46, 0.08, (0.56, 0.46, 0.44)), spacing=0.25
+        ),
         hill(stage.track(1.0), palette, stage.ground(4, 0.92, 0.01, 0.0, (0.26, 0.27, 0.30)), freq=0.5),
     ]
 

@@ -9,18 +9,61 @@ import re
 from ultraflash.training.vista.scene import Scene
 
 BIOME_WORDS: dict[str, tuple[str, ...]] = {
-    "sea": ("the sea", "the ocean", "an open sea", "ocean waves", "a wide ocean", "sea waves", "the open sea"),
-    "lake": ("a lake", "a calm lake", "a mountain lake", "a quiet lake", "a lake with reflections", "a still lake"),
-    "mountains": ("mountains", "rocky mountains", "a mountain range", "rocky peaks", "brown mountains", "bare rocky mountains"),
-    "snowy mountains": ("snowy mountains", "snowy peaks", "snow-capped mountains", "snow covered peaks", "white mountains"),
+    "sea": (
+        "the sea",
+        "the ocean",
+        "an open sea",
+        "ocean waves",
+        "a wide ocean",
+        "sea waves",
+        "the open sea",
+    ),
+    "lake": (
+        "a lake",
+        "a calm lake",
+        "a mountain lake",
+        "a quiet lake",
+        "a lake with reflections",
+        "a still lake",
+    ),
+    "mountains": (
+        "mountains",
+        "rocky mountains",
+        "a mountain range",
+        "rocky peaks",
+        "brown mountains",
+        "bare rocky mountains",
+    ),
+    "snowy mountains": (
+        "snowy mountains",
+        "snowy peaks",
+        "snow-capped mountains",
+        "snow covered peaks",
+        "white mountains",
+    ),
     "desert": ("a desert", "sand dunes", "desert dunes", "the desert", "a sandy desert", "golden dunes"),
-    "hills": ("green hills", "rolling hills", "a meadow", "grassy hills", "a green meadow with flowers", "the hills"),
+    "hills": (
+        "green hills",
+        "rolling hills",
+        "a meadow",
+        "grassy hills",
+        "a green meadow with flowers",
+        "the hills",
+    ),
     "forest": ("a forest", "a pine forest", "fir trees", "the woods", "a dense forest", "tall pine trees"),
     "city": ("a city", "a city skyline", "skyscrapers", "city buildings", "the city", "a big city"),
 }
 TIME_WORDS: dict[str, tuple[str, ...]] = {
     "dawn": ("at dawn", "at sunrise", "in the early morning", "at daybreak", "in soft pink dawn light"),
-    "day": ("at day", "by day", "in daylight", "at noon", "in the daytime", "on a bright day", "under a blue sky"),
+    "day": (
+        "at day",
+        "by day",
+        "in daylight",
+        "at noon",
+        "in the daytime",
+        "on a bright day",
+        "under a blue sky",
+    ),
     "dusk": ("at dusk", "at sunset", "in the evening", "under an orange sunset sky", "in the evening glow"),
     "night": ("at night", "by night", "in the moonlight", "under the moon", "on a dark night", "at midnight"),
 }
@@ -33,8 +76,20 @@ WEATHER_WORDS: dict[str, tuple[str, ...]] = {
 }
 CAMERA_WORDS: dict[str, tuple[str, ...]] = {
     "still": ("still camera", "static camera", "camera holds still", "fixed camera"),
-    "pan left": ("camera pans left", "camera drifting left", "panning left", "camera moves to the left", "pan left"),
-    "pan right": ("camera pans right", "camera drifting right", "panning right", "camera moves to the right", "pan right"),
+    "pan left": (
+        "camera pans left",
+        "camera drifting left",
+        "panning left",
+        "camera moves to the left",
+        "pan left",
+    ),
+    "pan right": (
+        "camera pans right",
+        "camera drifting right",
+        "panning right",
+        "camera moves to the right",
+        "pan right",
+    ),
     "zoom in": ("camera zooms in", "slow zoom in", "zooming in", "camera moves forward", "zoom in"),
 }
 OBJECT_WORDS: dict[str, tuple[str, ...]] = {
@@ -53,7 +108,16 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
 }
 _PLURAL = ("birds", "flying birds", "fireworks")
 _OVER = ("hot air balloon", "birds", "kite", "fireworks")
-_STYLES = ("a video of {}", "{}", "{}", "{}", "view of {}", "{}, cinematic", "scenic footage of {}", "{}, beautiful scenery")
+_STYLES = (
+    "a video of {}",
+    "{}",
+    "{}",
+    "{}",
+    "view of {}",
+    "{}, cinematic",
+    "scenic footage of {}",
+    "{}, beautiful scenery",
+)
 _AURORA = ("aurora in the sky", "northern lights", "green aurora")
 
 
@@ -137,7 +201,12 @@ def attributes_in(text: str) -> dict[str, str]:
         ("object", OBJECT_WORDS),
         ("object_place", PLACE_WORDS),
     ):
-        matches = [(len(form), value) for value, forms in wordings.items() for form in forms if re.search(rf"\b{form}\b", words)]
+        matches = [
+            (len(form), value)
+            for value, forms in wordings.items()
+            for form in forms
+            if re.search(rf"\b{form}\b", words)
+        ]
         if matches:
             found[name] = max(matches)[1]
     return found

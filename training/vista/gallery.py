@@ -15,7 +15,13 @@ _TEXT = 34
 
 
 def save_gallery(
-    scenes: list[Scene], path: Path, *, height: int = 256, width: int = 448, seconds: float = 3.0, per_row: int = 2
+    scenes: list[Scene],
+    path: Path,
+    *,
+    height: int = 256,
+    width: int = 448,
+    seconds: float = 3.0,
+    per_row: int = 2,
 ) -> None:
     """Write a PNG with four frames of each scene, `seconds` apart in all, `per_row` scenes side by side."""
     columns = max(1, per_row)

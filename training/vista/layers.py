@@ -75,7 +75,14 @@ class Sheet:
 
 
 def splat(
-    target_CHW: Tensor, view: View, *, x_N: Tensor, y_N: Tensor, radius_N: Tensor, color_C: Tensor, alpha_N: Tensor
+    target_CHW: Tensor,
+    view: View,
+    *,
+    x_N: Tensor,
+    y_N: Tensor,
+    radius_N: Tensor,
+    color_C: Tensor,
+    alpha_N: Tensor,
 ) -> None:
     """Blend N soft antialiased discs of one colour over `target_CHW` in place (world units, overlaps saturate)."""
     rows, cols = target_CHW.shape[1:]

@@ -25,6 +25,8 @@ def smoothstep(low: float, high: float, value: Tensor) -> Tensor:
 
 def _interpolation(position_N: Tensor) -> tuple[Tensor, int]:
     """Matrix (N, K) that interpolates K consecutive lattice values at N positions, and the first lattice index."""
+    if position_N.numel() == 0:
+        return torch.zeros(0, 2), 0
     cell_N = position_N.floor()
     first = int(cell_N.min().item())
     count = int(cell_N.max().item()) - first + 2
@@ -38,7 +40,14 @@ def _interpolation(position_N: Tensor) -> tuple[Tensor, int]:
 
 
 def fbm(
-    seed: int, x_W: Tensor, y_H: Tensor, *, freq: tuple[float, float], octaves: int, gain: float = 0.5, ppu: float
+    seed: int,
+    x_W: Tensor,
+    y_H: Tensor,
+    *,
+    freq: tuple[float, float],
+    octaves: int,
+    gain: float = 0.5,
+    ppu: float,
 ) -> Tensor:
     """Fractal noise (H, W), float32, about [-1, 1], of float64 world coordinates.
 

@@ -21,7 +21,9 @@ _PLACE_X = {"left": -0.46, "center": 0.0, "right": 0.46}
 class Canvas:
     """A window of the frame with local coordinates, into which shapes are blended."""
 
-    def __init__(self, frame_3HW: Tensor, view: View, centre: tuple[float, float], size: float, box: Box) -> None:
+    def __init__(
+        self, frame_3HW: Tensor, view: View, centre: tuple[float, float], size: float, box: Box
+    ) -> None:
         """`box` is (left, top, right, bottom) in local units around `centre`, one unit being `size` world units."""
         left, top, right, bottom = box
         cols = view.col_of(centre[0] + left * size), view.col_of(centre[0] + right * size)
@@ -157,7 +159,9 @@ class Sailboat(Thing):
 
     def _boat(self, c: Canvas, gain: Tensor) -> None:
         white = self.seen((0.97, 0.97, 0.95))
-        main = c.cover(torch.minimum(torch.minimum(c.x - 0.04, -0.30 - c.y), (1.62 + c.y) - c.x * 1.42) * 0.62)
+        main = c.cover(
+            torch.minimum(torch.minimum(c.x - 0.04, -0.30 - c.y), (1.62 + c.y) - c.x * 1.42) * 0.62
+        )
         jib = c.cover(torch.minimum(torch.minimum(-0.05 - c.x, -0.34 - c.y), (1.35 + c.y) + c.x * 1.5) * 0.6)
         shade = (0.92 + 0.16 * c.x * self.side).unsqueeze(0)
         c.paint(column(self.color) * shade, main * gain)
@@ -228,7 +232,9 @@ class Lighthouse(Thing):
         skin = torch.lerp(column(self.color), column(white), band.unsqueeze(0)) * round_shade
         c.paint(skin.clamp(0.0, 1.0), tower)
         c.paint(self.seen((0.20, 0.20, 0.24)), c.box(-0.15, -0.79, 0.15, -0.745))
-        c.paint((1.0, 0.92, 0.60) if dark else self.seen((0.75, 0.88, 0.95)), c.box(-0.075, -0.90, 0.075, -0.79))
+        c.paint(
+            (1.0, 0.92, 0.60) if dark else self.seen((0.75, 0.88, 0.95)), c.box(-0.075, -0.90, 0.075, -0.79)
+        )
         dome = torch.minimum(-0.895 - c.y, 0.115 - torch.hypot(c.x, (c.y + 0.895)))
         c.paint(self.color, c.cover(dome))
 
@@ -277,7 +283,11 @@ class Train(Thing):
         c.paint(self.color, c.box(-0.72, -0.82, 0.72, -0.16))
         c.paint(self.seen((0.92, 0.90, 0.84)), c.box(-0.72, -0.34, 0.72, -0.29))
         c.paint(mix(self.color, (0.1, 0.1, 0.12), 0.45), c.box(-0.74, -0.88, 0.74, -0.80))
-        pane = (1.0, 0.86, 0.48) if self.palette.night or self.scene.time == "dusk" else self.seen((0.70, 0.84, 0.92))
+        pane = (
+            (1.0, 0.86, 0.48)
+            if self.palette.night or self.scene.time == "dusk"
+            else self.seen((0.70, 0.84, 0.92))
+        )
         for window in range(4):
             left = -0.62 + 0.325 * window
             c.paint(pane, c.box(left, -0.70, left + 0.23, -0.44))
@@ -292,10 +302,15 @@ class Train(Thing):
         c.paint(dark, c.box(0.52, -1.05, 0.70, -0.6))
         c.paint(self.color, c.box(-0.72, -1.0, -0.05, -0.16))
         c.paint(dark, c.box(-0.78, -1.07, 0.01, -0.97))
-        c.paint(self.color, c.cover(0.29 - (c.y + 0.46).abs()) * c.cover(torch.minimum(c.x + 0.2, 0.88 - c.x)))
+        c.paint(
+            self.color, c.cover(0.29 - (c.y + 0.46).abs()) * c.cover(torch.minimum(c.x + 0.2, 0.88 - c.x))
+        )
         c.paint(dark, c.box(-0.78, -0.22, 0.92, -0.12))
         c.paint((1.0, 0.9, 0.55), c.cover(0.10 - torch.hypot(c.x - 0.90, c.y + 0.46)))
-        c.paint((1.0, 0.86, 0.48) if self.palette.night else self.seen((0.7, 0.84, 0.92)), c.box(-0.55, -0.85, -0.22, -0.58))
+        c.paint(
+            (1.0, 0.86, 0.48) if self.palette.night else self.seen((0.7, 0.84, 0.92)),
+            c.box(-0.55, -0.85, -0.22, -0.58),
+        )
         for wheel, radius in ((-0.45, 0.15), (0.0, 0.15), (0.42, 0.15), (0.78, 0.10)):
             c.paint(dark, c.cover(radius - torch.hypot(c.x - wheel, c.y + radius)))
 
@@ -330,7 +345,10 @@ class Kite(Thing):
         tail = c.cover(0.045 - (x - wave).abs()) * ((y > 1.2) & (y < 2.7))
         c.paint(self.color, tail)
         for bow in (1.6, 2.1, 2.6):
-            c.paint(mix(self.color, self.seen((1.0, 1.0, 1.0)), 0.5), c.cover(0.13 - torch.hypot((x - wave) * 0.6, (y - bow) * 1.3)))
+            c.paint(
+                mix(self.color, self.seen((1.0, 1.0, 1.0)), 0.5),
+                c.cover(0.13 - torch.hypot((x - wave) * 0.6, (y - bow) * 1.3)),
+            )
         lower = torch.where(y > -0.2, 1.4, 0.8)
         shape = (1.0 - x.abs() / 0.78 - (y + 0.2).abs() / lower) * 0.62
         pale = mix(self.color, self.seen((1.0, 1.0, 1.0)), 0.42)
@@ -353,7 +371,11 @@ class Fireworks(Thing):
             dice = table(self.scene.seed + 60 + stream, 512, 2)[number % 512]
             spark_N3 = table(self.scene.seed + 70 + stream, 72, 3)
             angle_N = spark_N3[:, 0] * 6.2832
-            reach_N = (0.20 * self.scene.object_size) * (0.35 + 0.65 * spark_N3[:, 1].sqrt()) * (1.0 - (1.0 - age) ** 3)
+            reach_N = (
+                (0.20 * self.scene.object_size)
+                * (0.35 + 0.65 * spark_N3[:, 1].sqrt())
+                * (1.0 - (1.0 - age) ** 3)
+            )
             x = self.x(time) + 0.42 * (float(dice[0]) - 0.5) * (1.0 if stream else 0.4)
             y = self.scene.object_y - 0.10 + 0.16 * (float(dice[1]) - 0.5)
             for trail, gain in ((0.80, 0.45), (0.90, 0.7), (1.0, 1.0)):

@@ -59,7 +59,10 @@ def peaks(
     x = x_S.float()
     rgb = torch.zeros(3, y_R.numel(), x_S.numel())
     alpha = torch.zeros(y_R.numel(), x_S.numel())
-    lit_color, shade_color = palette.lit(ground.material, ground.haze), palette.shaded(ground.material, ground.haze)
+    lit_color, shade_color = (
+        palette.lit(ground.material, ground.haze),
+        palette.shaded(ground.material, ground.haze),
+    )
     white: Color = (0.97, 0.98, 1.0)
     snow_lit, snow_shade = palette.lit(white, ground.haze * 0.8), palette.shaded(white, ground.haze * 0.8)
     foot = mix(lit_color, palette.haze, 0.55)
@@ -72,17 +75,25 @@ def peaks(
         side_S = x - centre_S
         away_S = side_S.abs()
         rounded_S = torch.sqrt(away_S * away_S + 2e-3) - 0.03 if smooth else away_S
-        edge_S = apex_S + slope_S * rounded_S + wide_S * (0.008 if smooth else 0.05) * (away_S * 8.0).clamp(max=1.0)
+        edge_S = (
+            apex_S
+            + slope_S * rounded_S
+            + wide_S * (0.008 if smooth else 0.05) * (away_S * 8.0).clamp(max=1.0)
+        )
         cover_RS = ((y - edge_S) * view.ppu / (1.0 + slope_S * 0.6) + 0.5).clamp_(0.0, 1.0)
         below_RS = (y - apex_S).clamp_(min=0.0)
-        crease_RS = (0.5 if smooth else 0.42) * crease_R.unsqueeze(1) * below_RS / slope + 0.035 * texture * rough_RS
+        crease_RS = (0.5 if smooth else 0.42) * crease_R.unsqueeze(
+            1
+        ) * below_RS / slope + 0.035 * texture * rough_RS
         turn_RS = side_S - crease_RS if ground.sun_right else crease_RS - side_S
         lit_RS = (turn_RS * (12.0 if smooth else 45.0) + 0.5).clamp_(0.0, 1.0)
         face = torch.lerp(column(shade_color), column(lit_color), lit_RS.unsqueeze(0))
         if snow > 0.0:
             line_RS = ground.height * snow + 0.045 * rough_RS + 0.02 * wide_S - below_RS
             white_RS = (line_RS * 60.0 + 0.5).clamp_(0.0, 1.0).unsqueeze(0)
-            face = torch.lerp(face, torch.lerp(column(snow_shade), column(snow_lit), lit_RS.unsqueeze(0)), white_RS)
+            face = torch.lerp(
+                face, torch.lerp(column(snow_shade), column(snow_lit), lit_RS.unsqueeze(0)), white_RS
+            )
         face = face * (1.0 + (0.16 if texture else 0.03) * (1.0 - ground.haze) * rough_RS)
         mist_RS = smoothstep(0.35, 1.25, below_RS / ground.height) * 0.6
         face = torch.lerp(face, column(foot), mist_RS.unsqueeze(0))
@@ -102,7 +113,9 @@ def hill(
     view, seed, x_S = track.view, ground.seed, track.x()
     first, _, y_R = _rows(view, ground.base - ground.height * 1.3, bottom)
     y = y_R.float().unsqueeze(1)
-    edge_S = ground.base - ground.height * 0.7 * fbm_line(seed, x_S, freq=freq, octaves=3, gain=0.35, ppu=view.ppu)
+    edge_S = ground.base - ground.height * 0.7 * fbm_line(
+        seed, x_S, freq=freq, octaves=3, gain=0.35, ppu=view.ppu
+    )
     below_RS = y - edge_S
     cover_RS = (below_RS * view.ppu + 0.5).clamp(0.0, 1.0)
     depth_RS = smoothstep(0.0, 0.38, below_RS)
@@ -120,7 +133,9 @@ def hill(
     return Sheet(track, rgb, cover_RS, first)
 
 
-def _flowers(rgb: Tensor, seed: int, x_S: Tensor, y: Tensor, below_RS: Tensor, view: View, palette: Palette) -> None:
+def _flowers(
+    rgb: Tensor, seed: int, x_S: Tensor, y: Tensor, below_RS: Tensor, view: View, palette: Palette
+) -> None:
     for number, color in enumerate(((1.0, 0.95, 0.9), (1.0, 0.8, 0.2), (0.9, 0.35, 0.45))):
         size = 0.034
         row_R1 = torch.floor(y / size)
@@ -170,7 +185,9 @@ def conifers(
     return Sheet(track, rgb, alpha, first)
 
 
-def buildings(track: Track, palette: Palette, ground: Ground, *, spacing: float, bottom: float = 1.1) -> Sheet:
+def buildings(
+    track: Track, palette: Palette, ground: Ground, *, spacing: float, bottom: float = 1.1
+) -> Sheet:
     """A row of houses with windows, most of them lit at night and at dusk."""
     view, seed, x_S = track.view, ground.seed, track.x()
     first, _, y_R = _rows(view, ground.base - ground.height * 1.1, bottom)
@@ -181,13 +198,17 @@ def buildings(track: Track, palette: Palette, ground: Ground, *, spacing: float,
     dice = table(seed, _TABLE, 4)[index_S]
     wide_S = 0.80 + 0.20 * dice[:, 0]
     step_S = (inside_S - wide_S / 2).abs() > wide_S * 0.28
-    roof_S = ground.base - ground.height * (0.30 + 0.70 * dice[:, 1] ** 1.3) + 0.022 * step_S * (dice[:, 3] > 0.5)
+    roof_S = (
+        ground.base - ground.height * (0.30 + 0.70 * dice[:, 1] ** 1.3) + 0.022 * step_S * (dice[:, 3] > 0.5)
+    )
     across_S = torch.minimum(inside_S, wide_S - inside_S) * spacing
     cover_RS = (across_S * view.ppu + 0.5).clamp(0.0, 1.0) * ((y - roof_S) * view.ppu + 0.5).clamp(0.0, 1.0)
     lit, shade = palette.lit(ground.material, ground.haze), palette.shaded(ground.material, ground.haze)
     toward_S = inside_S if ground.sun_right else 1.0 - inside_S
     tone_S = (0.15 + 0.55 * dice[:, 2] + 0.3 * (toward_S > 0.55)).clamp(0.0, 1.0)
-    rgb = torch.lerp(column(shade), column(lit), tone_S.view(1, 1, -1)).expand(3, y_R.numel(), -1).contiguous()
+    rgb = (
+        torch.lerp(column(shade), column(lit), tone_S.view(1, 1, -1)).expand(3, y_R.numel(), -1).contiguous()
+    )
     pitch_x, pitch_y = 0.0205, 0.027
     u_S = inside_S * spacing / pitch_x
     v_RS = (y - roof_S - 0.008) / pitch_y

@@ -63,14 +63,16 @@ class Water:
         ramp_R = smoothstep(0.0, 0.30, below_R)
         haze = palette.haze_gain * 0.6
         near = mix(deep, palette.haze, haze * 0.6)
-        self.base_3R1 = torch.lerp(column(mix(times(far, (0.86, 0.9, 0.95)), deep, 0.15)), column(near), ramp_R.view(1, -1, 1))
+        self.base_3R1 = torch.lerp(
+            column(mix(times(far, (0.86, 0.9, 0.95)), deep, 0.15)), column(near), ramp_R.view(1, -1, 1)
+        )
 
     def draw(self, frame_3HW: Tensor, time: float) -> None:
         """Paint the water over the frame."""
         cols = self.view.cols
         turn_K = self.kx_K * (self.clock.pan(time) * _NEAR / 0.43) - self.omega_K * time
         mixed_2K = torch.stack([turn_K.cos(), turn_K.sin()], dim=1).flatten()
-        wave_RW = (mixed_2K @ self.basis_KP).view(-1, cols) / self.norm
+        wave_RW = (mixed_2K @ self.basis_KP).view(self.view.rows - self.first, cols) / self.norm
         part = frame_3HW[:, self.first :]
         if self.mirror:
             part.copy_(self._reflection(frame_3HW, wave_RW))

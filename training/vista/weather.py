@@ -31,7 +31,9 @@ class Rain:
             dice = table(scene.seed + 80 + number, 512, 2)
             middle_HW = 0.25 + 0.5 * dice[:, 0][index_HW]
             drawn = max(width, 0.55 / view.ppu)
-            cover_HW = ((drawn - (across_HW - cell_HW - middle_HW).abs() * cell) * view.ppu + 0.5).clamp_(0.0, 1.0)
+            cover_HW = ((drawn - (across_HW - cell_HW - middle_HW).abs() * cell) * view.ppu + 0.5).clamp_(
+                0.0, 1.0
+            )
             phase_HW = y_H1 / period + 7.0 * dice[:, 1][index_HW]
             self.layers.append((cover_HW * gain * (width / drawn), phase_HW, 1.9 / period, 0.30))
 
@@ -80,5 +82,7 @@ def fog_banks(scene: Scene, view: View, clock: Clock, palette: Palette, *, far: 
     middle = scene.horizon if far else scene.horizon + 0.22
     band_R1 = torch.exp(-(((y_R.float() - middle) / 0.17) ** 2)).unsqueeze(1)
     alpha_RS = smoothstep(-0.7, 0.8, body_RS) * band_R1 * (0.85 if far else 0.62)
-    rgb = column(mix(palette.haze, (1.0, 1.0, 1.0), 0.04 if palette.night else 0.18)).expand(3, *alpha_RS.shape)
+    rgb = column(mix(palette.haze, (1.0, 1.0, 1.0), 0.04 if palette.night else 0.18)).expand(
+        3, *alpha_RS.shape
+    )
     return Sheet(track, rgb, alpha_RS, first)

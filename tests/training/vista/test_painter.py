@@ -6,13 +6,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ultraflash.training.vista.painter import render
-from ultraflash.training.vista.scene import BIOMES, Scene, sample_scene
+from ultraflash.training.vista.scene import BIOMES, WEATHERS, Scene, sample_scene
 
 SIZE = {"height": 96, "width": 168}
 
 
 def plain(**changes: object) -> Scene:
-    values: dict[str, object] = {"seed": 11, "biome": "mountains", "time": "day", "weather": "clear", "camera": "still"}
+    values: dict[str, object] = {
+        "seed": 11,
+        "biome": "mountains",
+        "time": "day",
+        "weather": "clear",
+        "camera": "still",
+    }
     return Scene(**(values | changes))  # type: ignore[arg-type]
 
 
@@ -20,7 +26,10 @@ def shift_between(first_HW3: Tensor, second_HW3: Tensor) -> int:
     """Horizontal shift in pixels by phase correlation of the lower halves: positive when the content moved right."""
     half = first_HW3.shape[0] // 2
     window = torch.hann_window(first_HW3.shape[1])
-    lines = [(frame[half:].float().mean(dim=-1) - frame[half:].float().mean()) * window for frame in (first_HW3, second_HW3)]
+    lines = [
+        (frame[half:].float().mean(dim=-1) - frame[half:].float().mean()) * window
+        for frame in (first_HW3, second_HW3)
+    ]
     spectra = [torch.fft.fft2(line) for line in lines]
     cross = spectra[1] * spectra[0].conj()
     surface = torch.fft.ifft2(cross / cross.abs().clamp(min=1e-6)).real
@@ -46,6 +55,24 @@ def test_crop_is_the_window_of_the_full_picture(seed: int) -> None:
     difference = (whole[:, 50:90, 37:101].int() - part.int()).abs()
     assert difference.float().mean() < 0.05
     assert (difference > 2).float().mean() < 0.002
+
+
+@pytest.mark.parametrize("biome", BIOMES)
+@pytest.mark.parametrize("weather", WEATHERS)
+def test_small_crops_anywhere_match_the_full_picture(biome: str, weather: str) -> None:
+    scene = plain(
+        biome=biome,
+        weather=weather,
+        time="night",
+        aurora=True,
+        camera="zoom in" if weather == "fog" else "still",
+    )
+    whole = render(scene, frames=1, start_s=1.0, **SIZE)
+    for top in (0, 16, 48, 80):
+        for left in (0, 152):
+            part = render(scene, frames=1, start_s=1.0, crop=(top, left, 16, 16), **SIZE)
+            difference = (whole[:, top : top + 16, left : left + 16].int() - part.int()).abs().float()
+            assert difference.mean() < 0.1, (top, left)
 
 
 @pytest.mark.parametrize("biome", BIOMES)

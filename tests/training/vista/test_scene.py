@@ -2,7 +2,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ultraflash.training.vista.scene import BIOMES, OBJECTS, TIMES, WEATHERS, held_out_pairs, held_out_pairs_of, sample_scene
+from ultraflash.training.vista.scene import (
+    BIOMES,
+    OBJECTS,
+    TIMES,
+    WEATHERS,
+    held_out_pairs,
+    held_out_pairs_of,
+    sample_scene,
+)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
