@@ -1,0 +1,338 @@
+"""The autoencoder of `mini`: linear patches that start from a PCA, with convolutional residuals beside them.
+
+A latent frame stands for 4 pixel frames and 16x16 pixels. The first latent frame of a clip stands for its first
+frame alone (three copies are put in front), so n latent frames stand for 4n-3 pixel frames; the decoder emits 4n and
+the caller drops the first 3 of a stream.
+
+Shape legend: B batch, T pixel frames, n latent frames, C channels, H W pixel rows and columns, h w latent rows and
+columns, P values of a patch. A patch is 4 frames of 16x16 pixels, made of tiles of f frames of 4x4 pixels, Q values
+each; its values are ordered tile frame, tile row, tile column, then frame, row, column, colour inside the tile. In
+this order the decoder's two paths meet and become pictures in copies of long runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.frame_memory import FrameMemory
+from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder, quantize
+
+_PATCH = 16
+_PATCH_FRAMES = 4
+_TILE = 4
+_COLOURS = 3
+_PATCH_SIZE = _PATCH_FRAMES * _PATCH**2 * _COLOURS
+# Pixels are kept relative to mid grey, where bfloat16 is finest.
+_MID_GREY = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchConfig:
+    """Shape of a `PatchAutoencoder`. The defaults are those of `mini`.
+
+    Attributes:
+        latent_channels: channels of the latents.
+        encoder_channels: features of the encoder's residual at 1/4, 1/8 and 1/16 of the resolution; empty for none.
+        decoder_channels: features of the decoder's residual at 1/16, 1/8 and 1/4 of the resolution; empty for none.
+        decoder_blocks: memory blocks of its three stages.
+        decoder_time_growth: frames that the second and third stage make out of one; what is left of the four comes
+            out of the last convolution.
+    """
+
+    latent_channels: int = 32
+    encoder_channels: tuple[int, ...] = (32, 64, 96)
+    decoder_channels: tuple[int, ...] = (128, 64, 24)
+    decoder_blocks: tuple[int, int, int] = (2, 1, 1)
+    decoder_time_growth: tuple[int, int] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if len(self.encoder_channels) not in (0, 3) or len(self.decoder_channels) not in (0, 3):
+            raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
+        if _PATCH_FRAMES % prod(self.decoder_time_growth):
+            raise BadConfig(f"decoder_time_growth {self.decoder_time_growth} does not divide 4 frames")
+
+    @property
+    def patch(self) -> int:
+        """Rows and columns of pixels per row and column of latents."""
+        return _PATCH
+
+    @property
+    def tile_frames(self) -> int:
+        """Frames of a tile: those that the decoder's last convolution makes out of one."""
+        return _PATCH_FRAMES // prod(self.decoder_time_growth)
+
+    @property
+    def residual(self) -> DecoderConfig:
+        """Shape of the decoder's residual, which makes tiles."""
+        return DecoderConfig(
+            latent_channels=self.latent_channels,
+            out_channels=self.tile_frames * _TILE**2 * _COLOURS,
+            stage_channels=self.decoder_channels,
+            blocks_per_stage=self.decoder_blocks,
+            space_growth=(2, 2),
+            time_growth=self.decoder_time_growth,
+            first_frame="replicate",
+            squash=False,
+            narrow_first=True,
+            zero_init=True,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchBasis:
+    """Principal components of patches.
+
+    Attributes:
+        mean_P: mean patch, pixels in [0, 1].
+        components_CP: orthonormal rows, strongest first.
+        sigma_C: standard deviation of the patches along each row.
+    """
+
+    mean_P: Tensor
+    components_CP: Tensor
+    sigma_C: Tensor
+
+
+def fit_pca(patches_NP: Tensor, channels: int) -> PatchBasis:
+    """Return the first principal components of a sample of patches, in float32.
+
+    Args:
+        patches_NP: at least ``channels`` + 1 patches, as `patchify` makes them.
+        channels: number of components.
+
+    Raises:
+        ValueError: too few patches.
+    """
+    count, size = patches_NP.shape
+    if count <= channels:
+        raise ValueError(f"{channels} components need more than {count} patches")
+    mean_P = patches_NP.mean(0, dtype=torch.float64)
+    centred_NP = patches_NP.double() - mean_P
+    if count <= size:
+        _, singular, components = torch.linalg.svd(centred_NP, full_matrices=False)
+        variance = singular[:channels].square() / (count - 1)
+        components_CP = components[:channels]
+    else:
+        values, vectors = torch.linalg.eigh(centred_NP.T @ centred_NP / (count - 1))
+        variance = values.flip(0)[:channels].clamp_min(0)
+        components_CP = vectors.flip(1)[:, :channels].T
+    # A component's sign is arbitrary: let brighter patches have larger values.
+    sign_C1 = torch.where(components_CP.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    return PatchBasis(
+        mean_P=mean_P.float(), components_CP=(components_CP * sign_C1).float(), sigma_C=variance.sqrt().float()
+    )
+
+
+def channel_scale(sigma_C: Tensor, exponent: float = 0.5) -> Tensor:
+    """Return factors that give channel i the standard deviation (sigma_i / sigma_0) ** exponent.
+
+    0 whitens the channels, which hands the generator noise-like details to model at full size; 1 keeps the spectrum
+    of pixels, in which details drown.
+    """
+    return (sigma_C / sigma_C[0]) ** exponent / sigma_C
+
+
+def patchify(frames_BTCHW: Tensor, tile_frames: int) -> Tensor:
+    """Cut frames into patches.
+
+    Args:
+        frames_BTCHW: T a multiple of 4, H and W multiples of 16, three colours.
+        tile_frames: frames of a tile, a divisor of 4.
+
+    Returns:
+        (B, T/4, H/16, W/16, P), contiguous.
+
+    Raises:
+        ValueError: a size is not such a multiple.
+    """
+    batch, frames, _, height, width = frames_BTCHW.shape
+    if frames % _PATCH_FRAMES or height % _PATCH or width % _PATCH:
+        raise ValueError(f"{frames} frames of {height}x{width} don't divide into 4 frames of 16x16 pixels")
+    n, h, w, t, tiles = frames // 4, height // 16, width // 16, 4 // tile_frames, _PATCH // _TILE
+    x = frames_BTCHW.reshape(batch, n, t, tile_frames, _COLOURS, h, tiles, _TILE, w, tiles, _TILE)
+    return x.permute(0, 1, 5, 8, 2, 6, 9, 3, 7, 10, 4).reshape(batch, n, h, w, _PATCH_SIZE)
+
+
+def patches_to_tiles(patches_BnhwP: Tensor, tile_frames: int) -> Tensor:
+    """Lay the tiles of patches out as pictures: (B,n,h,w,P) to a view (B,n,4/f,h,4,w,4Q)."""
+    tiles = _PATCH // _TILE
+    x = patches_BnhwP.unflatten(-1, (_PATCH_FRAMES // tile_frames, tiles, -1))
+    return x.permute(0, 1, 4, 2, 5, 3, 6)
+
+
+def tiles_to_frames(tiles: Tensor, tile_frames: int) -> Tensor:
+    """Unfold tiles: (B, T/f, H/4, W/4, Q) of any dtype to frames (B,T,H,W,3), contiguous."""
+    batch, t, rows, columns, _ = tiles.shape
+    x = tiles.reshape(batch, t, rows, columns, tile_frames, _TILE, _TILE * _COLOURS)
+    if tiles.dtype == torch.uint8:
+        # Four values at a time take a third of the time.
+        x = x.view(torch.int32).permute(0, 1, 4, 2, 5, 3, 6).contiguous().view(torch.uint8)
+    else:
+        x = x.permute(0, 1, 4, 2, 5, 3, 6)
+    return x.reshape(batch, t * tile_frames, rows * _TILE, columns * _TILE, _COLOURS)
+
+
+class PatchEncoder(nn.Module):
+    """Frames to latents. A latent frame depends on its own four frames only, so that no memory is needed."""
+
+    latent_mean_C: Tensor
+    latent_scale_C: Tensor
+
+    def __init__(self, config: PatchConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Linear(_PATCH_SIZE, config.latent_channels)
+        self.residual = _encoder_residual(config) if config.encoder_channels else None
+        self.register_buffer("latent_mean_C", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_scale_C", torch.ones(config.latent_channels))
+
+    def forward(self, frames_BTCHW: Tensor) -> Tensor:
+        """Encode frames.
+
+        Args:
+            frames_BTCHW: pixels in [0, 1]; T a multiple of 4, H and W multiples of 16.
+
+        Returns:
+            (B, T/4, latent_channels, H/16, W/16), dtype of the weights.
+
+        Raises:
+            ValueError: a size is not such a multiple.
+        """
+        frames_BTCHW = frames_BTCHW.to(self.embed.weight.dtype) - _MID_GREY
+        patches_BnhwP = patchify(frames_BTCHW, self.config.tile_frames)
+        latent_BnhwC = self.embed(patches_BnhwP)
+        if self.residual is not None:
+            batch, n = latent_BnhwC.shape[:2]
+            x_NCHW = functional.pixel_unshuffle(frames_BTCHW, _TILE).reshape(
+                batch * n, -1, frames_BTCHW.shape[3] // _TILE, frames_BTCHW.shape[4] // _TILE
+            )
+            y_NCHW = self.residual(x_NCHW.contiguous(memory_format=torch.channels_last))
+            latent_BnhwC = latent_BnhwC + y_NCHW.permute(0, 2, 3, 1).unflatten(0, (batch, n))
+        latent_BnhwC = (latent_BnhwC - self.latent_mean_C) * self.latent_scale_C
+        return latent_BnhwC.permute(0, 1, 4, 2, 3)
+
+    def encode_clip(self, frames_BTCHW: Tensor) -> Tensor:
+        """Encode a clip of 4n-3 frames to n latent frames, the first of which stands for the first frame alone."""
+        first_BTCHW = frames_BTCHW[:, :1].expand(-1, _PATCH_FRAMES - 1, -1, -1, -1)
+        latent_BTCHW: Tensor = self(torch.cat([first_BTCHW, frames_BTCHW], dim=1))
+        return latent_BTCHW
+
+
+def _encoder_residual(config: PatchConfig) -> nn.Sequential:
+    """Convolutions from the 4x4 tiles of four frames down to latents, the last one zero."""
+    first, second, third = config.encoder_channels
+    last = nn.Conv2d(third, config.latent_channels, 3, padding=1)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(
+        nn.Conv2d(_PATCH_FRAMES * _COLOURS * _TILE**2, first, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(first, second, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(second, third, 3, stride=2, padding=1),
+        nn.ReLU(inplace=True),
+        last,
+    )
+
+
+class PatchDecoder(nn.Module):
+    """Latents to frames: linear patches plus a `TinyDecoder` that works at 1/16, 1/8 and 1/4 of the resolution.
+
+    Weights only: a stream's memory is passed in.
+    """
+
+    latent_mean_C: Tensor
+    latent_scale_C: Tensor
+
+    def __init__(self, config: PatchConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unembed = nn.Linear(config.latent_channels, _PATCH_SIZE)
+        self.residual = TinyDecoder(config.residual) if config.decoder_channels else None
+        self.register_buffer("latent_mean_C", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_scale_C", torch.ones(config.latent_channels))
+
+    def init_memory(self) -> FrameMemory:
+        """Return the empty memory of a new stream."""
+        return FrameMemory(0, "replicate") if self.residual is None else self.residual.init_memory()
+
+    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """Decode the next latent frames of a stream.
+
+        Args:
+            latent_BTCHW: n latent frames, (B, n, latent_channels, h, w).
+            memory: the stream's memory, updated in place.
+
+        Returns:
+            Pixels (B, 4n, 3, 16h, 16w), float32, nominally in [0, 1] but not clamped, laid out channels last.
+        """
+        tiles = self._tiles(latent_BTCHW, memory)
+        pixels_BTHWC = tiles_to_frames(tiles, self.config.tile_frames).float() + _MID_GREY
+        return pixels_BTHWC.permute(0, 1, 4, 2, 3)
+
+    def decode(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """Like `forward`, but clamped to [0, 1]."""
+        return self(latent_BTCHW, memory).clamp_(0, 1)
+
+    def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """Like `forward`, but uint8 frames (B,4n,16h,16w,3), rounded; the way to show them.
+
+        Goes latent frame by latent frame, which stays closer to the processor's caches.
+        """
+        return torch.cat([self._decode_one(one_BTCHW, memory) for one_BTCHW in latent_BTCHW.split(1, dim=1)], dim=1)
+
+    def _decode_one(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        tiles_uint8 = quantize(self._tiles(latent_BTCHW, memory), offset=_MID_GREY)
+        return tiles_to_frames(tiles_uint8, self.config.tile_frames)
+
+    def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """Decode to tiles relative to mid grey, (B, 4n/f, 4h, 4w, Q), contiguous."""
+        latent_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2)
+        raw_BnhwC = latent_BnhwC / self.latent_scale_C + self.latent_mean_C
+        patches_BnhwP = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
+        linear = patches_to_tiles(patches_BnhwP, self.config.tile_frames)
+        batch, n, t, h, tile_rows, w, _ = linear.shape
+        shape = (batch, n * t, h * tile_rows, w * _PATCH // _TILE, -1)
+        if self.residual is None:
+            return linear.reshape(shape)
+        tiles: Tensor = self.residual(latent_BTCHW, memory).permute(0, 1, 3, 4, 2).contiguous()
+        return tiles.view(linear.shape).add_(linear).view(shape)
+
+
+class PatchAutoencoder(nn.Module):
+    """Encoder and decoder of `mini`."""
+
+    def __init__(self, config: PatchConfig) -> None:
+        super().__init__()
+        self.encoder = PatchEncoder(config)
+        self.decoder = PatchDecoder(config)
+
+    def init_from_pca(self, basis: PatchBasis, scale_C: Tensor) -> None:
+        """Start as the PCA: while the residuals are zero, decode(encode(x)) is the projection of x.
+
+        Args:
+            basis: from `fit_pca` on patches of this autoencoder's ``tile_frames``.
+            scale_C: factor of each channel, as `channel_scale` gives.
+        """
+        centre_P = basis.mean_P - _MID_GREY
+        with torch.no_grad():
+            self.encoder.embed.weight.copy_(basis.components_CP)
+            self.encoder.embed.bias.copy_(-(basis.components_CP @ centre_P))
+            self.decoder.unembed.weight.copy_(basis.components_CP.T)
+            self.decoder.unembed.bias.copy_(centre_P)
+        self.set_latent_statistics(torch.zeros_like(scale_C), scale_C)
+
+    def set_latent_statistics(self, mean_C: Tensor, scale_C: Tensor) -> None:
+        """Set what encoder and decoder normalize with: latent = (raw - mean) * scale.
+
+        The decoder's residual reads normalized latents, so do it before training that.
+        """
+        for half in (self.encoder, self.decoder):
+            half.latent_mean_C.copy_(mean_C)
+            half.latent_scale_C.copy_(scale_C)

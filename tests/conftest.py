@@ -1,0 +1,19 @@
+"""Fixtures that several folders of tests use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """Folder of golden tensors; tests that need it are skipped where there is none."""
+    folder = Path(os.environ.get("ULTRAFLASH_GOLDEN", ROOT.parent / "shared" / "golden"))
+    if not (folder / "golden.json").is_file():
+        pytest.skip("no golden tensors here; point ULTRAFLASH_GOLDEN at them")
+    return folder

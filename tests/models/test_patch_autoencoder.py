@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.patch_autoencoder import (
+    PatchAutoencoder,
+    PatchConfig,
+    PatchDecoder,
+    channel_scale,
+    fit_pca,
+    patches_to_tiles,
+    patchify,
+    tiles_to_frames,
+)
+
+SMALL = PatchConfig(latent_channels=6, encoder_channels=(4, 4, 4), decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1))
+GROWTHS = pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
+
+
+def trained(config: PatchConfig = SMALL) -> PatchAutoencoder:
+    """An autoencoder without a zero in it."""
+    torch.manual_seed(0)
+    net = PatchAutoencoder(config).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    net.set_latent_statistics(torch.randn(6), torch.rand(6) + 0.5)
+    return net
+
+
+def latents(frames: int = 4) -> Tensor:
+    return torch.randn(1, frames, 6, 2, 3, generator=torch.Generator().manual_seed(1))
+
+
+def clip(frames: int = 8) -> Tensor:
+    return torch.rand(2, frames, 3, 32, 48, generator=torch.Generator().manual_seed(2))
+
+
+def to_frames(patches_BnhwP: Tensor, tile_frames: int) -> Tensor:
+    view = patches_to_tiles(patches_BnhwP, tile_frames)
+    batch, n, t, h, rows, w, _ = view.shape
+    tiles = view.reshape(batch, n * t, h * rows, w * 4, -1)
+    return tiles_to_frames(tiles, tile_frames).permute(0, 1, 4, 2, 3)
+
+
+@pytest.mark.parametrize("tile_frames", [1, 2, 4])
+def test_patches_unfold_to_the_frames_they_were_cut_from(tile_frames: int) -> None:
+    frames_BTCHW = clip()
+    patches_BnhwP = patchify(frames_BTCHW, tile_frames)
+    assert patches_BnhwP.shape == (2, 2, 2, 3, 3072)
+    assert torch.equal(to_frames(patches_BnhwP, tile_frames), frames_BTCHW)
+
+
+def test_a_patch_holds_its_own_pixels_only() -> None:
+    frames_BTCHW = torch.zeros(1, 8, 3, 32, 48)
+    frames_BTCHW[:, 4:, :, 16:, 32:] = 1
+    patches_BnhwP = patchify(frames_BTCHW, 2)
+    assert patches_BnhwP[0, 1, 1, 2].all()
+    assert patches_BnhwP.sum() == 3072
+
+
+@pytest.mark.parametrize("tile_frames", [1, 2, 4])
+def test_bytes_unfold_as_floats_do(tile_frames: int) -> None:
+    tiles = torch.randint(0, 256, (1, 2, 8, 12, tile_frames * 48), dtype=torch.uint8)
+    assert torch.equal(tiles_to_frames(tiles, tile_frames).float(), tiles_to_frames(tiles.float(), tile_frames))
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="16x16"):
+        patchify(torch.zeros(1, 4, 3, 24, 32), 2)
+
+
+@GROWTHS
+@torch.no_grad()
+def test_fresh_autoencoder_is_the_projection_onto_its_components(growth: tuple[int, int]) -> None:
+    config = PatchConfig(
+        latent_channels=6, encoder_channels=(4, 4, 4), decoder_channels=(8, 6, 4), decoder_time_growth=growth
+    )
+    frames_BTCHW = clip()
+    patches_NP = patchify(frames_BTCHW, config.tile_frames).flatten(0, 3)
+    basis = fit_pca(patches_NP, 6)
+    net = PatchAutoencoder(config)
+    net.init_from_pca(basis, channel_scale(basis.sigma_C))
+    expected_NP = basis.mean_P + (patches_NP - basis.mean_P) @ basis.components_CP.T @ basis.components_CP
+    expected_BTCHW = to_frames(expected_NP.view(2, 2, 2, 3, 3072), config.tile_frames)
+    out_BTCHW = net.decoder(net.encoder(frames_BTCHW), net.decoder.init_memory())
+    torch.testing.assert_close(out_BTCHW, expected_BTCHW, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_latents_of_the_sample_have_the_promised_deviations() -> None:
+    frames_BTCHW = clip(32)
+    basis = fit_pca(patchify(frames_BTCHW, SMALL.tile_frames).flatten(0, 3), 6)
+    net = PatchAutoencoder(SMALL)
+    net.init_from_pca(basis, channel_scale(basis.sigma_C, 0.5))
+    latent_CN = net.encoder(frames_BTCHW).transpose(0, 2).flatten(1)
+    torch.testing.assert_close(latent_CN.std(1), (basis.sigma_C / basis.sigma_C[0]).sqrt(), atol=1e-3, rtol=0)
+    assert latent_CN.mean(1).abs().max() < 1e-4
+
+
+def test_pca_finds_the_directions_of_a_low_rank_sample() -> None:
+    torch.manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(12, 2)).Q.T
+    coefficients = torch.randn(300, 2) * torch.tensor([3.0, 1.0])
+    for count in (8, 300):
+        basis = fit_pca(coefficients[:count] @ axes + 0.3, 2)
+        span = basis.components_CP.T @ basis.components_CP
+        torch.testing.assert_close(span, axes.T @ axes, atol=1e-5, rtol=0)
+        assert basis.sigma_C[0] > basis.sigma_C[1]
+        assert (basis.components_CP.sum(1) >= 0).all()
+
+
+def test_pca_refuses_too_few_patches() -> None:
+    with pytest.raises(ValueError, match="need more"):
+        fit_pca(torch.rand(4, 10), 4)
+
+
+@GROWTHS
+@torch.no_grad()
+def test_chunks_decode_to_the_same_pixels_as_the_whole(growth: tuple[int, int]) -> None:
+    config = PatchConfig(
+        latent_channels=6, decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1), decoder_time_growth=growth
+    )
+    net, z_BTCHW = trained(config).decoder, latents(5)
+    memory = net.init_memory()
+    parts = [net(part, memory) for part in (z_BTCHW[:, :1], z_BTCHW[:, 1:4], z_BTCHW[:, 4:])]
+    whole = net(z_BTCHW, net.init_memory())
+    assert whole.shape == (1, 20, 3, 32, 48)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_decoder_does_not_look_ahead() -> None:
+    net, z_BTCHW = trained().decoder, latents(4)
+    changed_BTCHW = z_BTCHW.clone()
+    changed_BTCHW[:, 2:] += 1
+    before, after = net(z_BTCHW, net.init_memory()), net(changed_BTCHW, net.init_memory())
+    assert torch.equal(before[:, :8], after[:, :8])
+    assert not torch.equal(before[:, 8:], after[:, 8:])
+
+
+@torch.no_grad()
+def test_past_reaches_the_present_through_the_memory() -> None:
+    net, z_BTCHW = trained().decoder, latents(2)
+    alone = net(z_BTCHW[:, 1:], net.init_memory())
+    assert not torch.equal(net(z_BTCHW, net.init_memory())[:, 4:], alone)
+
+
+@torch.no_grad()
+def test_uint8_frames_are_the_rounded_pixels() -> None:
+    net, z_BTCHW = trained().decoder, latents(3)
+    pixels_BTCHW = net.decode(z_BTCHW, net.init_memory())
+    frames_BTHWC = net.decode_uint8(z_BTCHW, net.init_memory())
+    assert frames_BTHWC.is_contiguous()
+    difference = frames_BTHWC.permute(0, 1, 4, 2, 3).float() - pixels_BTCHW * 255
+    assert difference.abs().max() < 0.51
+
+
+@torch.no_grad()
+def test_decoder_can_do_without_residual() -> None:
+    net = trained(PatchConfig(latent_channels=6, encoder_channels=(), decoder_channels=())).decoder
+    memory = net.init_memory()
+    assert net.decode_uint8(latents(2), memory).shape == (1, 8, 32, 48, 3)
+
+
+@torch.no_grad()
+def test_bfloat16_stays_within_two_grey_levels() -> None:
+    net, z_BTCHW = trained().decoder, latents(2)
+    exact = net.decode(z_BTCHW, net.init_memory())
+    rounded = net.to(torch.bfloat16).decode(z_BTCHW, net.init_memory())
+    assert (exact - rounded).abs().max() < 2 / 255
+
+
+@torch.no_grad()
+def test_clip_of_4n_minus_3_frames_makes_n_latent_frames() -> None:
+    net, frames_BTCHW = trained().encoder, clip(5)
+    latent_BTCHW = net.encode_clip(frames_BTCHW)
+    assert latent_BTCHW.shape == (2, 2, 6, 2, 3)
+    still_BTCHW = frames_BTCHW[:, :1].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(latent_BTCHW[:, :1], net(still_BTCHW), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_latent_frames_are_encoded_independently() -> None:
+    net, frames_BTCHW = trained().encoder, clip(8)
+    parts = torch.cat([net(frames_BTCHW[:, :4]), net(frames_BTCHW[:, 4:])], 1)
+    torch.testing.assert_close(net(frames_BTCHW), parts, atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_every_weight() -> None:
+    net = trained()
+    net.decoder(net.encoder(clip()), net.decoder.init_memory()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize(("rows", "columns", "budget"), [(60, 104, 12e9), (32, 56, 4e9)])
+def test_shipped_decoder_keeps_its_budget_per_frame(rows: int, columns: int, budget: float) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        net = PatchDecoder(PatchConfig())
+        net(torch.empty(1, 1, 32, rows, columns), net.init_memory())
+    assert counter.get_total_flops() / 4 <= budget
+
+
+@pytest.mark.parametrize("wrong", [{"encoder_channels": (4,)}, {"decoder_time_growth": (1, 3)}])
+def test_impossible_configs_are_refused(wrong: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(BadConfig):
+        PatchConfig(**wrong)  # type: ignore[arg-type]
