@@ -56,6 +56,8 @@ def fbm(
     """
     lattice = table(seed, _LATTICE_ROWS, _LATTICE_COLUMNS) * 2.0 - 1.0
     total_HW = torch.zeros(y_H.numel(), x_W.numel())
+    if total_HW.numel() == 0:
+        return total_HW
     amplitude, norm = 1.0, 0.0
     for octave in range(octaves):
         scale = 2.0**octave

@@ -1,0 +1,208 @@
+"""The latents cache: Vista clips, encoded once, and the text states of their captions.
+
+``RUN_DIR/latents`` holds shards (see `shards`) of N clips: ``latents`` float16 (N, C, T, H, W) and the metadata
+``scenes``, a JSON list of what was drawn. ``RUN_DIR/latents/text`` holds, under the same numbers, ``text`` float16
+(N, K, L, D) and the metadata ``captions``, a JSON list of N lists of K captions. They are apart so that captions can
+be written anew without drawing anything.
+
+B batch, N clips of a shard, K captions of a clip, T latent frames, C channels, H W latent rows and columns,
+L text tokens, D width of the text states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from ultraflash.models.errors import BadConfig, MissingWeights
+from ultraflash.models.patch_autoencoder import PatchConfig
+from ultraflash.models.weights import sha256_of
+from ultraflash.training.patches import ENCODER_FILE, load_encoder, to_pixels
+from ultraflash.training.loop import StageConfig
+from ultraflash.training.seeding import counter_generator, counter_seed
+from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
+from ultraflash.training.vista.captions import caption
+from ultraflash.training.vista.painter import render
+from ultraflash.training.vista.scene import Scene, sample_scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentsConfig(StageConfig):
+    """What to render and encode. A step is one shard; ``minutes`` ends the rendering between shards.
+
+    ``latent_frames`` latent frames come from 4 * latent_frames - 3 pictures of ``height`` x ``width`` at ``fps``.
+    """
+
+    patch: PatchConfig = PatchConfig(encoder_channels=())
+    split: str = "train"
+    clips_per_shard: int = 32
+    captions_per_clip: int = 2
+    latent_frames: int = 12
+    height: int = 256
+    width: int = 448
+    fps: int = 16
+    latest_start_s: float = 4.0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        # slots=True makes the class anew, so the argument-less super() would name the wrong one.
+        StageConfig.__post_init__(self)
+        if min(self.clips_per_shard, self.captions_per_clip, self.latent_frames, self.workers) < 1:
+            raise BadConfig("clips_per_shard, captions_per_clip, latent_frames and workers start at 1")
+        if self.height % 16 or self.width % 16:
+            raise BadConfig("height and width are multiples of 16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentsBatch:
+    """Clips with one caption each. ``latent_BCTHW`` and ``text_BLD`` are float32."""
+
+    latent_BCTHW: torch.Tensor
+    text_BLD: torch.Tensor
+    captions: tuple[str, ...]
+
+
+class LatentsDataset:
+    """Reader of a latents cache. Shards are memory-mapped, so opening is quick and the system caches what is used."""
+
+    def __init__(
+        self, folder: Path, *, seed: int = 0, held_out_shards: int = 0, held_out: bool = False
+    ) -> None:
+        """Open the cache in ``folder``, as far as it has its text.
+
+        The first ``held_out_shards`` shards are left out, or with ``held_out`` are all there is. Raises MissingWeights
+        where no shard is left.
+        """
+        paths = [path for path in shard_paths(folder) if (folder / "text" / path.name).is_file()]
+        paths = paths[:held_out_shards] if held_out else paths[held_out_shards:]
+        if not paths:
+            raise MissingWeights(f"no latents in {folder}; make them with: ultraflash train latents")
+        self._seed = seed
+        self._latents, self._text, self._captions = [], [], []
+        for path in paths:
+            with safe_open(path, "pt") as shard:
+                self._latents.append(shard.get_tensor("latents"))
+            with safe_open(folder / "text" / path.name, "pt") as shard:
+                self._text.append(shard.get_tensor("text"))
+                self._captions.append(json.loads(shard.metadata()["captions"]))
+        self._index = [(shard, clip) for shard, names in enumerate(self._captions) for clip in range(len(names))]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def clip(self, number: int, caption: int = 0) -> tuple[torch.Tensor, torch.Tensor, str]:
+        """Clip ``number``: float16 latents (C, T, H, W), text states (L, D) of one of its captions, and that."""
+        shard, clip = self._index[number]
+        return self._latents[shard][clip], self._text[shard][clip, caption], self._captions[shard][clip][caption]
+
+    def batch(self, step: int, size: int) -> LatentsBatch:
+        """``size`` different clips, each with one of its captions: the same for the same seed and step."""
+        generator = counter_generator(self._seed, "latents batch", step)
+        picked = torch.randperm(len(self), generator=generator)[:size].tolist()
+        choices = len(self._captions[0][0])
+        which = torch.randint(choices, (len(picked),), generator=generator).tolist()
+        clips = [self.clip(number, caption) for number, caption in zip(picked, which, strict=True)]
+        return LatentsBatch(
+            latent_BCTHW=torch.stack([latent_CTHW for latent_CTHW, _, _ in clips]).float(),
+            text_BLD=torch.stack([text_LD for _, text_LD, _ in clips]).float(),
+            captions=tuple(caption for _, _, caption in clips),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentsMaker:
+    """Draws and encodes the clips of a shard."""
+
+    config: LatentsConfig
+    weights: Path
+
+    def describe(self) -> dict[str, Any]:
+        """What fixes the bytes: the settings, and the encoder's hash."""
+        names = ("seed", "split", "clips_per_shard", "latent_frames", "height", "width", "fps", "latest_start_s")
+        settings = {name: getattr(self.config, name) for name in names}
+        return settings | {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
+
+    def open(self) -> Callable[[int], Shard]:
+        """Load the encoder."""
+        config, encoder = self.config, load_encoder(self.config.patch, self.weights)
+
+        @torch.no_grad()
+        def make(number: int) -> Shard:
+            scenes, latents = [], []
+            for clip in range(number * config.clips_per_shard, (number + 1) * config.clips_per_shard):
+                scene = sample_scene(counter_seed(config.seed, "scene", clip), config.split)
+                start = torch.rand((), generator=counter_generator(config.seed, "start", clip))
+                frames_THWC = render(
+                    scene,
+                    frames=4 * config.latent_frames - 3,
+                    height=config.height,
+                    width=config.width,
+                    fps=config.fps,
+                    start_s=float(start) * config.latest_start_s,
+                )
+                latent_BTCHW = encoder.encode_clip(to_pixels(frames_THWC)[None])
+                latents.append(latent_BTCHW[0].transpose(0, 1).half())
+                scenes.append(asdict(scene))
+            return Shard(tensors={"latents": torch.stack(latents)}, metadata={"scenes": json.dumps(scenes)})
+
+        return make
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextMaker:
+    """Writes and encodes the captions of the clips of a shard that is there."""
+
+    config: LatentsConfig
+    folder: Path
+
+    def describe(self) -> dict[str, Any]:
+        """What fixes the bytes."""
+        return {"captions_per_clip": self.config.captions_per_clip, "clips_per_shard": self.config.clips_per_shard}
+
+    def open(self) -> Callable[[int], Shard]:
+        """Load the text model."""
+        # Here and not above: rendering workers have no use for its runtime.
+        from ultraflash.models.text import MiniLMEncoder
+
+        encoder = MiniLMEncoder()
+        count = self.config.captions_per_clip
+
+        def make(number: int) -> Shard:
+            with safe_open(shard_path(self.folder, number), "pt") as shard:
+                scenes = [Scene(**fields) for fields in json.loads(shard.metadata()["scenes"])]
+            captions = [[caption(scene, wording) for wording in range(count)] for scene in scenes]
+            states = [torch.stack([encoder.encode(line) for line in lines]) for lines in captions]
+            return Shard(
+                tensors={"text": torch.stack(states).half()}, metadata={"captions": json.dumps(captions)}
+            )
+
+        return make
+
+
+def run(config: LatentsConfig, run_dir: Path) -> bool:
+    """Make the shards that are missing, then their text. Returns False when a signal stopped it."""
+    folder = run_dir / "latents"
+    weights = run_dir / "weights"
+    if not (weights / ENCODER_FILE).is_file():
+        raise MissingWeights(f"no encoder in {weights}; make it with: ultraflash train patches")
+    drawn = make_shards(
+        LatentsMaker(config=config, weights=weights),
+        folder,
+        name="latents",
+        numbers=range(config.steps),
+        workers=config.workers,
+        minutes=config.minutes,
+    )
+    return drawn and make_shards(
+        TextMaker(config=config, folder=folder),
+        folder / "text",
+        name="text",
+        numbers=shard_numbers(folder),
+        workers=config.workers,
+    )

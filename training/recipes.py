@@ -1,0 +1,32 @@
+"""Recipes: every stage's full settings, as plain functions.
+
+``mini`` makes the weights that the package ships. ``debug`` runs every stage in seconds and makes nothing of use.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ultraflash.models.weights import SHIPPED
+from ultraflash.training.latents import LatentsConfig
+from ultraflash.training.loop import StageConfig
+from ultraflash.training.patches import PatchesConfig
+
+
+def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
+    """The shipped cascade. Finished weights go to ``export_to`` too, the package's own folder by default."""
+    ship = None if export_to is None else str(export_to)
+    return {
+        "patches": PatchesConfig(steps=300, export_to=ship),
+        "latents": LatentsConfig(steps=192),
+    }
+
+
+def debug() -> dict[str, StageConfig]:
+    """The smallest of everything."""
+    return {
+        "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
+        "latents": LatentsConfig(
+            steps=2, clips_per_shard=4, latent_frames=9, workers=1, height=32, width=32
+        ),
+    }
