@@ -185,7 +185,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="mini", help="name of a preset or path of a TOML file")
     parser.add_argument("--sizes", nargs="+", default=["0.5K", "1K", "2K"], help="sizes to time")
     parser.add_argument("--groups", type=int, default=6, help="timed groups of each size")
@@ -220,7 +222,13 @@ def main(argv: list[str] | None = None) -> int:
     print(table(results))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {"benchmark": "cascade", "preset": args.preset, "prompt": PROMPT, **provenance(), "sizes": results}
+        report = {
+            "benchmark": "cascade",
+            "preset": args.preset,
+            "prompt": PROMPT,
+            **provenance(),
+            "sizes": results,
+        }
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 

@@ -30,8 +30,12 @@ def commit() -> str:
     """The commit of the tree, with ``+changes`` when files differ from it; ``unknown`` outside a repository."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True).stdout
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        status = subprocess.run(
+            [*git, "status", "--porcelain"], check=True, capture_output=True, text=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if status.strip() else "")

@@ -36,7 +36,9 @@ def commands() -> list[str]:
 def run_by_ci(command: str) -> bool:
     """Whether a line of .ci/run starts this command; its options may go on there."""
     lines = CI.replace("\\\n", " ").splitlines()
-    flat = [" ".join(line.split()).replace("'", "").replace('"', "") for line in lines if not line.startswith("#")]
+    flat = [
+        " ".join(line.split()).replace("'", "").replace('"', "") for line in lines if not line.startswith("#")
+    ]
     return any(command.replace("'", "") in line for line in flat)
 
 

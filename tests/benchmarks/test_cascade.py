@@ -58,7 +58,9 @@ def cascade_benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def run(cascade_benchmark: ModuleType) -> Any:
-    return cascade_benchmark.Run(preset="mini", size="0.5K", groups=2, warmup=1, seed=7, device="cpu", threads=None)
+    return cascade_benchmark.Run(
+        preset="mini", size="0.5K", groups=2, warmup=1, seed=7, device="cpu", threads=None
+    )
 
 
 def test_right_frames_pass_the_check(cascade_benchmark: ModuleType, run: Any) -> None:
@@ -68,7 +70,9 @@ def test_right_frames_pass_the_check(cascade_benchmark: ModuleType, run: Any) ->
 @pytest.mark.parametrize(
     "flaw", ["forgets its seed", "emits too many", "makes small pictures", "stands still", "returns floats"]
 )
-def test_a_cascade_that_makes_wrong_frames_is_not_timed(cascade_benchmark: ModuleType, run: Any, flaw: str) -> None:
+def test_a_cascade_that_makes_wrong_frames_is_not_timed(
+    cascade_benchmark: ModuleType, run: Any, flaw: str
+) -> None:
     with pytest.raises(cascade_benchmark.WrongFrames):
         cascade_benchmark.check_frames(FakeCascade(flaw), run)
 
@@ -83,10 +87,20 @@ def test_timed_frames_leave_out_the_warm_up(cascade_benchmark: ModuleType, run: 
     assert timed["mbit_per_s_of_video"] == pytest.approx(100 * 8 * 16 / 1e6, abs=0.01)
 
 
-def test_the_table_has_a_row_for_each_size_and_a_column_for_each_stage(cascade_benchmark: ModuleType, run: Any) -> None:
+def test_the_table_has_a_row_for_each_size_and_a_column_for_each_stage(
+    cascade_benchmark: ModuleType, run: Any
+) -> None:
     timed = cascade_benchmark.time_groups(FakeCascade(), run, FakeEncoder())
-    common = {"width": 48, "height": 32, "first_frame_warm_s": 0.1, "first_frame_cold_s": 0.2, "peak_rss_mib": 1}
-    lines = cascade_benchmark.table([{"size": name, **common, **timed} for name in ("0.5K", "1K")]).splitlines()
+    common = {
+        "width": 48,
+        "height": 32,
+        "first_frame_warm_s": 0.1,
+        "first_frame_cold_s": 0.2,
+        "peak_rss_mib": 1,
+    }
+    lines = cascade_benchmark.table(
+        [{"size": name, **common, **timed} for name in ("0.5K", "1K")]
+    ).splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
     assert "| base ms | decode ms | encode ms |" in lines[0]
