@@ -59,7 +59,9 @@ class Cascade:
         self._decoder = decoder.to(device, dtype).to(memory_format=torch.channels_last).eval()
 
     @classmethod
-    def load(cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None) -> Cascade:
+    def load(
+        cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> Cascade:
         """Load a preset and its weights.
 
         Args:

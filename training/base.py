@@ -80,9 +80,7 @@ class BaseStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
-        )
+        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.base.dit)
@@ -167,7 +165,9 @@ def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: 
     if spare < 0:
         raise BadConfig(f"the latents cache holds clips of {latent.shape[2]} frames; training wants {frames}")
     starts = torch.randint(spare + 1, (latent.shape[0],), generator=generator)
-    windows = torch.stack([clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)])
+    windows = torch.stack(
+        [clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)]
+    )
     weight = torch.ones(latent.shape[0], frames // block_frames)
     weight[:, 0] = (starts == 0).float()
     return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)

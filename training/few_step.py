@@ -84,9 +84,7 @@ class FewStepStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
-        )
+        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
 
     def build(self) -> nn.Module:
         self.teacher, self.student, self.score = (CausalDiT(self.base.dit) for _ in range(3))
@@ -166,9 +164,7 @@ class FewStepStage:
         uniform = torch.rand(count)
         return (shift * uniform / (1 + (shift - 1) * uniform)).clamp(config.sigma_low, config.sigma_high)
 
-    def _estimate(
-        self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor
-    ) -> Tensor:
+    def _estimate(self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor) -> Tensor:
         """A score network's clean estimate of a noised block after the same past."""
         stream = self._committed(net, text_BXW, past)
         flow = block_flow(net, noisy, sigma_B, net.encode_text(text_BXW), stream.positions, stream.past())
