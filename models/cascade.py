@@ -239,8 +239,7 @@ class Cascade:
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
         with clock.measure("decode"):
-            pixels = self._decoder.decode(refined.transpose(1, 2).to(self._dtype), picture.decoder)
-            return pixels[0].permute(0, 2, 3, 1).float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8).cpu()
+            return self._decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
 
     def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents."""

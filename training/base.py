@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
-from ultraflash.models.weights import stored_dtype
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import export
 from ultraflash.training.rollout import sample_blocks
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -154,7 +153,7 @@ class BaseStage:
         return measures
 
     def export(self, folder: Path) -> list[Path]:
-        return [export_network(self.net, folder / TEACHER_FILE)]
+        return [export(self.net, folder / TEACHER_FILE)]
 
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
@@ -182,14 +181,6 @@ def splice_prompts(batch: ClipBatch, share: float, block_frames: int, generator:
         latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]
         weight[i, :before] = 0.0
     return ClipBatch(latent_BCFHW=latent, text_BLD=batch.text_BLD, weight_BK=weight)
-
-
-def export_network(net: nn.Module, path: Path) -> Path:
-    """Write a network's weights as they are shipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().to(stored_dtype(key, value)).contiguous() for key, value in net.state_dict().items()}
-    save_file(tensors, path)
-    return path
 
 
 def run(config: BaseStageConfig, run_dir: Path) -> bool:

@@ -21,6 +21,9 @@ from ultraflash.training.loop import StageConfig
 STAGES = {
     "patches": "ultraflash.training.patches",
     "latents": "ultraflash.training.latents",
+    "base": "ultraflash.training.base",
+    "few_step": "ultraflash.training.few_step",
+    "sr": "ultraflash.training.super_resolution",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns
 whether the stage is done."""

@@ -22,9 +22,10 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise, clean_from_flow
 from ultraflash.models.weights import load_file
-from ultraflash.training.base import TEACHER_FILE, export_network
+from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import export
 from ultraflash.training.rollout import Roller, block_flow, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -210,7 +211,7 @@ class FewStepStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export_network(self.student, folder / "base.safetensors")]
+        return [export(self.student, folder / "base.safetensors")]
 
 
 def run(config: FewStepConfig, run_dir: Path) -> bool:
