@@ -8,9 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ultraflash.models.weights import SHIPPED
+from ultraflash.training.base import BaseStageConfig
+from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PatchesConfig
+from ultraflash.training.super_resolution import SuperResolutionStageConfig
 
 
 def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
@@ -19,6 +22,39 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=192),
+        "base": BaseStageConfig(
+            steps=20_000,
+            minutes=55,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            ema_decay=0.995,
+            autocast=True,
+        ),
+        "few_step": FewStepConfig(
+            steps=4_000,
+            minutes=12,
+            batch_size=8,
+            learning_rate=5e-5,
+            warmup_steps=20,
+            schedule="constant",
+            betas=(0.0, 0.95),
+            ema_decay=0.95,
+            autocast=True,
+            export_to=ship,
+        ),
+        "sr": SuperResolutionStageConfig(
+            steps=20_000,
+            minutes=12,
+            batch_size=2,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            autocast=True,
+            export_to=ship,
+        ),
     }
 
 
