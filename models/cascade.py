@@ -59,7 +59,9 @@ class Cascade:
         self._decoder = decoder.to(device, dtype).to(memory_format=torch.channels_last).eval()
 
     @classmethod
-    def load(cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None) -> Cascade:
+    def load(
+        cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None
+    ) -> Cascade:
         """Load a preset and its weights.
 
         Args:
@@ -237,8 +239,7 @@ class Cascade:
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
         with clock.measure("decode"):
-            pixels = self._decoder.decode(refined.transpose(1, 2).to(self._dtype), picture.decoder)
-            return pixels[0].permute(0, 2, 3, 1).float().mul(255.0).round_().clamp_(0, 255).to(torch.uint8).cpu()
+            return self._decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
 
     def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents."""

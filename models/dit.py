@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -175,7 +176,7 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor],
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        dtype = self.ffn[0].weight.dtype
+        dtype = self.self_attn.q.weight.dtype
         parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
 
@@ -240,9 +241,9 @@ class CausalDiT(nn.Module):
         missing = self.config.text_tokens - states_BXW.shape[1]
         if missing < 0:
             raise BadConfig(f"{states_BXW.shape[1]} text tokens, but the network takes {self.config.text_tokens}")
-        dtype = self.text_embedding[0].weight.dtype
+        dtype = self.patch_embedding.weight.dtype
         embedded = self.text_embedding(F.pad(states_BXW, (0, 0, 0, missing)).to(dtype))
-        attentions = [block.cross_attn for block in self.blocks]
+        attentions = [cast(Block, block).cross_attn for block in self.blocks]
         return TextContext(
             keys=tuple(attention.key(embedded) for attention in attentions),
             values=tuple(attention.value(embedded) for attention in attentions),

@@ -65,6 +65,11 @@ class FrameMemory:
         last_BCHW.copy_(x_NCHW[-batch:].detach())
         return past_NCHW
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers; 0 before the first frame."""
+        return sum(last.numel() * last.element_size() for last in self._last_BCHW if last is not None)
+
     def reset(self) -> None:
         """Forget the stream: the next frame is a first frame again, of any size."""
         self._last_BCHW = [None] * len(self._last_BCHW)

@@ -194,7 +194,7 @@ def load_preset(name: str | Path) -> Preset:
 def _parse(table: dict[str, Any]) -> Preset:
     base = _take(table, "base")
     sr = _take(table, "sr")
-    decoder = PatchConfig(**_take(table, "decoder", default={}))
+    decoder = _build(PatchConfig, _take(table, "decoder"))
     upsampler = _take(table, "upsampler")
     sizes = tuple(_build(Size, {**entry, "spatial": decoder.patch}) for entry in _take(table, "sizes"))
     schedule = FlowSchedule(nominal_steps=tuple(_take(base, "steps")), shift=_take(base, "shift"))
@@ -218,8 +218,8 @@ def _parse(table: dict[str, Any]) -> Preset:
     )
 
 
-def _take(table: dict[str, Any], key: str, default: Any = None) -> Any:
-    value = table.pop(key, default)
+def _take(table: dict[str, Any], key: str) -> Any:
+    value = table.pop(key, None)
     if value is None:
         raise BadConfig(f"the preset lacks {key!r}", param=key)
     return value

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
-from ultraflash.models.weights import stored_dtype
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import export
 from ultraflash.training.rollout import sample_blocks
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -80,9 +79,7 @@ class BaseStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
-        )
+        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.base.dit)
@@ -156,7 +153,7 @@ class BaseStage:
         return measures
 
     def export(self, folder: Path) -> list[Path]:
-        return [export_network(self.net, folder / TEACHER_FILE)]
+        return [export(self.net, folder / TEACHER_FILE)]
 
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
@@ -167,7 +164,9 @@ def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: 
     if spare < 0:
         raise BadConfig(f"the latents cache holds clips of {latent.shape[2]} frames; training wants {frames}")
     starts = torch.randint(spare + 1, (latent.shape[0],), generator=generator)
-    windows = torch.stack([clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)])
+    windows = torch.stack(
+        [clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)]
+    )
     weight = torch.ones(latent.shape[0], frames // block_frames)
     weight[:, 0] = (starts == 0).float()
     return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
@@ -182,14 +181,6 @@ def splice_prompts(batch: ClipBatch, share: float, block_frames: int, generator:
         latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]
         weight[i, :before] = 0.0
     return ClipBatch(latent_BCFHW=latent, text_BLD=batch.text_BLD, weight_BK=weight)
-
-
-def export_network(net: nn.Module, path: Path) -> Path:
-    """Write a network's weights as they are shipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().to(stored_dtype(key, value)).contiguous() for key, value in net.state_dict().items()}
-    save_file(tensors, path)
-    return path
 
 
 def run(config: BaseStageConfig, run_dir: Path) -> bool:

@@ -20,9 +20,12 @@ from ultraflash.training.loop import StageConfig
 
 STAGES = {
     "patches": "ultraflash.training.patches",
-    "autoencoder": "ultraflash.training.autoencoder",
     "latents": "ultraflash.training.latents",
+    "base": "ultraflash.training.base",
+    "few_step": "ultraflash.training.few_step",
+    "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",
+    "sr": "ultraflash.training.super_resolution",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns
 whether the stage is done."""
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     recipe: dict[str, StageConfig] = {"mini": recipes.mini, "debug": recipes.debug}[args.recipe]()
     run_dir = args.run_dir or Path("runs") / args.recipe
-    names = list(STAGES) if args.stage == "all" else [args.stage]
+    names = [name for name in STAGES if name in recipe] if args.stage == "all" else [args.stage]
     try:
         for name in names:
             config = with_overrides(recipe[name], _overrides(args))

@@ -22,9 +22,10 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise, clean_from_flow
 from ultraflash.models.weights import load_file
-from ultraflash.training.base import TEACHER_FILE, export_network
+from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import export
 from ultraflash.training.rollout import Roller, block_flow, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -84,9 +85,7 @@ class FewStepStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
-        )
+        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
 
     def build(self) -> nn.Module:
         self.teacher, self.student, self.score = (CausalDiT(self.base.dit) for _ in range(3))
@@ -166,9 +165,7 @@ class FewStepStage:
         uniform = torch.rand(count)
         return (shift * uniform / (1 + (shift - 1) * uniform)).clamp(config.sigma_low, config.sigma_high)
 
-    def _estimate(
-        self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor
-    ) -> Tensor:
+    def _estimate(self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor) -> Tensor:
         """A score network's clean estimate of a noised block after the same past."""
         stream = self._committed(net, text_BXW, past)
         flow = block_flow(net, noisy, sigma_B, net.encode_text(text_BXW), stream.positions, stream.past())
@@ -214,7 +211,7 @@ class FewStepStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export_network(self.student, folder / "base.safetensors")]
+        return [export(self.student, folder / "base.safetensors")]
 
 
 def run(config: FewStepConfig, run_dir: Path) -> bool:

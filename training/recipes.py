@@ -9,10 +9,13 @@ from pathlib import Path
 
 from ultraflash.models.weights import SHIPPED
 from ultraflash.training.autoencoder import AutoencoderConfig
+from ultraflash.training.base import BaseStageConfig
 from ultraflash.training.clip_pool import PoolConfig
+from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PatchesConfig
+from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 from ultraflash.training.upsampler_pairs import PairsConfig
 
@@ -22,7 +25,40 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
     ship = None if export_to is None else str(export_to)
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
-        "latents": LatentsConfig(steps=192),
+        "latents": LatentsConfig(steps=128),
+        "base": BaseStageConfig(
+            steps=20_000,
+            minutes=55,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            ema_decay=0.995,
+            autocast=True,
+        ),
+        "few_step": FewStepConfig(
+            steps=4_000,
+            minutes=12,
+            batch_size=8,
+            learning_rate=5e-5,
+            warmup_steps=20,
+            schedule="constant",
+            betas=(0.0, 0.95),
+            ema_decay=0.95,
+            autocast=True,
+            export_to=ship,
+        ),
+        "sr": SuperResolutionStageConfig(
+            steps=20_000,
+            minutes=12,
+            batch_size=2,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            autocast=True,
+            export_to=ship,
+        ),
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,

@@ -17,7 +17,7 @@ from ultraflash.models.streaming_attention import WindowAttention
 
 
 class Roller:
-    """One batch of streams of one network under one prompt each: flows of the block in work, commits of finished ones."""
+    """A batch of streams of one network, a prompt each: flows of the block in work, commits of finished ones."""
 
     def __init__(self, net: CausalDiT, config: BaseConfig, text_BXW: Tensor) -> None:
         self.net, self.config = net, config

@@ -35,3 +35,11 @@ def latent_sheet(latent_BCFHW: Tensor, captions: Sequence[str], weights: Path, p
     picked = torch.linspace(0, frames.shape[1] - 1, SHOWN_FRAMES).round().long().tolist()
     (weights.parent / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
     return tile([[clip[i] for i in picked] for clip in frames])
+
+
+def comparison_sheet(rows: Sequence[Sequence[Tensor]], weights: Path, preset: Preset) -> Tensor:
+    """A sheet (H, W, 3) with the last frame of several versions of a clip side by side, one clip a row."""
+    decoder = PatchDecoder(preset.decoder)
+    load_file(decoder, weights / "decoder.safetensors")
+    decoder.eval()
+    return tile([[decode_clip(decoder, latent[:1])[0, -1] for latent in row] for row in rows])

@@ -1,0 +1,96 @@
+# make serve   sets everything up and starts the server (it prints the address)
+# make test    sets everything up, then runs every check: lint, types, import contracts, unit and browser tests
+#
+# Both start from a bare Debian or Ubuntu with Python 3.10 or newer, and are quick the second time.
+# PYTHON=python3.12   another interpreter          ARGS="--port 9000"   arguments for serve
+# TORCH="torch==2.9.1 --index-url ..."             your own build of torch instead of the one chosen below
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+TORCH ?=
+CPU_TORCH ?= 2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+# Where mypy and import-linter see the tree as the package `ultraflash` (they cannot follow an editable install).
+TREE := build/tree
+PARTS := kernels models server training
+
+.PHONY: help serve test lint format types contracts unit browser torch clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '1,/^SHELL/{s/^# \{0,1\}//p}' Makefile
+
+serve: $(VENV)/.package
+	$(BIN)/ultraflash serve $(ARGS)
+
+test: lint types contracts unit browser
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.tests $(TREE)
+	$(BIN)/mypy
+
+contracts: $(VENV)/.tests $(TREE)
+	PYTHONPATH=$(TREE) $(BIN)/lint-imports --no-cache
+
+# Two runs: what Playwright leaves in a process breaks the asyncio tests that come after it.
+unit: $(VENV)/.tests
+	$(BIN)/pytest -p no:playwright tests --ignore=tests/browser
+
+browser: $(VENV)/.browser
+	$(BIN)/pytest tests/browser
+
+torch: $(VENV)/.torch
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "ultraflash needs Python 3.10 or newer; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || .ci/apt-install "python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# On a machine with an NVIDIA driver: the registry's build. Elsewhere a CPU build, from the configured package
+# sources or else from PyTorch's own index: the registry's Linux build brings gigabytes of CUDA.
+$(VENV)/.torch: $(VENV)/.venv
+	@if [ -n '$(TORCH)' ]; then $(PIP) install $(TORCH); \
+	elif nvidia-smi >/dev/null 2>&1; then $(PIP) install 'torch>=2.6'; \
+	else \
+	  echo "no NVIDIA driver here: installing a CPU build of torch"; \
+	  $(PIP) install -q 'torch==$(CPU_TORCH)+cpu' 2>/dev/null \
+	  || $(PIP) install -q --retries 1 --index-url https://download.pytorch.org/whl/cpu 'torch>=2.6' \
+	  || $(PIP) install 'torch>=2.6'; \
+	fi
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml setup.py
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.package
+	$(PIP) install -q -e '.[test]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.tests
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || .ci/apt-install chromium fonts-dejavu-core || $(BIN)/playwright install --with-deps chromium
+	@touch $@
+
+$(TREE): Makefile
+	@mkdir -p $(TREE)/ultraflash
+	@for part in $(PARTS); do ln -sfn "$(CURDIR)/$$part" $(TREE)/ultraflash/$$part; done
+	@touch $@

@@ -1,0 +1,188 @@
+"""Stage ``sr``: one-step block-sparse super-resolution of upsampled latents.
+
+The condition is what the cascade will see: low-resolution latents of the same scene, marred the way a generator mars
+them, through the frozen upsampler. The network runs group by group over its own cached keys and values, sparse as at
+run time, and one step has to hit the latents of the picture drawn at full size.
+
+Shapes: B batch, C channels, F latent frames, H W latent rows and columns, L tokens, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.preset import Preset, load_preset
+from ultraflash.models.upsampler import LatentUpsampler
+from ultraflash.models.weights import load_file
+from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.pairs import PairBatch, PairSource
+from ultraflash.training.patches import export
+from ultraflash.training.sheets import comparison_sheet
+
+SR_FILE = "sr.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperResolutionStageConfig(StageConfig):
+    """How super-resolution is trained.
+
+    Args:
+        preset: whose SR network to train.
+        groups: groups of a training clip; the later ones see cached keys and values.
+        rows, cols: low-resolution latents of a training window, for every factor.
+        noise: largest noise level put on the low-resolution latents.
+        blur: share of clips whose low-resolution latents are blurred.
+        frequency_weight: of the loss on differences between neighbours, which keeps edges.
+    """
+
+    preset: str = "mini"
+    groups: int = 2
+    rows: int = 8
+    cols: int = 12
+    noise: float = 0.25
+    blur: float = 0.5
+    frequency_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        if self.groups < 1:
+            raise BadConfig("groups starts at 1", param="groups")
+
+
+class GroupAttention:
+    """Block-sparse attention as a stream runs it, over keys and values that are kept without gradients."""
+
+    def __init__(self, grid: BlockGrid, rule: SelectionRule, cached_blocks: int) -> None:
+        self._grid, self._rule = grid, rule
+        self._kept = cached_blocks * grid.spatial_blocks
+        self._past: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
+        q, k, v = (self._grid.to_blocks(x) for x in (q_BLND, k_BLND, v_BLND))
+        past_k, past_v = self._past.get(layer, (k[:, :0], v[:, :0]))
+        selection = select_blocks(q, k, self._grid, self._rule, cached_k_BCTND=past_k)
+        out = block_sparse_attention(q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v)
+        joined = (torch.cat((past, new.detach()), 1) for past, new in ((past_k, k), (past_v, v)))
+        first, second = (x[:, max(0, x.shape[1] - self._kept) :] for x in joined)
+        self._past[layer] = (first, second)
+        return self._grid.to_tokens(out)
+
+
+def degrade(latent_BCFHW: Tensor, *, noise: float, blur: float) -> Tensor:
+    """Mar latents as a small generator does: lost detail, and errors that change from frame to frame.
+
+    Args:
+        noise: largest level of the noise mixed in, drawn per clip.
+        blur: share of clips that are smoothed, by a drawn amount.
+    """
+    batch = latent_BCFHW.shape[0]
+    flat = latent_BCFHW.transpose(1, 2).flatten(0, 1)
+    smooth = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    smooth = smooth.unflatten(0, (batch, -1)).transpose(1, 2)
+    weight = torch.rand(batch, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1) < blur)
+    level = noise * torch.rand(batch, 1, 1, 1, 1)
+    return (torch.lerp(latent_BCFHW, smooth, weight) + level * torch.randn_like(latent_BCFHW)).detach()
+
+
+def neighbour_loss(made: Tensor, wanted: Tensor) -> Tensor:
+    """L1 distance of the differences between neighbouring rows and columns."""
+    return sum(((made - wanted).diff(dim=dim).abs().mean() for dim in (3, 4)), start=torch.zeros(()))
+
+
+class SuperResolutionStage:
+    """See :class:`ultraflash.training.loop.Stage`."""
+
+    name = "sr"
+
+    def __init__(self, config: SuperResolutionStageConfig, run_dir: Path) -> None:
+        self.config = config
+        self.preset: Preset = load_preset(config.preset)
+        self.run_dir = run_dir
+        self.pairs = PairSource(
+            self.preset, run_dir / "weights", frames=config.groups * self.preset.group_frames,
+            rows=config.rows, cols=config.cols, batch_size=config.batch_size, seed=config.seed,
+        )  # fmt: skip
+        self.upsamplers = {}
+        for factor, upsampler in self.preset.upsampler.items():
+            net = LatentUpsampler(upsampler)
+            load_file(net, run_dir / "weights" / f"upsampler_x{factor}.safetensors")
+            self.upsamplers[factor] = net.eval().requires_grad_(False)
+
+    def build(self) -> nn.Module:
+        self.net = CausalDiT(self.preset.sr.dit)
+        nn.init.zeros_(self.net.head.head.weight)
+        nn.init.zeros_(self.net.head.head.bias)
+        return self.net
+
+    def batch(self, step: int) -> PairBatch:
+        return self.pairs.batch(step)
+
+    def _condition(self, low_BCFHW: Tensor, factor: int) -> Tensor:
+        net = self.upsamplers[factor]
+        with torch.no_grad():
+            return net(low_BCFHW.transpose(1, 2), net.init_memory()).transpose(1, 2).float()
+
+    def _refine(self, condition_BCFHW: Tensor, text_BLD: Tensor) -> Tensor:
+        """One step of the network over the whole clip, group by group."""
+        sr, size = self.preset.sr, self.preset.group_frames
+        rows, cols = sr.dit.token_grid(*condition_BCFHW.shape[3:])
+        grid = BlockGrid(frames=size, rows=rows, cols=cols, block=sr.block)
+        attend = GroupAttention(grid, sr.rule, sr.cached_blocks)
+        text = self.net.encode_text(text_BLD)
+        made = []
+        for start in range(0, condition_BCFHW.shape[2], size):
+            condition = condition_BCFHW[:, :, start : start + size]
+            noise = torch.randn_like(condition)
+            timestep = torch.full((condition.shape[0], 1), sr.timestep)
+            positions = torch.arange(start, start + size)
+            flow = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
+            made.append(noise - flow)
+        return torch.cat(made, dim=2)
+
+    def loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        low = degrade(batch.low_BCFHW, noise=self.config.noise, blur=self.config.blur)
+        condition = self._condition(low, batch.factor)
+        made = self._refine(condition, batch.text_BLD)
+        distance = (made - batch.high_BCFHW).abs().mean()
+        edges = neighbour_loss(made, batch.high_BCFHW)
+        before = (condition - batch.high_BCFHW).abs().mean()
+        loss = distance + self.config.frequency_weight * edges
+        return loss, {"distance": distance.detach(), "gain_over_condition": (before / distance).detach()}
+
+    def sample(self, step: int) -> Tensor:
+        rows = []
+        for index, factor in enumerate(self.upsamplers):
+            batch = self.pairs.held_out(index, factor)
+            condition = self._condition(batch.low_BCFHW, factor)
+            rows.append((condition, self._refine(condition, batch.text_BLD), batch.high_BCFHW))
+        return comparison_sheet(rows, self.run_dir / "weights", self.preset)
+
+    def evaluate(self) -> dict[str, float]:
+        """L1 distance to the true latents, of the condition and of what the network makes of it, per factor."""
+        measures = {}
+        for factor in self.upsamplers:
+            distances = []
+            for index in range(8):
+                batch = self.pairs.held_out(index, factor)
+                condition = self._condition(batch.low_BCFHW, factor)
+                made = self._refine(condition, batch.text_BLD)
+                distances.append([float((x - batch.high_BCFHW).abs().mean()) for x in (condition, made)])
+            before, after = torch.tensor(distances).mean(0).tolist()
+            measures |= {f"condition_x{factor}": before, f"refined_x{factor}": after}
+        return measures
+
+    def export(self, folder: Path) -> list[Path]:
+        return [export(self.net, folder / SR_FILE)]
+
+
+def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
+    """Run the stage; returns whether it is done."""
+    return train(SuperResolutionStage(config, run_dir), config, run_dir)
