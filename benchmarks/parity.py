@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule
 from ultraflash.models.dit import CausalDiT, DiTConfig
 from ultraflash.models.errors import UltraflashError
+from ultraflash.models.frame_memory import FirstFrame
 from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.schedule import FlowSchedule, shifted_sigmas
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
@@ -38,6 +39,9 @@ from ultraflash.models.upsampler import LatentUpsampler, StagedUpsampler, Staged
 
 TOLERANCE = 1e-4
 """Largest difference of a flow, a latent or a pixel in float32."""
+
+FIRST_FRAMES: Mapping[str, FirstFrame] = {"replicate": "replicate", "zero": "zeros", "zeros": "zeros"}
+"""What the reference calls the memory of a stream's first frame."""
 
 Shapes = Mapping[str, Sequence[int]]
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -81,7 +85,7 @@ def run_upsampler(fixture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 def upsampler_from_keys(keys: Shapes, config: Mapping[str, Any]) -> LatentUpsampler | StagedUpsampler:
     """Build the upsampler (v1 or v3) whose weights have these shapes."""
-    first_frame = config.get("memory_init", "replicate")
+    first_frame = FIRST_FRAMES[config.get("memory_init", "replicate")]
     if "final.weight" in keys:
         channels, mid = keys["final.weight"][:2]
         shuffles = [keys[f"pre_shuffle.{i}.weight"][0] for i in range(amount(keys, r"pre_shuffle\.(\d+)\.weight"))]
@@ -94,17 +98,19 @@ def upsampler_from_keys(keys: Shapes, config: Mapping[str, Any]) -> LatentUpsamp
         )
         return LatentUpsampler(v1)
     widths, blocks = config["stage_channels"], config["blocks_per_stage"]
+    blocks = [blocks] * len(widths) if isinstance(blocks, int) else blocks
     factors = []
-    for stage in range(len(widths)):
-        # Two layers at the start; per stage its blocks, enlargement, 1x1 convolution, and one more in between.
-        shuffle = keys.get(f"net.{2 + stage * (blocks + 3) + blocks}.block.0.weight")
+    layer = 2  # behind the first convolution and its ReLU
+    for amount_of_blocks in blocks:
+        shuffle = keys.get(f"net.{layer + amount_of_blocks}.block.0.weight")
         factors.append(math.isqrt(shuffle[0] // shuffle[1]) if shuffle else 1)
+        layer += amount_of_blocks + 3  # enlargement, 1x1 convolution, and one to the next stage's channels
     v3 = StagedUpsamplerConfig(
         channels=keys["net.0.weight"][1],
         stage_channels=tuple(widths),
-        blocks_per_stage=blocks,
+        blocks_per_stage=tuple(blocks),
         stage_factors=tuple(factors),
-        residual="skip_up.0.weight" in keys,
+        residual=any(key.startswith("skip_up.") for key in keys),
         first_frame=first_frame,
     )
     return StagedUpsampler(v3)
@@ -147,7 +153,7 @@ def decoder_from_keys(keys: Shapes, config: Mapping[str, Any]) -> DecoderConfig:
         time_growth=tuple(time),
         tail_shuffle=math.isqrt(tail // 3),
         upsampling="pixel_shuffle" if learned else "nearest",
-        first_frame=config.get("memory_init", "replicate" if learned else "zeros"),
+        first_frame=FIRST_FRAMES[config.get("memory_init", "replicate" if learned else "zeros")],
     )
 
 

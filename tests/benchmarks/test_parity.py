@@ -61,10 +61,12 @@ def test_upsampler_is_sized_by_its_keys(parity: ModuleType, tmp_path: Path, fact
     assert line == {"name": "any name", "max_abs": 0.0, "mean_abs": 0.0, "ok": True}
 
 
-@pytest.mark.parametrize("factors", [(3, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("factors", [(3, 1), (2, 2), (1, 2), (1, 1)])
 def test_staged_upsampler_is_sized_by_its_keys(parity: ModuleType, tmp_path: Path, factors: tuple[int, int]) -> None:
-    shape = StagedUpsamplerConfig(channels=4, stage_channels=(8, 6), blocks_per_stage=2, stage_factors=factors)
-    config = {"stage_channels": [8, 6], "blocks_per_stage": 2}
+    shape = StagedUpsamplerConfig(
+        channels=4, stage_channels=(8, 6), blocks_per_stage=(2, 1), stage_factors=factors, first_frame="zeros"
+    )
+    config = {"stage_channels": [8, 6], "blocks_per_stage": [2, 1], "memory_init": "zero"}
     fixture, tensors = upsampler_fixture(parity, StagedUpsampler(shape), config)
     assert parity.compare(write(tmp_path, {"v": (fixture, tensors)}), "v", fixture)["ok"]
 
