@@ -53,8 +53,8 @@ class LatentsConfig(StageConfig):
     def __post_init__(self) -> None:
         # slots=True makes the class anew, so the argument-less super() would name the wrong one.
         StageConfig.__post_init__(self)
-        if min(self.clips_per_shard, self.captions_per_clip, self.latent_frames, self.workers) < 1:
-            raise BadConfig("clips_per_shard, captions_per_clip, latent_frames and workers start at 1")
+        if min(self.clips_per_shard, self.captions_per_clip, self.latent_frames) < 1:
+            raise BadConfig("clips_per_shard, captions_per_clip and latent_frames start at 1")
         if self.height % 16 or self.width % 16:
             raise BadConfig("height and width are multiples of 16")
 

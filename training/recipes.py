@@ -83,7 +83,7 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(
-            steps=2, clips_per_shard=4, latent_frames=9, workers=1, height=32, width=32
+            steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32
         ),
         "autoencoder": AutoencoderConfig(
             steps=6,
@@ -93,7 +93,7 @@ def debug() -> dict[str, StageConfig]:
             pool=PoolConfig(clips_per_shard=4, frames=5, window=32, heights=(32, 64), shards=1),
             test_clips=1,
             test_height=64,
-            workers=1,
+            workers=0,
         ),
         "upsampler": UpsamplerStageConfig(
             steps=3,
@@ -103,6 +103,6 @@ def debug() -> dict[str, StageConfig]:
             pairs=PairsConfig(
                 pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
             ),
-            workers=1,
+            workers=0,
         ),
     }

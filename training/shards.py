@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -69,69 +68,98 @@ def make_shards(
     workers: int,
     minutes: float | None = None,
 ) -> bool:
-    """Make the shards ``numbers`` in ``folder`` as far as they are missing, and as far as ``minutes`` reach.
+    """Make the shards ``numbers`` in ``folder`` as far as they are missing, and as far as ``minutes`` from now reach.
 
-    ``name`` is what the progress lines call it. Returns False when a signal stopped it. Raises BadConfig if the folder
-    was made with other settings, RuntimeError when a worker failed.
+    Args:
+        maker: what they hold.
+        folder: where they go.
+        name: what the progress lines call it.
+        numbers: which ones there should be.
+        workers: processes of one thread each; 0 makes them in this process, which starts sooner.
+        minutes: time limit, checked between shards.
+
+    Returns:
+        False when a signal stopped it.
+
+    Raises:
+        BadConfig: the folder was made with other settings.
+        RuntimeError: a worker failed.
     """
     _claim(folder, maker.describe())
     missing = sorted(set(numbers) - set(shard_numbers(folder)))
     if not missing:
         return True
-    context = multiprocessing.get_context("spawn")
-    halt = context.Event()
+    deadline = time.monotonic() + (60 * minutes if minutes is not None else float("inf"))
     with RunLog(folder / "log", stage=name, resumed_at=0, tensorboard=False) as log, stop_on_signal() as stop:
-        processes: list[BaseProcess] = []
-        for worker in range(workers):
-            process = context.Process(target=_work, args=(maker, folder, missing[worker::workers], halt))
-            process.start()
-            processes.append(process)
-        try:
-            _watch(folder, log, processes, stop, missing=missing, minutes=minutes)
-        finally:
-            halt.set()
-            for process in processes:
-                process.join()
+        report = _Report(folder, missing, log)
+        if workers == 0:
+            _make(maker, folder, missing, lambda: report() or stop.is_set() or time.monotonic() > deadline)
+        else:
+            _make_with_workers(maker, folder, missing, workers, lambda: report() or stop.wait(0.5), deadline)
         log.say(f"{len(shard_numbers(folder))} shards in {folder}")
-    if any(process.exitcode for process in processes):
-        raise RuntimeError(f"a worker of {name} failed; its traceback is above")
     return not stop.is_set()
 
 
-def _work(maker: ShardMaker, folder: Path, numbers: Sequence[int], halt: Event) -> None:
-    # The parent decides when to stop: a Ctrl-C reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
+class _Report:
+    """Tells how far the missing shards are; the call returns False, so that it fits into a condition."""
+
+    def __init__(self, folder: Path, missing: Collection[int], log: RunLog) -> None:
+        self._folder, self._missing, self._log = folder, set(missing), log
+        self._started = time.monotonic()
+
+    def __call__(self) -> bool:
+        elapsed = time.monotonic() - self._started
+        made = len(self._missing & set(shard_numbers(self._folder)))
+        text = f"{made}/{len(self._missing)} shards, {elapsed / max(1, made):.1f} s a shard"
+        self._log.progress(made / len(self._missing), elapsed=elapsed, text=text)
+        return False
+
+
+def _make(maker: ShardMaker, folder: Path, numbers: Sequence[int], stopped: Callable[[], bool]) -> None:
     make = maker.open()
     for number in numbers:
-        if halt.is_set() or (parent is not None and not parent.is_alive()):
+        if stopped():
             return
         shard = make(number)
         data = save({name: tensor.contiguous() for name, tensor in shard.tensors.items()}, shard.metadata)
         write_atomically(shard_path(folder, number), data)
 
 
-def _watch(
+def _make_with_workers(
+    maker: ShardMaker,
     folder: Path,
-    log: RunLog,
-    processes: Sequence[BaseProcess],
-    stop: threading.Event,
-    *,
-    missing: Collection[int],
-    minutes: float | None,
+    numbers: Sequence[int],
+    workers: int,
+    pause: Callable[[], bool],
+    deadline: float,
 ) -> None:
-    """Report progress until the workers are done, one failed, the time is over, or a signal came."""
-    started = time.monotonic()
-    while any(process.is_alive() for process in processes):
-        elapsed = time.monotonic() - started
-        over = minutes is not None and elapsed > 60 * minutes
-        if over or stop.is_set() or any(process.exitcode for process in processes):
-            return
-        made = len(set(missing) & set(shard_numbers(folder)))
-        text = f"{made}/{len(missing)} shards, {elapsed / max(1, made):.1f} s a shard"
-        log.progress(made / len(missing), elapsed=elapsed, text=text)
-        stop.wait(0.5)
+    """Share the shards out and wait until they are done, ``pause`` says stop, a worker fails or the time is over."""
+    context = multiprocessing.get_context("spawn")
+    halt = context.Event()
+    processes: list[BaseProcess] = []
+    for worker in range(workers):
+        process = context.Process(target=_work, args=(maker, folder, numbers[worker::workers], halt))
+        process.start()
+        processes.append(process)
+    try:
+        while any(process.is_alive() for process in processes) and time.monotonic() <= deadline:
+            if pause() or any(process.exitcode for process in processes):
+                break
+    finally:
+        halt.set()
+        for process in processes:
+            process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError(f"a worker that made {folder} failed; its traceback is above")
+
+
+def _work(maker: ShardMaker, folder: Path, numbers: Sequence[int], halt: Event) -> None:
+    """Body of a worker process."""
+    # The parent decides when to stop: a Ctrl-C reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    _make(maker, folder, numbers, lambda: halt.is_set() or (parent is not None and not parent.is_alive()))
 
 
 def _claim(folder: Path, description: dict[str, Any]) -> None:

@@ -1,0 +1,99 @@
+"""The debug recipe, stage after stage, and what each leaves behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from ultraflash.models.errors import MissingWeights
+from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
+from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
+from ultraflash.models.weights import load_file
+from ultraflash.training.commands import main
+from ultraflash.training.latents import LatentsDataset
+from ultraflash.training.patches import load_encoder
+from ultraflash.training.shards import shard_path
+
+PATCH = PatchConfig(encoder_channels=())
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("debug")
+    for stage in ("patches", "latents", "autoencoder", "upsampler"):
+        assert main(["train", stage, "--recipe", "debug", "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def test_encoder_and_linear_decoder_undo_each_other(run_dir: Path) -> None:
+    encoder = load_encoder(PATCH, run_dir / "weights")
+    decoder = PatchDecoder(PATCH)
+    load_file(decoder, run_dir / "weights/decoder.safetensors")
+    decoder.residual = None
+    latent_BTCHW = torch.randn(1, 2, 32, 2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        again_BTCHW = encoder(decoder(latent_BTCHW, decoder.init_memory()))
+    torch.testing.assert_close(again_BTCHW, latent_BTCHW, atol=0.02, rtol=0.02)
+
+
+def test_the_cache_holds_clips_with_captions_and_their_states(run_dir: Path) -> None:
+    clips = LatentsDataset(run_dir / "latents")
+    assert len(clips) == 8
+    latent_CTHW, text_LD, caption = clips.clip(0, caption=1)
+    assert latent_CTHW.shape == (32, 9, 2, 2) and latent_CTHW.dtype == torch.float16
+    assert text_LD.shape == (64, 384) and isinstance(caption, str)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(run_dir: Path) -> None:
+    first, second = LatentsDataset(run_dir / "latents", seed=1), LatentsDataset(run_dir / "latents", seed=1)
+    second.batch(3, 4)
+    assert torch.equal(first.batch(7, 4).latent_BCTHW, second.batch(7, 4).latent_BCTHW)
+    assert first.batch(7, 4).captions == second.batch(7, 4).captions
+    assert not torch.equal(first.batch(7, 4).latent_BCTHW, first.batch(8, 4).latent_BCTHW)
+
+
+def test_held_out_shards_are_apart(run_dir: Path) -> None:
+    folder = run_dir / "latents"
+    train = LatentsDataset(folder, held_out_shards=1)
+    test = LatentsDataset(folder, held_out_shards=1, held_out=True)
+    assert len(train) == len(test) == 4
+    assert not torch.equal(train.clip(0)[0], test.clip(0)[0])
+
+
+def test_an_absent_cache_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeights, match="ultraflash train latents"):
+        LatentsDataset(tmp_path)
+
+
+def test_a_lost_shard_is_made_again_bit_for_bit(run_dir: Path) -> None:
+    path = shard_path(run_dir / "latents", 1)
+    before = path.read_bytes()
+    path.unlink()
+    assert main(["train", "latents", "--recipe", "debug", "--run-dir", str(run_dir)]) == 0
+    assert path.read_bytes() == before
+
+
+def test_every_shard_says_what_it_shows(run_dir: Path) -> None:
+    with safe_open(shard_path(run_dir / "latents", 0), "pt") as shard:
+        scenes = json.loads(shard.metadata()["scenes"])
+    assert len(scenes) == 4 and {"biome", "time", "weather", "camera"} <= set(scenes[0])
+
+
+def test_the_autoencoder_reports_its_quality_beside_the_linear_part(run_dir: Path) -> None:
+    report = json.loads((run_dir / "autoencoder/evaluation.json").read_text())
+    assert report["step"] == 6
+    assert report["psnr_rendered"] > 15 and report["psnr_rendered_linear"] > 15
+    assert list((run_dir / "autoencoder/samples").glob("*.png"))
+
+
+@pytest.mark.parametrize("factor", [2, 4, 6])
+def test_each_upsampler_loads_strictly_and_enlarges(run_dir: Path, factor: int) -> None:
+    net = LatentUpsampler(UpsamplerConfig(channels=32, mid_channels=48, blocks=4, factor=factor))
+    load_file(net, run_dir / f"weights/upsampler_x{factor}.safetensors")
+    with torch.no_grad():
+        high_BTCHW = net(torch.zeros(1, 2, 32, 2, 3), net.init_memory())
+    assert high_BTCHW.shape == (1, 2, 32, 2 * factor, 3 * factor)
+    report = json.loads((run_dir / f"upsampler_x{factor}/evaluation.json").read_text())
+    assert {"latent_mse", "latent_mse_bicubic"} <= set(report)
