@@ -172,7 +172,7 @@ class Block(nn.Module):
         self,
         x_BLE: Tensor,
         time_BF6E: Tensor,
-        rope: tuple[Tensor, Tensor],
+        rope: Tensor,
         text: tuple[Tensor, Tensor],
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
