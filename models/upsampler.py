@@ -9,7 +9,6 @@ Shape legend: B batch, T latent frames, C channels, H W rows and columns, N = T*
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -102,27 +101,23 @@ class StagedUpsamplerConfig:
         stage_channels: features of each stage.
         blocks_per_stage: memory blocks of each stage.
         stage_factors: growth of height and width behind the blocks of each stage.
-        residual: add a direct path, one convolution and PixelShuffle.
+        residual: add a direct path, one convolution and PixelShuffle per factor.
         first_frame: what the memory of a stream's first frame holds.
     """
 
     channels: int = 16
     stage_channels: tuple[int, ...] = (128, 96, 64)
-    blocks_per_stage: int = 1
+    blocks_per_stage: tuple[int, ...] = (1, 1, 1)
     stage_factors: tuple[int, ...] = (2, 1, 1)
     residual: bool = True
     first_frame: FirstFrame = "replicate"
 
     def __post_init__(self) -> None:
-        if not self.stage_channels or len(self.stage_factors) != len(self.stage_channels):
-            raise BadConfig("stage_factors must have one entry per stage")
-        if min(self.channels, *self.stage_channels, *self.stage_factors) < 1 or self.blocks_per_stage < 0:
+        stages = len(self.stage_channels)
+        if not stages or len(self.stage_factors) != stages or len(self.blocks_per_stage) != stages:
+            raise BadConfig("blocks_per_stage and stage_factors must have one entry per stage")
+        if min(self.channels, *self.stage_channels, *self.stage_factors) < 1 or min(self.blocks_per_stage) < 0:
             raise BadConfig("channels and factors must be positive, blocks not negative")
-
-    @property
-    def factor(self) -> int:
-        """Growth of height and width."""
-        return prod(self.stage_factors)
 
 
 class BlockShuffle(nn.Module):
@@ -149,7 +144,7 @@ class StagedUpsampler(nn.Module):
         for stage, (width, factor) in enumerate(zip(widths, config.stage_factors, strict=True)):
             if stage:
                 layers.append(nn.Conv2d(widths[stage - 1], width, 3, padding=1, bias=False))
-            layers += [MemoryBlock(width) for _ in range(config.blocks_per_stage)]
+            layers += [MemoryBlock(width) for _ in range(config.blocks_per_stage[stage])]
             layers.append(BlockShuffle(width, factor) if factor > 1 else nn.Identity())
             layers.append(TimeGrow(width, width, growth=1, enlarge=1))
         layers += [nn.ReLU(inplace=True), nn.Conv2d(widths[-1], config.channels, 3, padding=1)]
@@ -158,8 +153,7 @@ class StagedUpsampler(nn.Module):
 
     def init_memory(self) -> FrameMemory:
         """Return the empty memory of a new stream."""
-        blocks = self.config.blocks_per_stage * len(self.config.stage_channels)
-        return FrameMemory(blocks, self.config.first_frame)
+        return FrameMemory(sum(self.config.blocks_per_stage), self.config.first_frame)
 
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Like `LatentUpsampler.forward`."""
@@ -180,8 +174,11 @@ class StagedUpsampler(nn.Module):
         return from_time_major(x_NCHW, batch)
 
 
-def _direct_path(config: StagedUpsamplerConfig) -> nn.Sequential:
-    """One convolution and PixelShuffle from the latents straight to the target grid."""
-    return nn.Sequential(
-        nn.Conv2d(config.channels, config.channels * config.factor**2, 3, padding=1), nn.PixelShuffle(config.factor)
-    )
+def _direct_path(config: StagedUpsamplerConfig) -> nn.Module:
+    """Convolutions with PixelShuffle, one per factor above 1, from the latents straight to the target grid."""
+    channels = config.channels
+    layers: list[nn.Module] = []
+    for factor in config.stage_factors:
+        if factor > 1:
+            layers += [nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers) if layers else nn.Conv2d(channels, channels, 3, padding=1)
