@@ -9,7 +9,7 @@ Shapes: B batch, T pixel frames, C channels, H W rows and columns.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from ultraflash.models.weights import load_file
 from ultraflash.training import patches
 from ultraflash.training.clip_pool import ClipPool, PoolConfig, make_pools
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE, load_encoder, to_pixels
+from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
@@ -48,8 +48,8 @@ class AutoencoderConfig(StageConfig):
         workers: processes that draw the pool.
     """
 
-    patch: PatchConfig = PatchConfig(encoder_channels=())
-    pool: PoolConfig = PoolConfig()
+    patch: PatchConfig = PCA_ENCODER
+    pool: PoolConfig = field(default_factory=PoolConfig)
     clips: str | None = None
     real_share: float = 0.3
     gradient_weight: float = 0.5
@@ -146,7 +146,9 @@ class AutoencoderStage:
         if linear:
             self.decoder.residual = None
         try:
-            with torch.autocast(torch.device(self.config.device).type, torch.bfloat16, enabled=self.config.autocast):
+            with torch.autocast(
+                torch.device(self.config.device).type, torch.bfloat16, enabled=self.config.autocast
+            ):
                 decoded_BTCHW = self.decoder.decode(latent_BTCHW, self.decoder.init_memory())
         finally:
             self.decoder.residual = residual

@@ -25,6 +25,7 @@ from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
 
 _ASPECT = 7 / 4
+_READ_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,20 +110,27 @@ class RealClips:
 
     def _make(self, number: int) -> Shard:
         config = self.config
-        frames_TCHW = read_frames(Path(self.files[number // config.real_shards]), count=64)
+        frames_TCHW = read_frames(Path(self.files[number // config.real_shards]), count=_READ_FRAMES)
         clips = []
         for clip in range(config.clips_per_shard):
             generator = counter_generator(self.seed, "real window", number, clip)
+            shrink = _shrink(frames_TCHW, config.heights[clip % len(config.heights)], config.window)
+            size = config.window * shrink
             start = _below(frames_TCHW.shape[0] - config.frames + 1, generator)
-            picked_TCHW = frames_TCHW[start : start + config.frames].float()
-            wanted = config.heights[clip % len(config.heights)]
-            while picked_TCHW.shape[2] > wanted and min(picked_TCHW.shape[2:]) >= 2 * config.window:
-                picked_TCHW = functional.avg_pool2d(picked_TCHW, 2)
-            top = _below(picked_TCHW.shape[2] - config.window + 1, generator)
-            left = _below(picked_TCHW.shape[3] - config.window + 1, generator)
-            window_TCHW = picked_TCHW[:, :, top : top + config.window, left : left + config.window]
-            clips.append(window_TCHW.round().to(torch.uint8).permute(0, 2, 3, 1))
+            top = _below(frames_TCHW.shape[2] - size + 1, generator)
+            left = _below(frames_TCHW.shape[3] - size + 1, generator)
+            window_TCHW = frames_TCHW[start : start + config.frames, :, top : top + size, left : left + size]
+            window_TCHW = functional.avg_pool2d(window_TCHW.float(), shrink).round()
+            clips.append(window_TCHW.to(torch.uint8).permute(0, 2, 3, 1))
         return Shard(tensors={"frames": torch.stack(clips)})
+
+
+def _shrink(frames_TCHW: Tensor, height: int, window: int) -> int:
+    """Power of two that brings frames down to ``height`` or less, as long as a ``window`` still fits."""
+    shrink = 1
+    while frames_TCHW.shape[2] // shrink > height and min(frames_TCHW.shape[2:]) >= 2 * shrink * window:
+        shrink *= 2
+    return shrink
 
 
 class ClipPool:

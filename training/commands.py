@@ -34,7 +34,9 @@ whether the stage is done."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``ultraflash train``."""
     parser.add_argument("stage", choices=[*STAGES, "all"], help="what to train")
-    parser.add_argument("--recipe", choices=("mini", "debug"), default="mini", help="debug runs in under a minute")
+    parser.add_argument(
+        "--recipe", choices=("mini", "debug"), default="mini", help="debug runs in under a minute"
+    )
     parser.add_argument("--run-dir", type=Path, help="where everything goes (default: runs/RECIPE)")
     parser.add_argument("--minutes", type=float, help="end after this many minutes of training")
     parser.add_argument("--steps", type=int, help="end after this many steps")
@@ -81,7 +83,9 @@ def with_overrides(config: StageConfig, overrides: dict[str, Any]) -> StageConfi
     values = {}
     for name, value in overrides.items():
         if name not in known:
-            raise BadConfig(f"this stage has no setting {name!r}; it has {', '.join(sorted(known))}", param=name)
+            raise BadConfig(
+                f"this stage has no setting {name!r}; it has {', '.join(sorted(known))}", param=name
+            )
         values[name] = _typed(name, value, hints[name]) if isinstance(value, str) else value
     return replace(config, **values)
 

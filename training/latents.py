@@ -23,8 +23,8 @@ from safetensors import safe_open
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.weights import sha256_of
-from ultraflash.training.patches import ENCODER_FILE, load_encoder, to_pixels
 from ultraflash.training.loop import StageConfig
+from ultraflash.training.patches import ENCODER_FILE, PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption
@@ -39,7 +39,7 @@ class LatentsConfig(StageConfig):
     ``latent_frames`` latent frames come from 4 * latent_frames - 3 pictures of ``height`` x ``width`` at ``fps``.
     """
 
-    patch: PatchConfig = PatchConfig(encoder_channels=())
+    patch: PatchConfig = PCA_ENCODER
     split: str = "train"
     clips_per_shard: int = 32
     captions_per_clip: int = 2
@@ -91,7 +91,9 @@ class LatentsDataset:
             with safe_open(folder / "text" / path.name, "pt") as shard:
                 self._text.append(shard.get_tensor("text"))
                 self._captions.append(json.loads(shard.metadata()["captions"]))
-        self._index = [(shard, clip) for shard, names in enumerate(self._captions) for clip in range(len(names))]
+        self._index = [
+            (shard, clip) for shard, names in enumerate(self._captions) for clip in range(len(names))
+        ]
 
     def __len__(self) -> int:
         return len(self._index)
@@ -99,7 +101,11 @@ class LatentsDataset:
     def clip(self, number: int, caption: int = 0) -> tuple[torch.Tensor, torch.Tensor, str]:
         """Clip ``number``: float16 latents (C, T, H, W), text states (L, D) of one of its captions, and that."""
         shard, clip = self._index[number]
-        return self._latents[shard][clip], self._text[shard][clip, caption], self._captions[shard][clip][caption]
+        return (
+            self._latents[shard][clip],
+            self._text[shard][clip, caption],
+            self._captions[shard][clip][caption],
+        )
 
     def batch(self, step: int, size: int) -> LatentsBatch:
         """``size`` different clips, each with one of its captions: the same for the same seed and step."""
@@ -124,7 +130,16 @@ class LatentsMaker:
 
     def describe(self) -> dict[str, Any]:
         """What fixes the bytes: the settings, and the encoder's hash."""
-        names = ("seed", "split", "clips_per_shard", "latent_frames", "height", "width", "fps", "latest_start_s")
+        names = (
+            "seed",
+            "split",
+            "clips_per_shard",
+            "latent_frames",
+            "height",
+            "width",
+            "fps",
+            "latest_start_s",
+        )
         settings = {name: getattr(self.config, name) for name in names}
         return settings | {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
 
@@ -163,7 +178,10 @@ class TextMaker:
 
     def describe(self) -> dict[str, Any]:
         """What fixes the bytes."""
-        return {"captions_per_clip": self.config.captions_per_clip, "clips_per_shard": self.config.clips_per_shard}
+        return {
+            "captions_per_clip": self.config.captions_per_clip,
+            "clips_per_shard": self.config.clips_per_shard,
+        }
 
     def open(self) -> Callable[[int], Shard]:
         """Load the text model."""

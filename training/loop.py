@@ -294,7 +294,12 @@ class _Run:
             files = self.stage.export(self.run_dir / "weights")
             if self.config.export_to is not None:
                 files += self.stage.export(Path(self.config.export_to))
-        report = {"stage": self.stage.name, "step": self.step, "minutes": self.progress.elapsed / 60, **measures}
+        report = {
+            "stage": self.stage.name,
+            "step": self.step,
+            "minutes": self.progress.elapsed / 60,
+            **measures,
+        }
         write_atomically(self.folder / "evaluation.json", (json.dumps(report, indent=2) + "\n").encode())
         shown = ", ".join(f"{name} {value:.4g}" for name, value in measures.items())
         self.log.say(f"finished at step {self.step}: {shown}")

@@ -27,6 +27,8 @@ from ultraflash.training.vista.scene import sample_scene
 
 ENCODER_FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
+PCA_ENCODER = PatchConfig(encoder_channels=())
+"""Shape of an autoencoder whose encoder is the PCA alone."""
 _MID_GREY = 0.5
 
 
@@ -43,7 +45,7 @@ class PatchesConfig(StageConfig):
         spectrum_power: see `pca.latent_scale`.
     """
 
-    patch: PatchConfig = PatchConfig(encoder_channels=())
+    patch: PatchConfig = PCA_ENCODER
     frames: int = 17
     heights: tuple[int, ...] = (256, 512, 256, 1024)
     window: tuple[int, int] = (256, 448)
@@ -81,7 +83,9 @@ def export(module: nn.Module, path: Path) -> Path:
     """Write a network's weights as they are shipped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = module.state_dict()
-    save_file({name: tensor.to(stored_dtype(name, tensor)).contiguous() for name, tensor in state.items()}, path)
+    save_file(
+        {name: tensor.to(stored_dtype(name, tensor)).contiguous() for name, tensor in state.items()}, path
+    )
     return path
 
 

@@ -25,7 +25,7 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
     ship = None if export_to is None else str(export_to)
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
-        "latents": LatentsConfig(steps=128),
+        "latents": LatentsConfig(steps=99),
         "base": BaseStageConfig(
             steps=20_000,
             minutes=55,
@@ -82,9 +82,7 @@ def debug() -> dict[str, StageConfig]:
     """The smallest of everything."""
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
-        "latents": LatentsConfig(
-            steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32
-        ),
+        "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,

@@ -79,7 +79,10 @@ class _Bar:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}")
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
         )
         self._progress.start()
         self._task = self._progress.add_task(stage, total=1.0, text="")
@@ -98,11 +101,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a ``log.jsonl``, without a last line that a kill cut short."""
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _forget_after(path: Path, step: int) -> None:

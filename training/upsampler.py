@@ -8,7 +8,7 @@ Shapes: B batch, T latent frames, C channels, H W rows and columns, N positions,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import load_file
 from ultraflash.training import patches
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE
+from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.shards import make_shards
@@ -46,8 +46,8 @@ class UpsamplerStageConfig(StageConfig):
         workers: processes that draw the pairs.
     """
 
-    patch: PatchConfig = PatchConfig(encoder_channels=())
-    pairs: PairsConfig = PairsConfig()
+    patch: PatchConfig = PCA_ENCODER
+    pairs: PairsConfig = field(default_factory=PairsConfig)
     mid_channels: int = 48
     blocks: int = 4
     frequency_weight: float = 0.2
@@ -111,7 +111,9 @@ class UpsamplerStage:
         columns = [pairs.low, bicubic(pairs.low, self.factor), self._upsample(pairs.low), pairs.high]
         pictures = [decoder.decode(latent_BTCHW, decoder.init_memory())[:, -1] for latent_BTCHW in columns]
         pictures[0] = functional.interpolate(pictures[0], scale_factor=float(self.factor), mode="nearest")
-        return tile([[to_uint8(each_BCHW[row]) for each_BCHW in pictures] for row in range(pairs.low.shape[0])])
+        return tile(
+            [[to_uint8(each_BCHW[row]) for each_BCHW in pictures] for row in range(pairs.low.shape[0])]
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Mean squared error of held-out latents, which have about unit variance; also of bicubic enlargement."""
@@ -149,7 +151,9 @@ def start_linear(net: LatentUpsampler, pairs: Pairs) -> None:
     channels = net.config.channels
     targets = [pairs.high] if len(net.pre_shuffle) == 1 else [pairs.middle, pairs.high]
     if len(targets) != len(net.pre_shuffle):
-        raise BadConfig(f"pairs have one scale between low and high; a factor of {net.config.factor} has more")
+        raise BadConfig(
+            f"pairs have one scale between low and high; a factor of {net.config.factor} has more"
+        )
     current_NCHW = pairs.low.flatten(0, 1)
     for conv, target_BTCHW in zip(net.pre_shuffle, targets, strict=True):
         assert isinstance(conv, nn.Conv2d) and conv.bias is not None
@@ -210,4 +214,7 @@ def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
             ):
                 return False
     share = None if config.minutes is None else config.minutes / len(factors)
-    return all(train(UpsamplerStage(config, run_dir, factor), replace(config, minutes=share), run_dir) for factor in factors)
+    return all(
+        train(UpsamplerStage(config, run_dir, factor), replace(config, minutes=share), run_dir)
+        for factor in factors
+    )

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from ultraflash.training import checkpoint as module
-from ultraflash.training.checkpoint import Checkpoint, Progress, load_latest, save_checkpoint, write_atomically
+from ultraflash.training.checkpoint import (
+    Checkpoint,
+    Progress,
+    load_latest,
+    save_checkpoint,
+    write_atomically,
+)
 
 
 def _checkpoint(step: int) -> Checkpoint:
@@ -65,7 +71,9 @@ def test_a_kill_while_writing_leaves_the_one_before(tmp_path: Path, monkeypatch:
     assert loaded is not None and loaded.progress.step == 2
 
 
-def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_atomic_write_that_fails_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "report.json"
     write_atomically(path, b"old")
 

@@ -8,12 +8,16 @@ CONFIG = StageConfig(steps=5)
 
 
 def test_text_takes_the_type_of_its_setting() -> None:
-    changed = with_overrides(CONFIG, {"minutes": "2.5", "steps": "7", "autocast": "true", "schedule": "constant"})
+    changed = with_overrides(
+        CONFIG, {"minutes": "2.5", "steps": "7", "autocast": "true", "schedule": "constant"}
+    )
     assert (changed.minutes, changed.steps, changed.autocast, changed.schedule) == (2.5, 7, True, "constant")
     assert with_overrides(changed, {"minutes": "none"}).minutes is None
 
 
-@pytest.mark.parametrize("override", [{"speed": "1"}, {"steps": "many"}, {"betas": "1"}, {"autocast": "maybe"}])
+@pytest.mark.parametrize(
+    "override", [{"speed": "1"}, {"steps": "many"}, {"betas": "1"}, {"autocast": "maybe"}]
+)
 def test_a_setting_that_cannot_be_is_refused(override: dict[str, str]) -> None:
     with pytest.raises(BadConfig):
         with_overrides(CONFIG, override)

@@ -84,7 +84,9 @@ def test_a_run_that_was_killed_has_the_losses_of_one_that_was_not(tmp_path: Path
     assert train(Line(), CONFIG, killed)
     assert train(Line(), CONFIG, tmp_path / "whole")
     assert _losses(killed) == _losses(tmp_path / "whole")
-    evaluations = [json.loads((tmp_path / run / "line/evaluation.json").read_text()) for run in ("killed", "whole")]
+    evaluations = [
+        json.loads((tmp_path / run / "line/evaluation.json").read_text()) for run in ("killed", "whole")
+    ]
     assert evaluations[0]["weight"] == evaluations[1]["weight"]
 
 
@@ -102,7 +104,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert train(Line(), CONFIG, tmp_path)
     first = (tmp_path / "line/evaluation.json").read_text()
     assert train(Line(), CONFIG, tmp_path)
-    assert json.loads(first)["weight"] == json.loads((tmp_path / "line/evaluation.json").read_text())["weight"]
+    assert (
+        json.loads(first)["weight"] == json.loads((tmp_path / "line/evaluation.json").read_text())["weight"]
+    )
 
 
 def test_a_time_budget_ends_the_run_before_its_steps(tmp_path: Path) -> None:

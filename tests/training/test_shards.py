@@ -53,7 +53,9 @@ def test_a_folder_made_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_ends_it_between_shards(tmp_path: Path) -> None:
-    assert make_shards(Counting(seconds=0.05), tmp_path, name="t", numbers=range(99), workers=0, minutes=0.2 / 60)
+    assert make_shards(
+        Counting(seconds=0.05), tmp_path, name="t", numbers=range(99), workers=0, minutes=0.2 / 60
+    )
     assert 1 <= len(shard_numbers(tmp_path)) < 20
 
 
