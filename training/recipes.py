@@ -19,6 +19,8 @@ from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 from ultraflash.training.upsampler_pairs import PairsConfig
 
+DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
+
 
 def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
     """The shipped cascade. Finished weights go to ``export_to`` too, the package's own folder by default."""
@@ -49,16 +51,6 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
-        "sr": SuperResolutionStageConfig(
-            steps=20_000,
-            minutes=12,
-            batch_size=2,
-            learning_rate=1e-3,
-            warmup_steps=100,
-            ema_decay=0.995,
-            autocast=True,
-            export_to=ship,
-        ),
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,
@@ -75,6 +67,16 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
             channels_last=True,
             export_to=ship,
         ),
+        "sr": SuperResolutionStageConfig(
+            steps=20_000,
+            minutes=12,
+            batch_size=2,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            ema_decay=0.995,
+            autocast=True,
+            export_to=ship,
+        ),
     }
 
 
@@ -83,6 +85,8 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
+        "base": BaseStageConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2),
+        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,
@@ -102,5 +106,8 @@ def debug() -> dict[str, StageConfig]:
                 pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
             ),
             workers=0,
+        ),
+        "sr": SuperResolutionStageConfig(
+            steps=3, batch_size=1, log_steps=1, preset=DEBUG_PRESET, rows=2, cols=2, evaluated_windows=1
         ),
     }

@@ -41,6 +41,7 @@ class SuperResolutionStageConfig(StageConfig):
         noise: largest noise level put on the low-resolution latents.
         blur: share of clips whose low-resolution latents are blurred.
         frequency_weight: of the loss on differences between neighbours, which keeps edges.
+        evaluated_windows: test windows per factor.
     """
 
     preset: str = "mini"
@@ -50,6 +51,7 @@ class SuperResolutionStageConfig(StageConfig):
     noise: float = 0.25
     blur: float = 0.5
     frequency_weight: float = 0.5
+    evaluated_windows: int = 8
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
@@ -170,7 +172,7 @@ class SuperResolutionStage:
         measures = {}
         for factor in self.upsamplers:
             distances = []
-            for index in range(8):
+            for index in range(self.config.evaluated_windows):
                 batch = self.pairs.held_out(index, factor)
                 condition = self._condition(batch.low_BCFHW, factor)
                 made = self._refine(condition, batch.text_BLD)

@@ -1,19 +1,23 @@
 """The debug recipe, stage after stage, and what each leaves behind."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
+from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import load_file
-from ultraflash.training.commands import main
+from ultraflash.training.commands import STAGES, main
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.patches import load_encoder
+from ultraflash.training.recipes import DEBUG_PRESET
 from ultraflash.training.shards import shard_path
 
 PATCH = PatchConfig(encoder_channels=())
@@ -22,7 +26,7 @@ PATCH = PatchConfig(encoder_channels=())
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("debug")
-    for stage in ("patches", "latents", "autoencoder", "upsampler"):
+    for stage in STAGES:
         assert main(["train", stage, "--recipe", "debug", "--run-dir", str(folder)]) == 0
     return folder
 
@@ -97,3 +101,18 @@ def test_each_upsampler_loads_strictly_and_enlarges(run_dir: Path, factor: int) 
     assert high_BTCHW.shape == (1, 2, 32, 2 * factor, 3 * factor)
     report = json.loads((run_dir / f"upsampler_x{factor}/evaluation.json").read_text())
     assert {"latent_mse", "latent_mse_bicubic"} <= set(report)
+
+
+def test_generator_and_super_resolution_leave_weights_that_fit_their_preset(run_dir: Path) -> None:
+    preset = load_preset(DEBUG_PRESET)
+    for name, config in (("base", preset.base.dit), ("base_multistep", preset.base.dit), ("sr", preset.sr.dit)):
+        load_file(CausalDiT(config), run_dir / f"weights/{name}.safetensors")
+
+
+def test_every_stage_evaluates_what_it_made(run_dir: Path) -> None:
+    for stage in ("base", "few_step", "sr"):
+        report = json.loads((run_dir / stage / "evaluation.json").read_text())
+        measures = {name: value for name, value in report.items() if isinstance(value, float)}
+        assert len(measures) > 2
+        assert all(math.isfinite(value) for value in measures.values())
+        assert list((run_dir / stage / "samples").glob("*.png"))
