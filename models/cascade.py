@@ -15,9 +15,10 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
 from ultraflash.models.noise import check_seed, counter_noise
 from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.ring_cache import BlockCache, RingCache
-from ultraflash.models.schedule import add_noise, clean_from_flow
+from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 from ultraflash.models.text import MiniLMEncoder
@@ -213,12 +214,13 @@ class Cascade:
         for step, (sigma, timestep) in enumerate(zip(sigmas, base.schedule.timesteps, strict=True)):
             if step:
                 noisy = add_noise(clean, self._noise(state, shape, f"base.step{step}", start), sigma)
-            clean = clean_from_flow(noisy, self._base_flow(state, noisy, timestep, start), sigma)
-        self._base_flow(state, clean, 0.0, start)
+            output = self._run_base(state, noisy, timestep, start)
+            clean = clean_estimate(output, prediction=base.prediction, noisy=noisy, sigma=sigma)
+        self._run_base(state, clean, 0.0, start)
         state.base_cache.commit()
         return clean
 
-    def _base_flow(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
+    def _run_base(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
         frames = latent_BCFHW.shape[2]
         return self._base(
             latent_BCFHW,
@@ -246,7 +248,7 @@ class Cascade:
         picture, sr = state.picture, self.preset.sr
         noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
         frames = condition_BCFHW.shape[2]
-        flow = self._sr(
+        output = self._sr(
             torch.cat((noise, condition_BCFHW), dim=1),
             torch.full((1, 1), sr.timestep, device=self._device),
             state.prompt_context.sr,
@@ -254,7 +256,10 @@ class Cascade:
             SparseAttention(picture.sr, self._sr_grid(picture.size), sr.rule),
         )
         picture.sr.commit()
-        return noise - flow
+        sigma = sr.timestep / TRAIN_STEPS
+        return clean_estimate(
+            output, prediction=sr.prediction, noisy=noise, sigma=sigma, condition=condition_BCFHW
+        )
 
     def _noise(self, state: StreamState, shape: tuple[int, ...], role: str, index: int) -> Tensor:
         return counter_noise(shape, seed=state.seed, role=role, index=index).to(self._device)

@@ -13,6 +13,7 @@ from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
 from ultraflash.models.patch_autoencoder import PatchConfig
+from ultraflash.models.prediction import Prediction
 from ultraflash.models.schedule import FlowSchedule
 from ultraflash.models.upsampler import UpsamplerConfig
 
@@ -70,6 +71,7 @@ class BaseConfig:
         window_frames: latent frames in the cache, the block in work included.
         sink_frames: first frames that are never evicted.
         schedule: denoising steps.
+        prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
     """
 
     dit: DiTConfig
@@ -79,6 +81,7 @@ class BaseConfig:
     window_frames: int
     sink_frames: int
     schedule: FlowSchedule
+    prediction: Prediction = "flow"
 
     def __post_init__(self) -> None:
         if self.block_frames > self.window_frames - self.sink_frames:
@@ -87,6 +90,8 @@ class BaseConfig:
                 f"with {self.sink_frames} sink frames"
             )
         self.dit.token_grid(self.rows, self.cols)
+        if self.prediction not in ("flow", "clean"):
+            raise BadConfig(f"the base predicts flow or clean, not {self.prediction!r}", param="prediction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,7 @@ class SuperResolutionConfig:
         block: latent frames, token rows and token columns of an attention block.
         cached_blocks: temporal blocks kept from earlier calls.
         rule: which key blocks a query block sees.
+        prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
     """
 
     dit: DiTConfig
@@ -108,6 +114,11 @@ class SuperResolutionConfig:
     block: tuple[int, int, int]
     cached_blocks: int
     rule: SelectionRule
+    prediction: Prediction = "flow"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("flow", "change"):
+            raise BadConfig(f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,12 @@ from ultraflash.training.patches import export
 from ultraflash.training.rollout import sample_blocks
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
-from ultraflash.training.teacher_forcing import teacher_forced_flow
+from ultraflash.training.teacher_forcing import teacher_forced_output
 
 EVALUATION_SIGMAS = (0.3, 0.6, 0.8, 0.9, 0.97)
+
+SMALLEST_SIGMA = 0.2
+"""Below this noise level, errors of a predicted clean latent count no more than at it."""
 
 TEACHER_FILE = "base_multistep.safetensors"
 """The multi-step generator: not shipped, it teaches the few-step one."""
@@ -111,11 +114,11 @@ class BaseStage:
         return shift * uniform / (1 + (shift - 1) * uniform)
 
     def _error(self, net: CausalDiT, batch: ClipBatch, sigma_BK: Tensor) -> Tensor:
-        """Mean squared error of the flow, (B, K)."""
+        """Mean squared error of the flow, (B, K), whatever the network predicts."""
         clean = batch.latent_BCFHW
         noise = torch.randn_like(clean)
         level = self.config.context_noise * torch.rand(clean.shape[0], 1, 1, 1, 1)
-        flow = teacher_forced_flow(
+        output = teacher_forced_output(
             net,
             clean,
             noise,
@@ -125,8 +128,11 @@ class BaseStage:
             window_blocks=self.base.window_frames // self.base.block_frames,
             context_BCFHW=add_noise(clean, torch.randn_like(clean), level),
         )
-        squared = (flow - (noise - clean)).square().mean(dim=(1, 3, 4))
-        return squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
+        target = clean if self.base.prediction == "clean" else noise - clean
+        squared = (output - target).square().mean(dim=(1, 3, 4))
+        squared = squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
+        # flow = (noisy - clean) / sigma, so an error of the clean latent counts 1 / sigma**2 as an error of the flow.
+        return squared / sigma_BK.clamp_min(SMALLEST_SIGMA).square() if self.base.prediction == "clean" else squared
 
     def sample(self, step: int) -> Tensor:
         clips = self.held_out.batch(0, 8)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
-from ultraflash.models.schedule import add_noise, clean_from_flow
+from ultraflash.models.schedule import add_noise
 from ultraflash.models.weights import load_file
-from ultraflash.training.base import TEACHER_FILE
+from ultraflash.training.base import SMALLEST_SIGMA, TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
-from ultraflash.training.rollout import Roller, block_flow, sample_few_steps
+from ultraflash.training.rollout import Roller, block_estimate, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
 
@@ -137,7 +137,7 @@ class FewStepStage:
         clean = torch.zeros(stream.shape)
         for sigma in self.base.schedule.sigmas[:count]:
             noisy = add_noise(clean, torch.randn(stream.shape), sigma)
-            clean = clean_from_flow(noisy, stream.flow(noisy, sigma), sigma)
+            clean = stream.clean(noisy, sigma)
         return clean
 
     def _committed(self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor]) -> Roller:
@@ -157,8 +157,7 @@ class FewStepStage:
         with torch.set_grad_enabled(batch.moves_student):
             text = self.student.encode_text(batch.text_BXW)
             level = torch.full((noisy.shape[0],), sigma)
-            flow = block_flow(self.student, noisy, level, text, stream.positions, seen)
-            return noisy - sigma * flow
+            return block_estimate(self.student, self.base, noisy, level, text, stream.positions, seen)
 
     def _draw_sigma(self, count: int) -> Tensor:
         config, shift = self.config, self.base.schedule.shift
@@ -168,8 +167,8 @@ class FewStepStage:
     def _estimate(self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor) -> Tensor:
         """A score network's clean estimate of a noised block after the same past."""
         stream = self._committed(net, text_BXW, past)
-        flow = block_flow(net, noisy, sigma_B, net.encode_text(text_BXW), stream.positions, stream.past())
-        return noisy - sigma_B.view(-1, 1, 1, 1, 1) * flow
+        text = net.encode_text(text_BXW)
+        return block_estimate(net, self.base, noisy, sigma_B, text, stream.positions, stream.past())
 
     def _matching_loss(
         self, batch: RollBatch, past: list[Tensor], clean: Tensor, noise: Tensor, sigma_B: Tensor
@@ -188,10 +187,9 @@ class FewStepStage:
         self, batch: RollBatch, past: list[Tensor], clean: Tensor, noise: Tensor, sigma_B: Tensor
     ) -> Tensor:
         noisy = add_noise(clean, noise, sigma_B.view(-1, 1, 1, 1, 1))
-        stream = self._committed(self.score, batch.text_BXW, past)
-        text = self.score.encode_text(batch.text_BXW)
-        flow = block_flow(self.score, noisy, sigma_B, text, stream.positions, stream.past())
-        return (flow - (noise - clean)).square().mean()
+        estimate = self._estimate(self.score, batch.text_BXW, past, noisy, sigma_B)
+        weight = sigma_B.view(-1, 1, 1, 1, 1).clamp_min(SMALLEST_SIGMA).square()
+        return ((estimate - clean).square() / weight).mean()
 
     def sample(self, step: int) -> Tensor:
         clips = self.held_out.batch(0, 8)

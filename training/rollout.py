@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.ring_cache import RingCache
-from ultraflash.models.schedule import TRAIN_STEPS, add_noise, clean_from_flow, shifted_sigmas
+from ultraflash.models.schedule import TRAIN_STEPS, add_noise, shifted_sigmas
 from ultraflash.models.streaming_attention import WindowAttention
 
 
 class Roller:
-    """A batch of streams of one network, a prompt each: flows of the block in work, commits of finished ones."""
+    """A batch of streams of one network, a prompt each: clean estimates of the block in work, commits of finished ones."""
 
     def __init__(self, net: CausalDiT, config: BaseConfig, text_BXW: Tensor) -> None:
         self.net, self.config = net, config
@@ -49,15 +50,16 @@ class Roller:
         return torch.arange(self.start, self.start + self.config.block_frames)
 
     @torch.no_grad()
-    def flow(self, latent_BCFHW: Tensor, sigma: float) -> Tensor:
-        """Flow of the block in work at noise level ``sigma``; its keys and values go to the cache."""
+    def clean(self, latent_BCFHW: Tensor, sigma: float) -> Tensor:
+        """Clean estimate of the block in work at noise level ``sigma``; its keys and values go to the cache."""
         timestep = torch.full((self.batch, self.config.block_frames), TRAIN_STEPS * sigma)
-        return self.net(latent_BCFHW, timestep, self.text, self.positions, WindowAttention(self.cache))
+        output = self.net(latent_BCFHW, timestep, self.text, self.positions, WindowAttention(self.cache))
+        return clean_estimate(output, prediction=self.config.prediction, noisy=latent_BCFHW, sigma=sigma)
 
     @torch.no_grad()
     def commit(self, clean_BCFHW: Tensor) -> None:
         """Finish the block in work."""
-        self.flow(clean_BCFHW, 0.0)
+        self.clean(clean_BCFHW, 0.0)
         self.cache.commit()
         self.start += self.config.block_frames
 
@@ -79,17 +81,20 @@ class PastAttention:
         )
 
 
-def block_flow(
+def block_estimate(
     net: CausalDiT,
+    config: BaseConfig,
     latent_BCFHW: Tensor,
     sigma_B: Tensor,
     text: TextContext,
     positions_F: Tensor,
     past: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """Flow of one block at a noise level per sample, over a given past; differentiable."""
+    """Clean estimate of one block at a noise level per sample, over a given past; differentiable."""
     timestep = TRAIN_STEPS * sigma_B[:, None].expand(-1, latent_BCFHW.shape[2])
-    return net(latent_BCFHW, timestep, text, positions_F, PastAttention(past))
+    output = net(latent_BCFHW, timestep, text, positions_F, PastAttention(past))
+    sigma = sigma_B.view(-1, 1, 1, 1, 1)
+    return clean_estimate(output, prediction=config.prediction, noisy=latent_BCFHW, sigma=sigma)
 
 
 @torch.no_grad()
@@ -103,7 +108,7 @@ def sample_blocks(
     guidance: float,
     seed: int,
 ) -> Tensor:
-    """Multi-step sampling: Euler's method on the guided flow, block after block; latents (B, C, F, H, W)."""
+    """Multi-step sampling: Euler's method towards the guided clean estimate, block after block; latents (B, C, F, H, W)."""
     streams = [Roller(net, config, text_BXW)]
     if guidance != 1.0:
         streams.append(Roller(net, config, torch.zeros_like(text_BXW)))
@@ -113,9 +118,9 @@ def sample_blocks(
     for _ in range(blocks):
         x = torch.randn(streams[0].shape, generator=generator)
         for sigma, following in zip(table[:-1], table[1:], strict=True):
-            flows = [stream.flow(x, sigma) for stream in streams]
-            flow = flows[0] if len(flows) == 1 else flows[1] + guidance * (flows[0] - flows[1])
-            x = x + (following - sigma) * flow
+            cleans = [stream.clean(x, sigma) for stream in streams]
+            clean = cleans[0] if len(cleans) == 1 else cleans[1] + guidance * (cleans[0] - cleans[1])
+            x = clean + (following / sigma) * (x - clean)
         for stream in streams:
             stream.commit(x)
         done.append(x)
@@ -132,7 +137,7 @@ def sample_few_steps(net: CausalDiT, config: BaseConfig, text_BXW: Tensor, *, bl
         clean = torch.zeros(stream.shape)
         for sigma in config.schedule.sigmas:
             noisy = add_noise(clean, torch.randn(stream.shape, generator=generator), sigma)
-            clean = clean_from_flow(noisy, stream.flow(noisy, sigma), sigma)
+            clean = stream.clean(noisy, sigma)
         stream.commit(clean)
         done.append(clean)
     return torch.cat(done, dim=2)

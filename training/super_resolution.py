@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, load_preset
+from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import load_file
 from ultraflash.training.loop import StageConfig, train
@@ -145,8 +147,12 @@ class SuperResolutionStage:
             noise = torch.randn_like(condition)
             timestep = torch.full((condition.shape[0], 1), sr.timestep)
             positions = torch.arange(start, start + size)
-            flow = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
-            made.append(noise - flow)
+            output = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
+            made.append(
+                clean_estimate(
+                    output, prediction=sr.prediction, noisy=noise, sigma=sr.timestep / TRAIN_STEPS, condition=condition
+                )
+            )
         return torch.cat(made, dim=2)
 
     def loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor | float]]:

@@ -56,7 +56,7 @@ def _attend(q_BLND: Tensor, k_BMND: Tensor, v_BMND: Tensor) -> Tensor:
     return (weights @ v).unflatten(0, (batch, heads)).transpose(1, 2)
 
 
-def teacher_forced_flow(
+def teacher_forced_output(
     net: CausalDiT,
     clean_BCFHW: Tensor,
     noise_BCFHW: Tensor,
@@ -67,7 +67,7 @@ def teacher_forced_flow(
     window_blocks: int,
     context_BCFHW: Tensor | None = None,
 ) -> Tensor:
-    """Predicted flow (B, C, F, H, W) of every block, each noised at its own level.
+    """The network's output (B, C, F, H, W) for every block, each noised at its own level.
 
     Args:
         clean_BCFHW: latents; F is a multiple of ``block_frames``.
@@ -87,5 +87,5 @@ def teacher_forced_flow(
     order = torch.arange(frames)
     h, w = net.config.token_grid(rows, cols)
     attend = BlockCausal(blocks=blocks, block_tokens=block_frames * h * w, window_blocks=window_blocks)
-    flow = net(latents, timesteps, net.encode_text(text_BXW), torch.cat((order[:past], order)), attend)
-    return flow[:, :, past:]
+    output = net(latents, timesteps, net.encode_text(text_BXW), torch.cat((order[:past], order)), attend)
+    return output[:, :, past:]

@@ -131,7 +131,7 @@ def test_memory_of_a_stream_does_not_grow(cascade: Cascade) -> None:
 
 
 def test_unknown_size_and_seed_are_refused_with_what_is_accepted(cascade: Cascade) -> None:
-    with pytest.raises(UnknownSize, match=r"0\.5K \(128x96\)"):
+    with pytest.raises(UnknownSize, match=r"0\.5K \(256x192\)"):
         cascade.open("a calm sea", size="3K")
     with pytest.raises(InvalidSeed):
         cascade.open("a calm sea", seed=-1)

@@ -7,9 +7,9 @@ from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 from ultraflash.training.base import ClipBatch, cut_windows, splice_prompts
 from ultraflash.training.latents import LatentsBatch
 from ultraflash.training.recipes import DEBUG_PRESET
-from ultraflash.training.rollout import Roller, block_flow, sample_blocks, sample_few_steps
+from ultraflash.training.rollout import Roller, block_estimate, sample_blocks, sample_few_steps
 from ultraflash.training.super_resolution import degrade, neighbour_loss
-from ultraflash.training.teacher_forcing import teacher_forced_flow
+from ultraflash.training.teacher_forcing import teacher_forced_output
 
 BASE = load_preset(DEBUG_PRESET).base
 
@@ -27,24 +27,24 @@ def clip(frames: int = 9) -> Tensor:
 def test_a_teacher_forced_pass_equals_what_a_stream_computes_block_by_block() -> None:
     net, clean, text = network(), clip(), torch.randn(2, 64, 384)
     noise, sigma = torch.randn_like(clean), torch.tensor([[0.9, 0.5, 0.7], [0.2, 0.6, 1.0]])
-    flow = teacher_forced_flow(net, clean, noise, sigma, text, block_frames=3, window_blocks=3)
+    output = teacher_forced_output(net, clean, noise, sigma, text, block_frames=3, window_blocks=3)
     context = net.encode_text(text)
     stream = Roller(net, BASE, text)
     for block in range(3):
         part = slice(3 * block, 3 * block + 3)
         noisy = add_noise(clean[:, :, part], noise[:, :, part], sigma[:, block].view(2, 1, 1, 1, 1))
-        streamed = block_flow(net, noisy, sigma[:, block], context, stream.positions, stream.past())
-        torch.testing.assert_close(flow[:, :, part], streamed, atol=1e-4, rtol=1e-4)
+        streamed = block_estimate(net, BASE, noisy, sigma[:, block], context, stream.positions, stream.past())
+        torch.testing.assert_close(output[:, :, part], streamed, atol=1e-4, rtol=1e-4)
         stream.commit(clean[:, :, part])
 
 
 def test_a_block_has_no_gradient_from_blocks_after_it() -> None:
     net, text = network(), torch.randn(2, 64, 384)
     clean = clip().requires_grad_()
-    flow = teacher_forced_flow(
+    output = teacher_forced_output(
         net, clean, torch.zeros_like(clean), torch.full((2, 3), 0.5), text, block_frames=3, window_blocks=3
     )
-    flow[:, :, 3:6].square().sum().backward()
+    output[:, :, 3:6].square().sum().backward()
     touched = clean.grad.abs().sum(dim=(0, 1, 3, 4)) > 0
     assert touched.tolist() == [True] * 6 + [False] * 3
 
