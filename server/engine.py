@@ -1,0 +1,102 @@
+"""What the server needs of an engine: the verbs of ``ultraflash.models.cascade.Cascade``.
+
+A factory is named by its dotted path, ``module:attribute``, so that the worker process can build its own engine
+and a test of supervision can bring one that needs no weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ultraflash.server.errors import BadOption
+
+if TYPE_CHECKING:
+    import torch
+
+CASCADE = "ultraflash.models.cascade:Cascade.load"
+
+
+class PictureSize(Protocol):
+    """A picture size that a preset can make."""
+
+    @property
+    def name(self) -> str:
+        """Name that people use, such as ``1K``; ``WxH`` where it has none."""
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+
+
+class EnginePreset(Protocol):
+    """What a preset promises."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model as clients see it."""
+
+    @property
+    def fps(self) -> int:
+        """Native playback rate."""
+
+    @property
+    def sizes(self) -> Sequence[PictureSize]:
+        """All named sizes, small to large."""
+
+    @property
+    def default_size(self) -> PictureSize:
+        """Size of a stream that asks for none."""
+
+    @property
+    def max_prompt_chars(self) -> int:
+        """Longest prompt."""
+
+    def size(self, text: str) -> PictureSize:
+        """The size called ``text``, a name or ``WxH``. Raises ``UnknownSize``."""
+
+
+class Engine(Protocol):
+    """Makes frames, one group of one stream at a time; used from one thread. States are opaque here."""
+
+    @property
+    def preset(self) -> EnginePreset:
+        """What it can make."""
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises ``EmptyPrompt`` or ``PromptTooLong``."""
+
+    def open(self, prompt: str, *, size: str, seed: int) -> Any:
+        """State of a new stream."""
+
+    def next_group(self, state: Any) -> torch.Tensor:
+        """Next frames, uint8 (T, H, W, 3) RGB, contiguous, on the CPU."""
+
+    def set_prompt(self, state: Any, prompt: str) -> None:
+        """Changes the prompt from the next group on."""
+
+    def set_size(self, state: Any, size: str) -> None:
+        """Changes the size from the next group on."""
+
+    def stage_seconds(self, state: Any) -> Mapping[str, float]:
+        """Seconds of the last group by stage."""
+
+
+def load_engine(factory: str, preset: str) -> Engine:
+    """Builds the engine that ``factory`` (``module:attribute``) makes of a preset's name or path.
+
+    Raises ``BadOption`` when there is no such factory, and whatever loading raises.
+    """
+    module_name, _, path = factory.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+        for part in path.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadOption(f"No engine factory {factory!r}: {error}.", param="engine") from error
+    return cast(Engine, target(preset))
