@@ -237,8 +237,12 @@ ServerEvent = Union[
     ErrorEvent,
     SessionPong,
 ]
-CLIENT_EVENTS: Mapping[str, type[Event]] = {cls.model_fields["type"].default: cls for cls in get_args(ClientEvent)}
-SERVER_EVENTS: Mapping[str, type[Event]] = {cls.model_fields["type"].default: cls for cls in get_args(ServerEvent)}
+CLIENT_EVENTS: Mapping[str, type[Event]] = {
+    cls.model_fields["type"].default: cls for cls in get_args(ClientEvent)
+}
+SERVER_EVENTS: Mapping[str, type[Event]] = {
+    cls.model_fields["type"].default: cls for cls in get_args(ServerEvent)
+}
 
 
 def client_adapter() -> TypeAdapter[ClientEvent]:
@@ -277,7 +281,9 @@ def parse_client_event(text: str) -> ClientEvent:
     kind = data.get("type")
     if not isinstance(kind, str) or kind not in CLIENT_EVENTS:
         known = ", ".join(CLIENT_EVENTS)
-        raise UnknownEvent(f"Unknown event type {_shown(kind)}. Known: {known}.", param="type", event_id=event_id)
+        raise UnknownEvent(
+            f"Unknown event type {_shown(kind)}. Known: {known}.", param="type", event_id=event_id
+        )
     cls = CLIENT_EVENTS[kind]
     try:
         return cls.model_validate(data)  # type: ignore[return-value]
