@@ -50,8 +50,8 @@ class EnginePreset(Protocol):
         """All named sizes, small to large."""
 
     @property
-    def default_size(self) -> PictureSize:
-        """Size of a stream that asks for none."""
+    def default_size(self) -> str:
+        """Name of the size of a stream that asks for none."""
 
     @property
     def max_prompt_chars(self) -> int:
@@ -61,17 +61,28 @@ class EnginePreset(Protocol):
         """The size called ``text``, a name or ``WxH``. Raises ``UnknownSize``."""
 
 
+class EngineState(Protocol):
+    """State of one stream, opaque but for the times it reports."""
+
+    @property
+    def stage_seconds(self) -> Mapping[str, float]:
+        """Seconds of the newest group by stage."""
+
+
 class Engine(Protocol):
-    """Makes frames, one group of one stream at a time; used from one thread. States are opaque here."""
+    """Makes frames, one group of one stream at a time; used from one thread.
+
+    A state goes back only to the engine that made it, hence the ``Any`` where one is taken.
+    """
 
     @property
     def preset(self) -> EnginePreset:
         """What it can make."""
 
-    def check_prompt(self, prompt: str) -> None:
-        """Raises ``EmptyPrompt`` or ``PromptTooLong``."""
+    def check_prompt(self, prompt: str) -> str:
+        """The prompt as it will be used. Raises ``EmptyPrompt`` or ``PromptTooLong``."""
 
-    def open(self, prompt: str, *, size: str, seed: int) -> Any:
+    def open(self, prompt: str, *, size: str, seed: int) -> EngineState:
         """State of a new stream."""
 
     def next_group(self, state: Any) -> torch.Tensor:
@@ -83,9 +94,6 @@ class Engine(Protocol):
     def set_size(self, state: Any, size: str) -> None:
         """Changes the size from the next group on."""
 
-    def stage_seconds(self, state: Any) -> Mapping[str, float]:
-        """Seconds of the last group by stage."""
-
 
 def load_engine(factory: str, preset: str) -> Engine:
     """Builds the engine that ``factory`` (``module:attribute``) makes of a preset's name or path.
@@ -93,10 +101,14 @@ def load_engine(factory: str, preset: str) -> Engine:
     Raises ``BadOption`` when there is no such factory, and whatever loading raises.
     """
     module_name, _, path = factory.partition(":")
+    if not module_name or not path:
+        raise BadOption(f"An engine factory is named module:attribute, unlike {factory!r}.", param="engine")
     try:
         target: Any = importlib.import_module(module_name)
         for part in path.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and not module_name.startswith(error.name or "?"):
+            raise
         raise BadOption(f"No engine factory {factory!r}: {error}.", param="engine") from error
     return cast(Engine, target(preset))

@@ -73,6 +73,31 @@ class Unsupported(ProtocolError):
     code = "unsupported"
 
 
+class AckOutOfRange(ProtocolError):
+    """An acknowledgement of a frame that has not been sent."""
+
+    code = "ack_out_of_range"
+
+
+class TooManyPending(ProtocolError):
+    """More changes than can wait for one group."""
+
+    code = "too_many_pending"
+    retryable = True
+
+
+class TooManyErrors(ProtocolError):
+    """A connection that sends one bad message after the other."""
+
+    code = "too_many_errors"
+
+
+class StartTimeout(ProtocolError):
+    """A connection that never started a session."""
+
+    code = "start_timeout"
+
+
 class Busy(UltraflashError):
     """No room for another live stream at the moment."""
 

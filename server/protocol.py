@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -215,28 +215,28 @@ class SessionPong(Event):
     t: float | None = None
 
 
-ClientEvent = Union[
-    SessionStart,
-    PromptUpdate,
-    SessionControl,
-    PlaybackAck,
-    KeyframeRequest,
-    SessionPing,
-    SessionStop,
-    SessionResume,
-]
-ServerEvent = Union[
-    QueueStatus,
-    SessionStarted,
-    StreamConfig,
-    PromptApplied,
-    QualityChanged,
-    Stats,
-    SessionResumed,
-    SessionDone,
-    ErrorEvent,
-    SessionPong,
-]
+ClientEvent = (
+    SessionStart
+    | PromptUpdate
+    | SessionControl
+    | PlaybackAck
+    | KeyframeRequest
+    | SessionPing
+    | SessionStop
+    | SessionResume
+)
+ServerEvent = (
+    QueueStatus
+    | SessionStarted
+    | StreamConfig
+    | PromptApplied
+    | QualityChanged
+    | Stats
+    | SessionResumed
+    | SessionDone
+    | ErrorEvent
+    | SessionPong
+)
 CLIENT_EVENTS: Mapping[str, type[Event]] = {
     cls.model_fields["type"].default: cls for cls in get_args(ClientEvent)
 }

@@ -38,7 +38,7 @@ class Mp4Writer:
         self._track = track
         self._sizes: list[int] = []
         self._keys: list[int] = []
-        self._payload: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)
+        self._payload: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by __exit__
 
     @property
     def frames(self) -> int:

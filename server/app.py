@@ -1,0 +1,196 @@
+"""The web process as an ASGI app: the stream, the small REST surface, the page. It never computes a picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from ultraflash.models.errors import UltraflashError
+from ultraflash.server.connection import Connection, StreamServer
+from ultraflash.server.metrics import Metrics
+from ultraflash.server.origins import Gate, origin_allowed
+from ultraflash.server.outbox import POLICY_VIOLATION
+from ultraflash.server.protocol import json_schema
+from ultraflash.server.settings import Settings
+from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+PAGE = Path(__file__).parent / "web"
+WORKER_STOP_S = 6.0
+NO_CACHE = {"Cache-Control": "no-cache"}
+
+
+def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | None = None) -> FastAPI:
+    """Builds the app; the worker starts with its lifespan.
+
+    Args:
+        settings: of the server.
+        on_worker_failed: called once when no worker can be had, for good.
+    """
+    server = StreamServer(
+        settings=settings,
+        supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
+        metrics=Metrics(),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        supervision = asyncio.create_task(server.supervisor.run())
+        yield
+        server.supervisor.stop()
+        _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
+        for task in unfinished:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await supervision
+
+    app = FastAPI(
+        title="ultraflash",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    app.state.server = server
+    app.add_middleware(Gate, settings=settings.http)
+    _add_errors(app)
+    _add_health(app, server)
+    _add_models(app, server)
+    _add_stream(app, server)
+    _add_page(app)
+    return app
+
+
+def _add_health(app: FastAPI, server: StreamServer) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The web process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """Whether streams can be started, and how far loading has come."""
+        status = server.supervisor.status
+        if server.supervisor.is_ready:
+            return JSONResponse({"ready": True})
+        body = {
+            "ready": False,
+            "stage": status.stage,
+            "progress": status.progress,
+            "restarts": status.restarts,
+        }
+        headers = {"Retry-After": str(server.settings.stream.retry_after_s)}
+        return JSONResponse(body, status_code=503, headers=headers)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text format."""
+        server.metrics.worker_restarts.set(server.supervisor.status.restarts)
+        server.metrics.ready.set(server.supervisor.is_ready)
+        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_models(app: FastAPI, server: StreamServer) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The loaded preset, as the OpenAI client lists models."""
+        ready = server.capabilities()
+        return {
+            "object": "list",
+            "data": [{"id": ready.model, "object": "model", "created": 0, "owned_by": "ultraflash"}],
+        }
+
+    @app.get("/v1/capabilities")
+    async def capabilities() -> dict[str, Any]:
+        """What can be asked for."""
+        ready = server.capabilities()
+        sizes = [{"name": name, "width": width, "height": height} for name, width, height in ready.sizes]
+        preset = {
+            "name": ready.model,
+            "fps": ready.fps,
+            "sizes": sizes,
+            "default_size": ready.default_size,
+            "max_prompt_chars": ready.max_prompt_chars,
+        }
+        return {
+            "presets": [preset],
+            "default_preset": ready.model,
+            "transports": ["webcodecs", "fmp4"],
+            "codecs": ["avc1"],
+            "transitions": ["cut"],
+            "max_ahead_ms": server.settings.stream.ahead_ms,
+            "max_streams": server.settings.stream.max_streams,
+        }
+
+
+def _add_stream(app: FastAPI, server: StreamServer) -> None:
+    @app.get("/v1/stream/schema")
+    async def schema() -> dict[str, Any]:
+        """JSON Schema of the events of the stream."""
+        return json_schema()
+
+    @app.websocket("/v1/stream")
+    async def stream(websocket: WebSocket) -> None:
+        """Live streams; see PROTOCOL.md."""
+        await websocket.accept()
+        if not origin_allowed(server.settings.http, websocket.headers):
+            await websocket.close(POLICY_VIOLATION, "origin not allowed")
+            return
+        await Connection(websocket, server).run()
+
+
+class PageFiles(StaticFiles):
+    """Files of the page, revalidated at each load so that a new version is seen at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """A file with our cache policy."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(NO_CACHE)
+        return response
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        """The page."""
+        return FileResponse(PAGE / "index.html", headers=NO_CACHE)
+
+    app.mount("/assets", PageFiles(directory=PAGE, check_dir=False), name="assets")
+
+
+def error_body(code: str, message: str, *, param: str | None, status: int) -> dict[str, Any]:
+    """The one shape of REST errors."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"code": code, "message": message, "param": param, "type": kind}}
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(UltraflashError)
+    async def ours(request: Request, error: UltraflashError) -> JSONResponse:
+        status = 503 if error.retryable else 400
+        headers = {"Retry-After": "5"} if error.retryable else None
+        body = error_body(error.code, error.message, param=error.param, status=status)
+        return JSONResponse(body, status_code=status, headers=headers)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        code = "not_found" if error.status_code == 404 else f"http_{error.status_code}"
+        body = error_body(code, str(error.detail), param=None, status=error.status_code)
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse(
+            error_body("invalid_field", first["msg"], param=param, status=422), status_code=422
+        )

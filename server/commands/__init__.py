@@ -1,0 +1,1 @@
+"""Sub-commands of ``ultraflash`` that belong to the server; each module is one entry point."""

@@ -1,0 +1,82 @@
+"""Stream generated video to browsers and programs.
+
+Serves the page and the WebSocket on http://127.0.0.1:8000/ until it is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+LOG_FORMAT = "%(asctime)s %(levelname)s web %(message)s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML; options win over it")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default 8000)")
+    parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default mini)")
+    parser.add_argument("--size", help="size of streams that ask for none, a name or WxH")
+    parser.add_argument("--max-streams", type=int, help="live streams at a time (default 2)")
+    parser.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        default=None,
+        help="listen beyond this machine although API keys do not exist yet",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until stopped. Returns 0, or 2 when the engine cannot be loaded."""
+    import uvicorn
+
+    from ultraflash.server.app import create_app
+    from ultraflash.server.listen import address_of, listening_socket
+    from ultraflash.server.settings import check_binding, load_settings
+
+    settings = load_settings(args.config, _options(args))
+    check_binding(settings.http)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    listener = listening_socket(settings.http.host, settings.http.port)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app = create_app(settings, on_worker_failed=stop)
+    config = uvicorn.Config(
+        app,
+        ws_per_message_deflate=False,
+        ws_max_size=settings.http.max_message_bytes,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+    )
+    server = uvicorn.Server(config)
+    print(f"ultraflash serves {settings.preset} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return 0
+    status = app.state.server.supervisor.status
+    if status.state == "failed":
+        print(f"ultraflash: {status.message}", flush=True)
+        return 2
+    return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    named = {
+        "preset": args.preset,
+        "size": args.size,
+        "http.host": args.host,
+        "http.port": args.port,
+        "http.allow_unauthenticated": args.allow_unauthenticated,
+        "stream.max_streams": args.max_streams,
+    }
+    return {name: value for name, value in named.items() if value is not None}

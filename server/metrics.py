@@ -1,0 +1,53 @@
+"""Prometheus metrics of one server."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
+
+
+class Metrics:
+    """Counters of one app; each app has a registry of its own, so that two can live in one process."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.connections = Gauge("ultraflash_connections", "Open stream connections.", registry=registry)
+        self.sessions = Gauge("ultraflash_sessions", "Live sessions.", registry=registry)
+        self.sessions_ended = Counter(
+            "ultraflash_sessions_ended", "Sessions that are over.", ["reason"], registry=registry
+        )
+        self.refused = Counter(
+            "ultraflash_refused", "Messages and sessions that were refused.", ["code"], registry=registry
+        )
+        self.frames = Counter("ultraflash_frames", "Encoded frames.", registry=registry)
+        self.encoded_bytes = Counter("ultraflash_encoded_bytes", "Encoded media.", registry=registry)
+        self.dropped_frames = Counter(
+            "ultraflash_dropped_frames", "Frames that clients were too slow to read.", registry=registry
+        )
+        self.first_frame = Histogram(
+            "ultraflash_first_frame_seconds",
+            "From session.start to the first packet.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.prompt_to_frame = Histogram(
+            "ultraflash_prompt_to_frame_seconds",
+            "From prompt.update to the first packet that shows it.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage = Gauge(
+            "ultraflash_stage_ms_per_frame",
+            "Milliseconds a frame, newest report.",
+            ["stage"],
+            registry=registry,
+        )
+        self.ahead = Gauge(
+            "ultraflash_ahead_ms", "Media beyond the playhead, newest report.", registry=registry
+        )
+        self.worker_restarts = Gauge(
+            "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
+        )
+        self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)

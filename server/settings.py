@@ -1,0 +1,193 @@
+"""Settings of ``ultraflash serve``: defaults, then a TOML file, then the environment, then options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from ultraflash.models.errors import BadConfig
+from ultraflash.server.engine import CASCADE
+from ultraflash.server.errors import UnsafeBinding
+from ultraflash.server.worker.messages import Configure
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class HttpSettings(BaseModel):
+    """Where the server listens and whom it answers.
+
+    Attributes:
+        allowed_origins: origins beside the server's own whose pages may open the stream.
+        allowed_hosts: Host names that requests may carry; on loopback only loopback names unless given,
+            so that a foreign name that resolves to this machine gets nowhere.
+        allow_unauthenticated: listen beyond this machine without API keys.
+        max_message_bytes: longest message that a client may send.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allow_unauthenticated: bool = False
+    max_message_bytes: int = Field(default=65_536, ge=1024)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in LOOPBACK
+
+
+class StreamSettings(BaseModel):
+    """Limits of live streams.
+
+    Attributes:
+        max_streams: live streams at a time; further ones are refused with 1013.
+        ahead_ms: media generated at most beyond what the owner has seen.
+        ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
+        paused_end_s: longest pause by the owner.
+        start_timeout_s: time for ``session.start`` after connecting.
+        max_errors: bad messages after which a connection is closed.
+        retry_after_s: what a refused client is told.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_streams: int = Field(default=2, ge=1)
+    ahead_ms: float = Field(default=1500.0, gt=0)
+    ack_pause_s: float = Field(default=15.0, gt=0)
+    ack_end_s: float = Field(default=60.0, gt=0)
+    paused_end_s: float = Field(default=600.0, gt=0)
+    start_timeout_s: float = Field(default=60.0, gt=0)
+    max_errors: int = Field(default=100, ge=1)
+    retry_after_s: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _silence_pauses_before_it_ends(self) -> StreamSettings:
+        if self.ack_pause_s > self.ack_end_s:
+            raise ValueError("ack_pause_s must not exceed ack_end_s")
+        return self
+
+
+class Settings(BaseSettings):
+    """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
+
+    Attributes:
+        preset: name or path of the preset.
+        size: of streams that ask for ``auto``; the preset's own default if None.
+        engine: factory of the engine, ``module:attribute``.
+        log_level: of Python's logging.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ULTRAFLASH_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    preset: str = "mini"
+    size: str | None = None
+    engine: str = CASCADE
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
+
+    def configure(self) -> Configure:
+        """What the worker is told."""
+        return Configure(
+            engine=self.engine,
+            preset=self.preset,
+            size=self.size,
+            ahead_ms=self.stream.ahead_ms,
+            ack_pause_s=self.stream.ack_pause_s,
+            ack_end_s=self.stream.ack_end_s,
+            paused_end_s=self.stream.paused_end_s,
+        )
+
+
+def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
+    """Reads the settings.
+
+    Args:
+        file: TOML, or None.
+        options: values of the command line by dotted name, such as ``http.port``.
+
+    Raises:
+        BadConfig: a file that cannot be read, or a setting that does not exist or cannot have its value.
+    """
+    table = _read_table(file) if file is not None else {}
+
+    class Layered(Settings):
+        """Settings that know one file."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=table)
+
+    try:
+        return Layered(**_nested(options))
+    except (ValidationError, SettingsError) as error:
+        raise BadConfig(_explain(error)) from error
+
+
+def check_binding(http: HttpSettings) -> None:
+    """Raises ``UnsafeBinding`` where strangers could use the machine and nobody has said that they may."""
+    if not http.on_loopback and not http.allow_unauthenticated:
+        raise UnsafeBinding(
+            f"Listening on {http.host} lets anyone who can reach it use this machine, and API keys do not exist yet. "
+            "Keep 127.0.0.1, or pass --allow-unauthenticated where the network is trusted.",
+            param="http.host",
+        )
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadConfig(f"The settings file {file} cannot be read: {error}", param="config") from error
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"http.port": 1}`` as ``{"http": {"port": 1}}``."""
+    table: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        inner = table
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = value
+    return table
+
+
+def _explain(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    problems = []
+    for detail in error.errors(include_url=False):
+        name = ".".join(str(part) for part in detail["loc"])
+        problems.append(
+            f"no setting {name!r}" if detail["type"] == "extra_forbidden" else f"{name}: {detail['msg']}"
+        )
+    return "Settings: " + "; ".join(problems)

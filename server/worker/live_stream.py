@@ -1,0 +1,181 @@
+"""One live stream as the worker sees it: the engine's state, its encoder, its playhead, what was asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ultraflash.server.engine import Engine, EngineState, PictureSize
+from ultraflash.server.media.h264 import H264Config
+from ultraflash.server.wall_clock import unix_ms
+from ultraflash.server.worker.encoding import CONTAINERS, FrameGroup, StreamEncoder
+from ultraflash.server.worker.messages import (
+    ControlStream,
+    OpenStream,
+    PromptShown,
+    SetPrompt,
+    SizeShown,
+    StreamOpened,
+    StreamReport,
+    StreamStats,
+)
+from ultraflash.server.worker.playhead import PacingRule, Playhead
+
+
+@dataclass(slots=True, kw_only=True)
+class LiveStream:
+    """Everything that changes while a stream runs.
+
+    Attributes:
+        next_index: number of the first frame of the next group.
+        group_frames: frames of the newest group, which the next one is expected to have.
+        fresh: whether the engine's state has made no frame yet.
+        new_prompts, new_size: asked for since the newest group.
+    """
+
+    stream_id: str
+    state: EngineState
+    size: PictureSize
+    fps: int
+    max_frames: int | None
+    playhead: Playhead
+    encoder: StreamEncoder
+    next_index: int
+    group_frames: int = 0
+    fresh: bool = True
+    new_prompts: list[SetPrompt] = field(default_factory=list)
+    new_size: tuple[str, PictureSize] | None = None
+
+    @property
+    def frame_us(self) -> float:
+        """Duration of a frame in microseconds."""
+        return 1e6 / self.fps
+
+    def may_generate(self, now: float) -> bool:
+        """Whether the next group may start."""
+        return self.playhead.may_generate(self.group_frames * self.frame_us, now)
+
+
+def open_stream(
+    engine: Engine, command: OpenStream, rule: PacingRule, default_size: str, now: float
+) -> LiveStream:
+    """Opens a stream on the engine and an encoder for it. Raises the engine's errors."""
+    size = engine.preset.size(default_size if command.size == "auto" else command.size)
+    fps = command.fps or engine.preset.fps
+    config = H264Config.live(width=size.width, height=size.height, fps=fps, bitrate=command.bitrate)
+    state = engine.open(command.prompt, size=size.name, seed=command.seed)
+    sent_us = command.first_index * 1e6 / fps
+    playhead = Playhead(rule, now=now, playhead_us=command.playhead_us, sent_us=sent_us)
+    playhead.set_paused(command.paused, now)
+    encoder = StreamEncoder(
+        command.stream_id,
+        config,
+        transport=command.transport,
+        generation=command.generation,
+        bitrate=command.bitrate,
+    )
+    return LiveStream(
+        stream_id=command.stream_id,
+        state=state,
+        size=size,
+        fps=fps,
+        max_frames=command.max_frames,
+        playhead=playhead,
+        encoder=encoder,
+        next_index=command.first_index,
+    )
+
+
+def opened_report(stream: LiveStream, command: OpenStream) -> StreamOpened:
+    """What the owner is told when its stream starts."""
+    return StreamOpened(
+        stream_id=stream.stream_id,
+        codec=stream.encoder.codec,
+        container=CONTAINERS[command.transport],
+        size=stream.size.name,
+        width=stream.size.width,
+        height=stream.size.height,
+        fps=stream.fps,
+    )
+
+
+def control_stream(engine: Engine, stream: LiveStream, command: ControlStream, now: float) -> None:
+    """Notes what the owner wants. Raises ``UnknownSize`` and changes nothing then."""
+    if command.size is not None:
+        stream.new_size = (command.event_id, engine.preset.size(command.size))
+    if command.bitrate is not None:
+        stream.encoder.request_bitrate(command.bitrate)
+    if command.paused is not None:
+        stream.playhead.set_paused(command.paused, now)
+
+
+def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
+    """Gives the engine what was asked since the newest group; returns what to tell the owner."""
+    first_us = stream.next_index * stream.frame_us
+    reports: list[StreamReport] = []
+    if stream.new_prompts:
+        engine.set_prompt(stream.state, stream.new_prompts[-1].prompt)
+        reports += [
+            PromptShown(stream_id=stream.stream_id, event_id=change.event_id, first_pts_us=first_us)
+            for change in stream.new_prompts
+        ]
+        stream.new_prompts = []
+    if stream.new_size is not None:
+        event_id, size = stream.new_size
+        engine.set_size(stream.state, size.name)
+        stream.size, stream.new_size = size, None
+        reports.append(
+            SizeShown(stream_id=stream.stream_id, event_id=event_id, size=size.name, first_pts_us=first_us)
+        )
+    return reports
+
+
+def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
+    """Runs the engine for one group, cut where ``max_frames`` is reached."""
+    frames_THWC = np.asarray(engine.next_group(stream.state))
+    stream.group_frames = len(frames_THWC)
+    if stream.max_frames is not None:
+        frames_THWC = frames_THWC[: stream.max_frames - stream.next_index]
+    return FrameGroup(
+        frames_THWC=frames_THWC,
+        size=stream.size.name,
+        first_index=stream.next_index,
+        captured_ms=unix_ms(),
+        discontinuity=stream.fresh and stream.next_index > 0,
+        seconds=dict(stream.state.stage_seconds),
+    )
+
+
+def advance(stream: LiveStream, group: FrameGroup, now: float) -> bool:
+    """Counts a group as sent. Returns whether it was the last one."""
+    stream.next_index += len(group.frames_THWC)
+    stream.fresh = False
+    stream.playhead.sent(stream.next_index * stream.frame_us, now)
+    return stream.max_frames is not None and stream.next_index >= stream.max_frames
+
+
+def stream_stats(stream: LiveStream) -> StreamStats:
+    """Speed and rate over the newest groups, whose work is counted and whose waiting is not."""
+    costs = list(stream.encoder.costs)
+    frames = sum(cost.frames for cost in costs)
+    stages: dict[str, float] = {}
+    for cost in costs:
+        for stage, seconds in cost.stages.items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+    return StreamStats(
+        stream_id=stream.stream_id,
+        generated_fps=_ratio(frames, sum(stages.values())),
+        encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
+        ahead_ms=stream.playhead.ahead_us / 1000,
+        stages=_milliseconds_per_frame(stages, frames),
+    )
+
+
+def _ratio(amount: float, of: float) -> float:
+    return round(amount / of, 3) if of else 0.0
+
+
+def _milliseconds_per_frame(stages: Mapping[str, float], frames: int) -> dict[str, float]:
+    return {stage: _ratio(seconds * 1000, frames) for stage, seconds in stages.items()}

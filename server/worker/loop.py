@@ -1,0 +1,194 @@
+"""The worker's main loop: take commands, pick the most urgent stream, make its next group."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Iterable
+
+from ultraflash.models.errors import UltraflashError
+from ultraflash.server.engine import Engine
+from ultraflash.server.worker.channel import ChannelClosed
+from ultraflash.server.worker.encoding import EncodingThread
+from ultraflash.server.worker.live_stream import (
+    LiveStream,
+    advance,
+    apply_changes,
+    control_stream,
+    make_group,
+    open_stream,
+    opened_report,
+    stream_stats,
+)
+from ultraflash.server.worker.messages import (
+    AckPlayback,
+    CloseStream,
+    Command,
+    CommandRefused,
+    Configure,
+    ControlStream,
+    OpenStream,
+    Report,
+    RequestKeyframe,
+    SetPrompt,
+    Shutdown,
+)
+from ultraflash.server.worker.playhead import PacingRule
+
+log = logging.getLogger(__name__)
+
+STATS_EVERY_S = 1.0
+IDLE_WAIT_S = 0.1
+
+
+def most_urgent(streams: Iterable[LiveStream], now: float) -> LiveStream | None:
+    """Of the streams that may go on, the one whose owner runs out of media first."""
+    ready = [stream for stream in streams if stream.may_generate(now)]
+    return min(ready, key=lambda stream: stream.playhead.deadline(), default=None)
+
+
+class WorkerLoop:
+    """Runs all streams of one engine; everything but encoding and reading happens on its thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: Configure,
+        commands: queue.Queue[Command],
+        emit: Callable[[Report], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._default_size = config.size or engine.preset.default_size
+        self._rule = PacingRule(
+            ahead_us=config.ahead_ms * 1000,
+            ack_pause_s=config.ack_pause_s,
+            ack_end_s=config.ack_end_s,
+            paused_end_s=config.paused_end_s,
+        )
+        self._commands = commands
+        self._emit = emit
+        self._clock = clock
+        self._streams: dict[str, LiveStream] = {}
+        self._encoding = EncodingThread(emit)
+        self._stats_at = clock() + STATS_EVERY_S
+        self._stopping = False
+
+    def run(self) -> None:
+        """Works until ``Shutdown``, or until nobody listens."""
+        self._encoding.start()
+        while not self._stopping:
+            self._take_commands()
+            self._end_the_silent()
+            self._report_stats()
+            stream = most_urgent(self._streams.values(), self._clock())
+            if stream is None:
+                self._wait_for_command()
+            else:
+                self._make_group(stream)
+
+    def _take_commands(self) -> None:
+        while not self._commands.empty():
+            self._apply(self._commands.get())
+
+    def _wait_for_command(self) -> None:
+        try:
+            self._apply(self._commands.get(timeout=IDLE_WAIT_S))
+        except queue.Empty:
+            return
+
+    def _apply(self, command: Command) -> None:
+        if isinstance(command, Shutdown):
+            self._stopping = True
+        elif isinstance(command, OpenStream):
+            self._open(command)
+        elif isinstance(command, Configure):
+            raise ValueError("A worker is configured once.")
+        elif command.stream_id in self._streams:
+            self._change(self._streams[command.stream_id], command)
+
+    def _open(self, command: OpenStream) -> None:
+        try:
+            stream = open_stream(self._engine, command, self._rule, self._default_size, self._clock())
+        except UltraflashError as error:
+            self._refuse(command.stream_id, None, error)
+            return
+        self._streams[command.stream_id] = stream
+        self._emit(opened_report(stream, command))
+        log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+
+    def _change(
+        self,
+        stream: LiveStream,
+        command: SetPrompt | ControlStream | AckPlayback | RequestKeyframe | CloseStream,
+    ) -> None:
+        now = self._clock()
+        try:
+            if isinstance(command, AckPlayback):
+                stream.playhead.ack(command.pts_us + stream.frame_us, now)
+            elif isinstance(command, SetPrompt):
+                self._engine.check_prompt(command.prompt)
+                stream.new_prompts.append(command)
+            elif isinstance(command, ControlStream):
+                control_stream(self._engine, stream, command, now)
+            elif isinstance(command, RequestKeyframe):
+                stream.encoder.request_key()
+            else:
+                self._forget(stream)
+        except UltraflashError as error:
+            event_id = command.event_id if isinstance(command, SetPrompt | ControlStream) else None
+            self._refuse(stream.stream_id, event_id, error)
+
+    def _refuse(self, stream_id: str, event_id: str | None, error: UltraflashError) -> None:
+        self._emit(
+            CommandRefused(
+                stream_id=stream_id,
+                event_id=event_id,
+                code=error.code,
+                message=error.message,
+                retryable=error.retryable,
+            )
+        )
+
+    def _forget(self, stream: LiveStream) -> None:
+        stream.encoder.closed = True
+        del self._streams[stream.stream_id]
+
+    def _end(self, stream: LiveStream, reason: str) -> None:
+        del self._streams[stream.stream_id]
+        self._encoding.end(stream.encoder, reason)
+        log.info("stream ended session=%s reason=%s frames=%d", stream.stream_id, reason, stream.next_index)
+
+    def _end_the_silent(self) -> None:
+        now = self._clock()
+        for stream in list(self._streams.values()):
+            reason = stream.playhead.over(now)
+            if reason is not None:
+                self._end(stream, reason)
+
+    def _report_stats(self) -> None:
+        now = self._clock()
+        if now < self._stats_at:
+            return
+        self._stats_at = now + STATS_EVERY_S
+        for stream in self._streams.values():
+            self._emit(stream_stats(stream))
+
+    def _make_group(self, stream: LiveStream) -> None:
+        if stream.encoder.closed:
+            del self._streams[stream.stream_id]
+            return
+        try:
+            for report in apply_changes(self._engine, stream):
+                self._emit(report)
+            group = make_group(self._engine, stream)
+        except ChannelClosed:
+            raise
+        except Exception:
+            log.exception("engine fault session=%s", stream.stream_id)
+            self._end(stream, "engine_fault")
+            return
+        self._encoding.encode(stream.encoder, group)
+        if advance(stream, group, self._clock()):
+            self._end(stream, "max_frames")

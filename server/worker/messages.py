@@ -1,0 +1,257 @@
+"""Messages between the web process and its worker: flat, typed, and only of types that msgpack knows.
+
+Commands go to the worker, reports come from it. Reading is strict: an unknown kind or field is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import msgpack  # type: ignore[import-untyped]
+
+from ultraflash.server.protocol import Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configure:
+    """The first command: what to load and how far to work ahead.
+
+    Attributes:
+        engine: factory, ``module:attribute``.
+        preset: name or path.
+        size: of streams that ask for ``auto``; the preset's own default if None.
+        ahead_ms: media generated at most beyond the playhead.
+        ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
+        paused_end_s: longest pause by the owner.
+    """
+
+    engine: str
+    preset: str
+    size: str | None
+    ahead_ms: float
+    ack_pause_s: float
+    ack_end_s: float
+    paused_end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStream:
+    """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost."""
+
+    stream_id: str
+    prompt: str
+    size: str
+    seed: int
+    fps: int | None
+    transport: Transport
+    bitrate: int | None
+    max_frames: int | None
+    paused: bool
+    first_index: int
+    generation: int
+    playhead_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPrompt:
+    """Changes the prompt from the next group on."""
+
+    stream_id: str
+    event_id: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlStream:
+    """Changes what is not None."""
+
+    stream_id: str
+    event_id: str
+    size: str | None
+    paused: bool | None
+    bitrate: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckPlayback:
+    """The owner has seen everything up to ``pts_us``."""
+
+    stream_id: str
+    pts_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKeyframe:
+    """The next encoded frame shall be a keyframe."""
+
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseStream:
+    """Forgets a stream; nothing is reported for it any more."""
+
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    """Ends the worker after the group in work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProgress:
+    """How far loading has come, 0 to 1."""
+
+    stage: str
+    progress: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReady:
+    """The engine is warm; ``sizes`` are (name, width, height)."""
+
+    model: str
+    fps: int
+    sizes: list[list[Any]]
+    default_size: str
+    max_prompt_chars: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFailed:
+    """The engine cannot be loaded, and trying again will not help."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOpened:
+    """A stream was accepted."""
+
+    stream_id: str
+    codec: str
+    container: str
+    size: str
+    width: int
+    height: int
+    fps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRefused:
+    """A command that the engine did not take; ``event_id`` is None for the opening of the stream."""
+
+    stream_id: str
+    event_id: str | None
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStarted:
+    """Comes before the first packet of each generation."""
+
+    stream_id: str
+    generation: int
+    codec: str
+    container: str
+    size: str
+    width: int
+    height: int
+    fps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptShown:
+    """The first frame of a changed prompt."""
+
+    stream_id: str
+    event_id: str
+    first_pts_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeShown:
+    """The size has changed as asked."""
+
+    stream_id: str
+    event_id: str
+    size: str
+    first_pts_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaPacket:
+    """One encoded frame or init segment; the fields are those of the media header."""
+
+    stream_id: str
+    flags: int
+    generation: int
+    seq: int
+    pts_us: float
+    capture_ms: float
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStats:
+    """Once a second: see ``Stats`` of the protocol."""
+
+    stream_id: str
+    generated_fps: float
+    encoded_kbps: float
+    ahead_ms: float
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEnded:
+    """The stream is over; no packet follows."""
+
+    stream_id: str
+    reason: str
+
+
+Command = (
+    Configure
+    | OpenStream
+    | SetPrompt
+    | ControlStream
+    | AckPlayback
+    | RequestKeyframe
+    | CloseStream
+    | Shutdown
+)
+StreamReport = (
+    StreamOpened
+    | CommandRefused
+    | GenerationStarted
+    | PromptShown
+    | SizeShown
+    | MediaPacket
+    | StreamStats
+    | StreamEnded
+)
+Report = WorkerProgress | WorkerReady | WorkerFailed | StreamReport
+_KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
+
+
+def encode_message(message: Command | Report) -> bytes:
+    """A message as msgpack: ``[kind, {field: value}]``."""
+    fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    return bytes(msgpack.packb([type(message).__name__, fields]))
+
+
+def decode_message(data: bytes) -> Command | Report:
+    """Reads what ``encode_message`` wrote. Raises ``ValueError`` for anything else."""
+    try:
+        kind, fields = msgpack.unpackb(data)
+        return _KINDS[kind](**fields)  # type: ignore[no-any-return]
+    except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"Not a message between web process and worker: {error}") from error

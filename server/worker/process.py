@@ -1,0 +1,92 @@
+"""Entry of the worker process. It is started with one end of a socket pair and told the rest through it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+
+import numpy as np
+
+from ultraflash.models.errors import UltraflashError
+from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.media.h264 import H264Config, H264Encoder
+from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
+from ultraflash.server.worker.loop import WorkerLoop
+from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
+
+log = logging.getLogger(__name__)
+
+WARM_UP_GROUPS = 2
+LOADED = 0.4
+LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
+
+
+def main() -> None:
+    """Serves the channel whose file descriptor is the first argument."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        config = channel.receive()
+        if not isinstance(config, Configure):
+            raise ValueError("The first command must be Configure.")
+        serve(channel, config)
+    except ChannelClosed:
+        log.info("the web process has gone")
+
+
+def serve(channel: BlockingChannel, config: Configure) -> None:
+    """Loads the engine, warms it up and works."""
+    try:
+        engine = _ready_engine(channel, config)
+    except UltraflashError as error:
+        channel.send(WorkerFailed(code=error.code, message=error.message))
+        return
+    commands: queue.Queue[Command] = queue.Queue()
+    loop = WorkerLoop(engine, config, commands, channel.send)
+    reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
+    reader.start()
+    channel.send(describe(engine, config))
+    loop.run()
+
+
+def describe(engine: Engine, config: Configure) -> WorkerReady:
+    """What the web process tells clients about this engine."""
+    preset = engine.preset
+    return WorkerReady(
+        model=preset.name,
+        fps=preset.fps,
+        sizes=[[size.name, size.width, size.height] for size in preset.sizes],
+        default_size=preset.size(config.size or preset.default_size).name,
+        max_prompt_chars=preset.max_prompt_chars,
+    )
+
+
+def _ready_engine(channel: BlockingChannel, config: Configure) -> Engine:
+    channel.send(WorkerProgress(stage="loading weights", progress=0.0))
+    engine = load_engine(config.engine, config.preset)
+    size = engine.preset.size(config.size or engine.preset.default_size)
+    channel.send(WorkerProgress(stage="warming up", progress=LOADED))
+    state = engine.open("warming up", size=size.name, seed=0)
+    encoder = H264Encoder(H264Config.live(width=size.width, height=size.height, fps=engine.preset.fps))
+    for group in range(WARM_UP_GROUPS):
+        frame_HWC = np.asarray(engine.next_group(state))[0]
+        encoder.encode(frame_HWC, group)
+        done = LOADED + (1 - LOADED) * (group + 1) / WARM_UP_GROUPS
+        channel.send(WorkerProgress(stage="warming up", progress=done))
+    return engine
+
+
+def _read(channel: BlockingChannel, commands: queue.Queue[Command]) -> None:
+    try:
+        while True:
+            commands.put(channel.receive())  # type: ignore[arg-type]
+    except ChannelClosed:
+        # Nobody is left to hear of the group in work, and nothing here needs to be kept.
+        os._exit(0)

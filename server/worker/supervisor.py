@@ -1,0 +1,195 @@
+"""The web process's side of the worker: starts it, follows it, replaces it when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from ultraflash.server.worker.channel import AsyncChannel, ChannelClosed
+from ultraflash.server.worker.messages import (
+    Command,
+    Configure,
+    Report,
+    Shutdown,
+    StreamReport,
+    WorkerFailed,
+    WorkerProgress,
+    WorkerReady,
+)
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.2
+LONGEST_BACKOFF_S = 10.0
+GIVE_UP_AFTER = 5
+STOP_WAIT_S = 5.0
+# The working directory must not hide packages, and safe-path options came only with Python 3.11.
+_BOOT = """import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+from ultraflash.server.worker.process import main
+main()"""
+
+WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+
+
+class StreamOwner(Protocol):
+    """A session that lives in the worker."""
+
+    def on_report(self, report: StreamReport) -> None:
+        """Something happened to the stream."""
+
+    def on_worker_lost(self) -> None:
+        """The worker died and the stream with it."""
+
+    def on_worker_ready(self) -> None:
+        """A new worker is there; the stream may be opened again."""
+
+
+@dataclass(slots=True)
+class WorkerStatus:
+    """What ``/readyz`` says."""
+
+    state: WorkerState = "starting"
+    stage: str = "starting the worker"
+    progress: float = 0.0
+    restarts: int = 0
+    code: str | None = None
+    message: str | None = None
+
+
+class WorkerSupervisor:
+    """Keeps one worker process alive and routes its reports to the owners of its streams."""
+
+    def __init__(self, config: Configure, *, on_failed: Callable[[], None] | None = None) -> None:
+        self.status = WorkerStatus()
+        self.ready: WorkerReady | None = None
+        self.process_id: int | None = None
+        self._config = config
+        self._on_failed = on_failed
+        self._owners: dict[str, StreamOwner] = {}
+        self._channel: AsyncChannel | None = None
+        self._stopping = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether streams can be opened."""
+        return self.status.state == "ready"
+
+    def attach(self, stream_id: str, owner: StreamOwner) -> None:
+        """Reports of this stream go to ``owner`` from now on."""
+        self._owners[stream_id] = owner
+
+    def detach(self, stream_id: str) -> None:
+        """Nobody wants reports of this stream any more."""
+        self._owners.pop(stream_id, None)
+
+    def send(self, command: Command) -> None:
+        """Passes a command on; dropped while there is no worker, since owners start over with a new one."""
+        if self._channel is not None and self.is_ready:
+            self._channel.send(command)
+
+    async def run(self) -> None:
+        """Keeps a worker running until stopped, or until none can be had."""
+        try:
+            await self._keep_alive()
+        except Exception:
+            log.exception("the supervision of the worker failed")
+            self._fail("supervisor_fault", "The supervision of the worker failed; the log says why.")
+        if self.status.state == "failed" and self._on_failed is not None:
+            self._on_failed()
+
+    async def _keep_alive(self) -> None:
+        failures = 0
+        while not self._stopping:
+            came_up = await self._live_once()
+            if self.status.state == "failed" or self._stopping:
+                break
+            failures = 0 if came_up else failures + 1
+            if failures >= GIVE_UP_AFTER:
+                self._fail("worker_keeps_dying", f"The worker died {failures} times before it was ready.")
+                break
+            self.status.state = "restarting"
+            self.status.stage, self.status.progress = "restarting the worker", 0.0
+            self.status.restarts += 1
+            await asyncio.sleep(min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S))
+
+    async def _live_once(self) -> bool:
+        """One life of a worker. Returns whether it became ready."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                _BOOT,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+            )
+        self.process_id = process.pid
+        self._channel = channel = await AsyncChannel.over(ours)
+        channel.send(self._config)
+        try:
+            while True:
+                self._route(await channel.receive())
+        except ChannelClosed:
+            log.log(logging.INFO if self._stopping else logging.WARNING, "worker %d has gone", process.pid)
+        except ValueError:
+            log.exception("worker %d speaks nonsense; replacing it", process.pid)
+        finally:
+            came_up = self.is_ready
+            self._channel = None
+            if came_up:
+                self.status.state = "restarting"
+            await _reap(process, channel, gently=self._stopping)
+            self.process_id = None
+        if came_up and not self._stopping:
+            for owner in list(self._owners.values()):
+                owner.on_worker_lost()
+        return came_up
+
+    def _route(self, report: Report | Command) -> None:
+        if isinstance(report, WorkerProgress):
+            self.status.stage, self.status.progress = report.stage, report.progress
+        elif isinstance(report, WorkerReady):
+            self.ready = report
+            self.status.state, self.status.stage, self.status.progress = "ready", "ready", 1.0
+            for owner in list(self._owners.values()):
+                owner.on_worker_ready()
+        elif isinstance(report, WorkerFailed):
+            self._fail(report.code, report.message)
+        elif isinstance(report, get_args(StreamReport)):
+            self._route_to_owner(report)
+        else:
+            raise ValueError(f"A worker does not send {type(report).__name__}.")
+
+    def _route_to_owner(self, report: StreamReport) -> None:
+        owner = self._owners.get(report.stream_id)
+        if owner is not None:
+            owner.on_report(report)
+
+    def _fail(self, code: str, message: str) -> None:
+        self.status.state = "failed"
+        self.status.stage, self.status.code, self.status.message = "failed", code, message
+        log.error("no worker: %s", message)
+
+    def stop(self) -> None:
+        """Asks the worker to end; ``run`` returns soon after."""
+        self._stopping = True
+        if self._channel is not None:
+            self._channel.send(Shutdown())
+
+
+async def _reap(process: asyncio.subprocess.Process, channel: AsyncChannel, *, gently: bool) -> None:
+    """Makes sure that a worker is gone before the next one starts."""
+    channel.close()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_WAIT_S if gently else 1.0)
+    except asyncio.TimeoutError:
+        log.warning("worker %d does not end; killing it", process.pid)
+    finally:
+        if process.returncode is None:
+            process.kill()
