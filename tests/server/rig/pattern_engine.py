@@ -1,4 +1,4 @@
-"""An engine without weights for tests of supervision, pacing and transport.
+"""An engine without weights or torch, quick to start, for tests of supervision, pacing and transport.
 
 Every frame shows its number within the stream's state as 16 black or white squares at the top, on a background
 whose colour is that of the prompt. Prompts with a special meaning are listed at ``next_group``.
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownSize
 
@@ -97,7 +96,7 @@ class PatternEngine:
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
 
-    def next_group(self, state: PatternState) -> torch.Tensor:
+    def next_group(self, state: PatternState) -> np.ndarray:
         """Frames; the prompt "fault" raises, "die" ends the process."""
         if state.prompt == "fault":
             raise RuntimeError("a fault on purpose")
@@ -114,4 +113,4 @@ class PatternEngine:
                 frames[offset, :SQUARE, bit * SQUARE : (bit + 1) * SQUARE] = shade
         state.frames_emitted += count
         state.stage_seconds = {"base": self._seconds / 2, "sr": self._seconds / 2}
-        return torch.from_numpy(frames)
+        return frames

@@ -1,0 +1,258 @@
+"""Live streams over a real WebSocket from a real worker process, decoded again."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pattern_engine import PatternEngine, colour, read_number
+
+from ultraflash.server.protocol import MediaFlags
+
+if TYPE_CHECKING:
+    from live_server import LiveServer, StreamClient
+
+FRAME_US = 1e6 / 16
+AHEAD_US = 1_500_000
+
+
+def decode(data: bytes, kind: str = "h264") -> list[NDArray[np.uint8]]:
+    """Decoded frames, uint8 (H, W, 3)."""
+    with av.open(io.BytesIO(data), format=kind) as container:
+        return [
+            frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG").to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+
+
+def shown(client: StreamClient) -> list[NDArray[np.uint8]]:
+    """What a viewer sees of the Annex-B frames received."""
+    return decode(b"".join(data for _, data in client.frames()))
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2)))
+
+
+def background(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean colour of the lower half."""
+    return np.asarray(frame[len(frame) // 2 :].mean(axis=(0, 1)))
+
+
+def seqs(client: StreamClient) -> list[int]:
+    return [header.seq for header, _ in client.frames()]
+
+
+async def test_a_stream_is_announced_then_shows_what_the_engine_made_then_ends(server: LiveServer) -> None:
+    async with server.client() as client:
+        started = await client.start("a red hill", seed=7, max_frames=33)
+        done = await client.until("session.done")
+        assert await client.until_closed() == (1000, "max_frames")
+    assert started["session_id"].startswith("session_")
+    assert {key: started[key] for key in ("container", "width", "height", "fps", "seed", "model")} == {
+        "container": "annexb",
+        "width": 224,
+        "height": 128,
+        "fps": 16,
+        "seed": 7,
+        "model": "pattern",
+    }
+    assert started["codec"].startswith("avc1.64")
+    assert [kind for kind in client.order if kind != "stats"][:3] == ["session.started", "stream.config", "frame"]
+    assert (done["reason"], done["frames"]) == ("max_frames", 33)
+    assert done["replay"]["events"] == [{"first_pts_us": 0.0, "prompt": "a red hill", "size": "0.5K"}]
+    assert seqs(client) == list(range(33))
+    assert [header.pts_us for header, _ in client.frames()] == [seq * FRAME_US for seq in range(33)]
+    assert [header.seq for header, _ in client.frames() if MediaFlags.KEY in header.flags] == [0]
+    engine = PatternEngine()
+    state = engine.open("a red hill", size="0.5K", seed=7)
+    made = np.concatenate([engine.next_group(state) for _ in range(3)])
+    assert min(psnr(a, b) for a, b in zip(shown(client), made, strict=True)) > 35
+
+
+async def test_the_same_seed_and_prompt_give_the_same_bytes_alone_or_together(server: LiveServer) -> None:
+    async def stream() -> bytes:
+        async with server.client() as client:
+            await client.start("a green hill", seed=3, max_frames=40)
+            await client.until("session.done")
+            return b"".join(data for _, data in client.frames())
+
+    alone = await stream()
+    assert await asyncio.gather(stream(), stream()) == [alone, alone]
+
+
+async def test_nothing_is_made_further_ahead_than_the_limit_until_the_owner_acknowledges(
+    server: LiveServer,
+) -> None:
+    async with server.client() as client:
+        client.acknowledge = False
+        await client.start()
+        await client.listen(1.5)
+        end_us = client.frames()[-1][0].pts_us + FRAME_US
+        assert end_us == 21 * FRAME_US <= AHEAD_US
+        await client.ack(client.frames()[11][0])
+        await client.listen(1.0)
+        assert client.frames()[-1][0].seq == 32
+        assert 33 * FRAME_US - 12 * FRAME_US <= AHEAD_US
+
+
+async def test_a_new_prompt_is_shown_from_the_announced_frame_on_and_never_before(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start("a red hill", seed=1)
+        await client.until_frame(25)
+        await client.send("prompt.update", prompt="a blue hill", event_id="turn")
+        applied = await client.until("prompt.applied", event_id="turn")
+        first = round(applied["first_pts_us"] / FRAME_US)
+        await client.until_frame(first + 15)
+    before, after = np.array(colour("a red hill", 1)), np.array(colour("a blue hill", 1))
+    for seq, frame in enumerate(shown(client)):
+        expected = before if seq < first else after
+        assert np.abs(background(frame) - expected).max() < 6, seq
+    assert first <= 26 + AHEAD_US / FRAME_US + 12
+    assert client.order.index("prompt.applied") < [i for i, k in enumerate(client.order) if k == "frame"][first]
+
+
+async def test_two_updates_before_one_group_name_the_same_frame_and_the_later_is_shown(server: LiveServer) -> None:
+    async with server.client() as client:
+        client.acknowledge = False
+        await client.start("a red hill", seed=1)
+        await client.listen(0.5)
+        for event_id, prompt in (("one", "a blue hill"), ("two", "a grey hill")):
+            await client.send("prompt.update", prompt=prompt, event_id=event_id)
+        client.acknowledge = True
+        await client.ack(client.frames()[-1][0])
+        one = await client.until("prompt.applied", event_id="one")
+        two = await client.until("prompt.applied", event_id="two")
+        assert one["first_pts_us"] == two["first_pts_us"]
+        first = round(one["first_pts_us"] / FRAME_US)
+        await client.until_frame(first + 2)
+    assert np.abs(background(shown(client)[first]) - colour("a grey hill", 1)).max() < 6
+
+
+async def test_a_change_of_size_begins_a_generation_with_a_keyframe(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start()
+        await client.until_frame(10)
+        await client.send("session.control", event_id="larger", size="1K")
+        changed = await client.until("quality.changed")
+        config = await client.until("stream.config")
+        header = await client.step()
+        await client.until_frame(client.frames()[-1][0].seq + 5)
+    assert changed == {"type": "quality.changed", "size": "1K", "reason": "requested"}
+    assert (config["generation"], config["width"], config["height"], config["size"]) == (2, 416, 240, "1K")
+    assert not isinstance(header, dict)
+    assert (header.generation, MediaFlags.KEY in header.flags) == (2, True)
+    assert seqs(client) == list(range(len(seqs(client))))
+    large = decode(b"".join(data for header, data in client.frames() if header.generation == 2))
+    assert {frame.shape for frame in large} == {(240, 416, 3)}
+    assert read_number(large[0]) == header.seq
+
+
+async def test_fragments_of_the_fmp4_transport_play_as_one_mp4(server: LiveServer) -> None:
+    async with server.client() as client:
+        started = await client.start(transport="fmp4", max_frames=33)
+        await client.until("session.done")
+    assert started["container"] == "fmp4"
+    assert [kind for kind in client.order if kind != "stats"][1:4] == ["stream.config", "init", "frame"]
+    assert [header.seq for header, _ in client.media if MediaFlags.INIT in header.flags] == [0]
+    with av.open(io.BytesIO(b"".join(data for _, data in client.media)), format="mp4") as container:
+        frames = list(container.decode(video=0))
+    assert [float(frame.pts * frame.time_base) for frame in frames] == [seq / 16 for seq in range(33)]
+    assert [read_number(frame.to_ndarray(format="rgb24")) for frame in frames] == list(range(33))
+
+
+async def test_a_requested_keyframe_comes_soon_and_decodes_alone(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start()
+        await client.until_frame(20)
+        await client.send("keyframe.request")
+        await client.until_frame(60)
+    keys = [i for i, (header, _) in enumerate(client.frames()) if MediaFlags.KEY in header.flags]
+    assert len(keys) == 2
+    alone = decode(b"".join(data for _, data in client.frames()[keys[1] :]))
+    assert read_number(alone[0]) == keys[1]
+
+
+async def test_a_paused_stream_rests_and_goes_on_where_it_was(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start()
+        await client.until_frame(10)
+        await client.send("session.control", event_id="rest", paused=True)
+        await client.listen(0.7)
+        last = client.frames()[-1][0].seq
+        await client.listen(0.7)
+        assert client.frames()[-1][0].seq == last
+        await client.send("session.control", event_id="go", paused=False)
+        await client.until_frame(last + 10)
+    assert seqs(client) == list(range(len(seqs(client))))
+
+
+async def test_another_rate_and_a_lower_bitrate_are_honoured(server: LiveServer) -> None:
+    async with server.client() as client:
+        started = await client.start(fps=30)
+        await client.send("session.control", event_id="thin", bitrate=100_000)
+        await client.until_frame(40)
+    assert started["fps"] == 30
+    assert client.frames()[30][0].pts_us == pytest.approx(1e6)
+
+
+async def test_stats_come_each_second_with_the_time_of_every_stage(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start()
+        first = await client.until("stats")
+        begin = asyncio.get_running_loop().time()
+        stats: dict[str, Any] = await client.until("stats")
+        took = asyncio.get_running_loop().time() - begin
+    assert set(stats["stages"]) == {"base", "sr", "encode"}
+    assert stats["generated_fps"] > 16
+    assert stats["encoded_kbps"] > 0
+    assert 0 <= stats["ahead_ms"] <= 1500
+    assert first.keys() == stats.keys()
+    assert 0.5 < took < 2.5
+
+
+async def test_stop_ends_at_once_with_a_replay_of_what_was_asked(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start("a red hill", seed=5)
+        await client.until_frame(5)
+        await client.send("prompt.update", prompt="a blue hill", event_id="turn")
+        applied = await client.until("prompt.applied")
+        await client.send("session.stop")
+        done = await client.until("session.done")
+        assert await client.until_closed() == (1000, "stopped")
+    assert done["reason"] == "stopped"
+    assert done["replay"] == {
+        "model": "pattern",
+        "seed": 5,
+        "fps": 16,
+        "events": [
+            {"first_pts_us": 0.0, "prompt": "a red hill", "size": "0.5K"},
+            {"first_pts_us": applied["first_pts_us"], "prompt": "a blue hill"},
+        ],
+    }
+
+
+async def test_a_client_that_vanishes_frees_its_place(start_server: Any) -> None:
+    server = start_server("--max-streams", "1")
+    server.wait_until_ready()
+    for _ in range(3):
+        async with server.client() as client:
+            await client.start()
+            client.socket.transport.abort()
+        await asyncio.sleep(0.3)
+    async with server.client() as client, server.client() as second:
+        await client.start()
+        await second.send("session.start", prompt="no room")
+        error = await second.until("error")
+        assert (error["code"], error["retryable"]) == ("busy", True)
+        assert await second.until_closed() == (1013, "Retry-After: 5")
+        await client.until_frame(30)
+    status, text = server.get("/metrics")
+    assert status == 200
+    assert 'ultraflash_sessions_ended_total{reason="disconnected"}' in text
+    assert "ultraflash_frames_total" in text
