@@ -63,7 +63,11 @@ async def test_a_stream_is_announced_then_shows_what_the_engine_made_then_ends(s
         "model": "pattern",
     }
     assert started["codec"].startswith("avc1.64")
-    assert [kind for kind in client.order if kind != "stats"][:3] == ["session.started", "stream.config", "frame"]
+    assert [kind for kind in client.order if kind != "stats"][:3] == [
+        "session.started",
+        "stream.config",
+        "frame",
+    ]
     assert (done["reason"], done["frames"]) == ("max_frames", 33)
     assert done["replay"]["events"] == [{"first_pts_us": 0.0, "prompt": "a red hill", "size": "0.5K"}]
     assert seqs(client) == list(range(33))
@@ -114,10 +118,14 @@ async def test_a_new_prompt_is_shown_from_the_announced_frame_on_and_never_befor
         expected = before if seq < first else after
         assert np.abs(background(frame) - expected).max() < 6, seq
     assert first <= 26 + AHEAD_US / FRAME_US + 12
-    assert client.order.index("prompt.applied") < [i for i, k in enumerate(client.order) if k == "frame"][first]
+    assert (
+        client.order.index("prompt.applied") < [i for i, k in enumerate(client.order) if k == "frame"][first]
+    )
 
 
-async def test_two_updates_before_one_group_name_the_same_frame_and_the_later_is_shown(server: LiveServer) -> None:
+async def test_two_updates_before_one_group_name_the_same_frame_and_the_later_is_shown(
+    server: LiveServer,
+) -> None:
     async with server.client() as client:
         client.acknowledge = False
         await client.start("a red hill", seed=1)

@@ -54,7 +54,9 @@ async def test_a_killed_worker_is_replaced_and_the_stream_goes_on(start_server: 
     assert header.flags == MediaFlags.KEY | MediaFlags.DISCONTINUITY
     assert (config["generation"], header.generation, config["size"]) == (2, 2, "1K")
     assert [header.seq for header, _ in client.frames()] == list(range(len(client.frames())))
-    with av.open(io.BytesIO(b"".join(data for _, data in client.frames()[first:])), format="h264") as container:
+    with av.open(
+        io.BytesIO(b"".join(data for _, data in client.frames()[first:])), format="h264"
+    ) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [read_number(picture) for picture in pictures[:5]] == [0, 1, 2, 3, 4]
     restart = done["replay"]["events"][-1]
@@ -126,10 +128,14 @@ async def test_a_session_is_refused_while_the_engine_loads(start_server: Any) ->
 
 
 @pytest.mark.parametrize("preset", ["broken", "dying"])
-def test_an_engine_that_cannot_be_loaded_ends_the_server_with_its_reason(start_server: Any, preset: str) -> None:
+def test_an_engine_that_cannot_be_loaded_ends_the_server_with_its_reason(
+    start_server: Any, preset: str
+) -> None:
     server = start_server(preset=preset)
     assert server.process.wait(60) == 2
-    reason = "the preset 'broken' cannot be loaded" if preset == "broken" else "died 5 times before it was ready"
+    reason = (
+        "the preset 'broken' cannot be loaded" if preset == "broken" else "died 5 times before it was ready"
+    )
     assert f"ultraflash: {reason}" in server.output().replace("The worker ", "")
 
 

@@ -35,7 +35,9 @@ class LiveServer:
         self._folder = folder
         self._environment = dict(os.environ)
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        self._environment.update({"PYTHONPATH": os.pathsep.join(filter(None, path)), "ULTRAFLASH_ENGINE": PATTERN})
+        self._environment.update(
+            {"PYTHONPATH": os.pathsep.join(filter(None, path)), "ULTRAFLASH_ENGINE": PATTERN}
+        )
         for name, value in settings.items():
             key = name if name.isupper() else f"ULTRAFLASH_{name.upper()}"
             self._environment[key] = str(value)
