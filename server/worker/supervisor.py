@@ -157,6 +157,7 @@ class WorkerSupervisor:
         elif isinstance(report, WorkerReady):
             self.ready = report
             self.status.state, self.status.stage, self.status.progress = "ready", "ready", 1.0
+            log.info("worker %s is ready with %s", self.process_id, report.model)
             for owner in list(self._owners.values()):
                 owner.on_worker_ready()
         elif isinstance(report, WorkerFailed):

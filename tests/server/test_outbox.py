@@ -21,8 +21,8 @@ class KeyRequests:
         self.count += 1
 
 
-def header(seq: int, flags: MediaFlags = MediaFlags(0)) -> MediaHeader:
-    return MediaHeader(flags=flags, generation=1, seq=seq, pts_us=seq * 62_500.0, capture_ms=0.0)
+def header(seq: int, flags: int = 0) -> MediaHeader:
+    return MediaHeader(flags=MediaFlags(flags), generation=1, seq=seq, pts_us=seq * 62_500.0, capture_ms=0.0)
 
 
 async def drain(outbox: Outbox) -> list[object]:
