@@ -1,0 +1,254 @@
+/** The page: connects the prompt box and the stage to the player. */
+
+import { ComposerView } from "./composer_view.js";
+import { choosePlayer, createPlayer } from "./player.js";
+import { EXAMPLES } from "./prompt_words.js";
+import { StageView } from "./stage_view.js";
+import { isLive, isShowing, wordingOf } from "./states.js";
+import { StatsView } from "./stats_view.js";
+
+const ANNOUNCE_AFTER_MS = 700;
+const CAPABILITIES_RETRY_MS = 2000;
+const PLAYER_NAMES = { webcodecs: "WebCodecs", mse: "MSE" };
+
+class App {
+  constructor() {
+    this.query = new URLSearchParams(location.search);
+    this.state = "idle";
+    this.framesShown = 0;
+    this.lastPtsUs = -1;
+    this.player = null;
+    this.eventCount = 0;
+    this.requestedSizes = new Map();
+    this.hiddenByPage = false;
+    this.announceTimer = 0;
+    this.stats = new StatsView(document.getElementById("stats"), document.getElementById("stats-toggle"));
+    this.stage = new StageView({
+      play: () => this.play(),
+      retryNow: () => this.player.retryNow(),
+      togglePause: () => this.togglePause(),
+    });
+    this.composer = new ComposerView({
+      submit: () => this.submit(),
+      stop: () => this.player.stop(),
+      resize: () => this.resize(),
+    });
+  }
+
+  async begin() {
+    this.composer.setText(this.query.get("prompt") ?? EXAMPLES[0]);
+    this.composer.seed.value = this.query.get("seed") ?? "";
+    document.addEventListener("visibilitychange", () => this.#followVisibility());
+    this.#loadCapabilities();
+    this.kind = await choosePlayer(this.query.get("player"));
+    if (this.kind === null) {
+      this.#setState("error", { message: "This browser plays neither WebCodecs nor Media Source Extensions." });
+      return;
+    }
+    this.player = createPlayer(this.kind, {
+      canvas: document.getElementById("picture"),
+      video: document.getElementById("video"),
+      origin: location.origin,
+      onEvent: (event) => this.#take(event),
+    });
+    if (this.query.has("play")) {
+      this.play();
+    }
+  }
+
+  /** Play or steer, whichever the moment asks for. */
+  submit() {
+    this.composer.notice("");
+    if (this.composer.text === "") {
+      this.composer.notice("Say what the video should show.");
+      this.composer.prompt.focus();
+    } else if (isLive(this.state)) {
+      this.player?.steer({ prompt: this.composer.text, eventId: this.#eventId() });
+    } else {
+      this.play();
+    }
+  }
+
+  play() {
+    if (this.player === null || this.composer.text === "") {
+      return;
+    }
+    this.stats.reset();
+    this.composer.clearDirections();
+    this.composer.notice("");
+    this.framesShown = 0;
+    this.lastPtsUs = -1;
+    this.startPrompt = this.composer.text;
+    const request = { prompt: this.startPrompt, size: this.composer.size.value };
+    if (this.composer.chosenSeed !== undefined) {
+      request.seed = this.composer.chosenSeed;
+    }
+    this.player.start(request);
+  }
+
+  togglePause() {
+    if (isShowing(this.state)) {
+      this.hiddenByPage = false;
+      this.player.setPaused({ paused: this.state !== "paused", eventId: this.#eventId() });
+    }
+  }
+
+  resize() {
+    if (isLive(this.state)) {
+      const eventId = this.#eventId();
+      this.requestedSizes.set(eventId, this.shownSize);
+      this.player.resize({ size: this.composer.size.value, eventId });
+    }
+  }
+
+  #take(event) {
+    if (event.type === "state") {
+      this.#setState(event.state, event);
+    } else if (event.type === "report") {
+      this.#takeReport(event);
+    } else if (event.type === "prompt_shown") {
+      this.#showApplied(event);
+    } else if (event.type === "server") {
+      this.#takeServerEvent(event);
+    }
+  }
+
+  #takeReport(report) {
+    if (this.framesShown === 0 && report.shown > 0) {
+      this.stage.showPicture(true);
+      this.#direct({ prompt: this.startPrompt, ptsUs: 0, latencyMs: null });
+    }
+    this.framesShown = report.shown;
+    this.lastPtsUs = report.ptsUs;
+    this.stage.showTime(report.ptsUs);
+    this.stats.addReport(report);
+  }
+
+  #takeServerEvent(event) {
+    const handlers = {
+      "session.started": () => this.#showSession(event),
+      "stream.config": () => this.#showConfig(event),
+      "quality.changed": () => this.#showQuality(event),
+      "session.resumed": () => this.stage.mark("The engine was restarted; the scene begins anew"),
+      stats: () => this.stats.update({ ...event, type: undefined, event: undefined }),
+      error: () => this.#showRefusal(event),
+    };
+    handlers[event.event]?.();
+  }
+
+  #showSession({ model, seed }) {
+    document.getElementById("model").textContent = model;
+    this.composer.seed.value = String(seed);
+    this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
+  }
+
+  #showConfig({ size, width, height, codec }) {
+    this.shownSize = size;
+    this.composer.setSize(size);
+    this.stats.update({ width, height, codec });
+  }
+
+  #showQuality({ size, reason }) {
+    this.stage.mark(reason === "requested" ? `Size ${size}` : `Size ${size}: ${reason}`);
+  }
+
+  #showRefusal({ message, event_id: eventId }) {
+    this.composer.notice(message);
+    if (this.requestedSizes.has(eventId)) {
+      this.composer.setSize(this.requestedSizes.get(eventId));
+      this.requestedSizes.delete(eventId);
+    }
+  }
+
+  #showApplied({ prompt, firstPtsUs, latencyMs }) {
+    if (prompt === null) {
+      return;
+    }
+    this.stats.update({ promptMs: latencyMs, promptsApplied: (this.stats.values.promptsApplied ?? 0) + 1 });
+    this.stage.mark(prompt);
+    this.#direct({ prompt, ptsUs: firstPtsUs, latencyMs });
+  }
+
+  #direct(direction) {
+    this.composer.addDirection(direction);
+    this.stage.describe(direction.prompt);
+    this.#announce(`Now showing: ${direction.prompt}`);
+  }
+
+  #setState(state, detail) {
+    const changed = state !== this.state;
+    this.state = state;
+    this.stage.showState(state, detail);
+    this.composer.showState(state);
+    if (changed) {
+      const { pill, title, detail: text } = wordingOf(state, detail);
+      this.#announce([title ?? pill, text].filter(Boolean).join(". "));
+    }
+  }
+
+  /** Read out by screen readers, once things have settled. */
+  #announce(text) {
+    clearTimeout(this.announceTimer);
+    this.announceTimer = setTimeout(() => {
+      document.getElementById("announcer").textContent = text;
+    }, ANNOUNCE_AFTER_MS);
+  }
+
+  /** A page that nobody sees lets the server rest. */
+  #followVisibility() {
+    if (document.hidden && ["playing", "rebuffering"].includes(this.state)) {
+      this.hiddenByPage = true;
+      this.player.setPaused({ paused: true, eventId: this.#eventId() });
+    } else if (!document.hidden && this.hiddenByPage) {
+      this.hiddenByPage = false;
+      this.player.setPaused({ paused: false, eventId: this.#eventId() });
+    }
+  }
+
+  async #loadCapabilities() {
+    try {
+      const response = await fetch("/v1/capabilities");
+      if (response.ok) {
+        this.#offer(await response.json());
+        return;
+      }
+    } catch (error) {
+      this.composer.notice(`The server does not answer: ${error.message}`);
+    }
+    setTimeout(() => this.#loadCapabilities(), CAPABILITIES_RETRY_MS);
+  }
+
+  #offer({ presets, default_preset: name }) {
+    const preset = presets.find((one) => one.name === name) ?? presets[0];
+    this.composer.offer(preset.sizes, preset.max_prompt_chars);
+    this.composer.setSize(this.query.get("size") ?? "auto");
+    this.composer.notice("");
+    document.getElementById("model").textContent = preset.name;
+  }
+
+  #eventId() {
+    this.eventCount += 1;
+    return `e${this.eventCount}`;
+  }
+}
+
+const app = new App();
+const view = {
+  get state() {
+    return app.state;
+  },
+  get framesShown() {
+    return app.framesShown;
+  },
+  get lastPtsUs() {
+    return app.lastPtsUs;
+  },
+  get stats() {
+    return app.stats.snapshot();
+  },
+  get player() {
+    return app.kind ?? null;
+  },
+};
+Object.defineProperty(window, "ultraflash", { value: Object.freeze(view), enumerable: true });
+app.begin();

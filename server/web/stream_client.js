@@ -1,0 +1,383 @@
+/**
+ * One session over the WebSocket `/v1/stream`: starts it, steers it, acknowledges what was shown, and finds
+ * its way back after a lost connection. Knows nothing about decoding: a sink takes the media frames.
+ *
+ * Runs in a worker (WebCodecs) and on the page (Media Source Extensions) alike.
+ *
+ * @typedef {object} Sink
+ * @property {(config: object) => void} configure a `stream.config`: the next generation of media
+ * @property {(frame: import("./media_frame.js").MediaFrame) => void} push
+ * @property {(paused: boolean) => void} setPaused
+ * @property {() => void} finish no more media will come
+ * @property {() => void} reset forget the session
+ * @property {() => SinkReport} report
+ *
+ * @typedef {object} SinkReport
+ * @property {number} shown frames shown so far
+ * @property {number} dropped frames that were received and never shown
+ * @property {number} seq sequence number of the newest frame shown, -1 before the first
+ * @property {number} ptsUs its presentation time
+ * @property {number} bufferedMs media held after it
+ * @property {number} speed playback speed, 1 being real time
+ */
+
+import { parseMediaFrame } from "./media_frame.js";
+import { PromptTracker } from "./prompt_tracker.js";
+import { waitUntilReady } from "./readiness.js";
+import { RetrySchedule } from "./retry_schedule.js";
+import { ServerClock } from "./server_clock.js";
+
+const ACK_EVERY_FRAMES = 3;
+const KEEPALIVE_MS = 4000;
+const REPORT_EVERY_MS = 200;
+const FAREWELL_MS = 1000;
+const CLOSE_NORMAL = 1000;
+const CLOSE_REFUSED = 1008;
+const CLOSE_BUSY = 1013;
+
+export class StreamClient {
+  /**
+   * @param {object} options
+   * @param {string} options.origin http(s) origin of the server
+   * @param {Sink} options.sink
+   * @param {string} options.transport "webcodecs" or "fmp4"
+   * @param {string[]} options.codecs codecs that this browser decodes
+   * @param {(event: object) => void} options.emit receives every event for the page
+   */
+  constructor({ origin, sink, transport, codecs, emit }) {
+    this.origin = origin;
+    this.sink = sink;
+    this.transport = transport;
+    this.codecs = codecs;
+    this.emit = emit;
+    this.socket = null;
+    this.state = "idle";
+    this.run = 0;
+    this.#forgetSession();
+    setInterval(() => this.#report(), REPORT_EVERY_MS);
+    setInterval(() => this.#keepAlive(), KEEPALIVE_MS);
+  }
+
+  /** Start a new session. @param {object} request fields of `session.start` */
+  async start(request) {
+    this.#leave();
+    this.#forgetSession();
+    this.sink.reset();
+    this.request = request;
+    this.run += 1;
+    await this.#connect(this.run);
+  }
+
+  /** Ask for another prompt. @param {{prompt: string, eventId: string}} change */
+  steer({ prompt, eventId }) {
+    if (this.request !== null) {
+      this.request = { ...this.request, prompt };
+    }
+    this.prompts.ask(eventId, prompt);
+    this.#send({ type: "prompt.update", event_id: eventId, prompt });
+  }
+
+  /** Ask for another size. @param {{size: string, eventId: string}} change */
+  resize({ size, eventId }) {
+    if (this.request !== null) {
+      this.request = { ...this.request, size };
+    }
+    this.#send({ type: "session.control", event_id: eventId, size });
+  }
+
+  /** Hold or go on, here at once and on the server. @param {{paused: boolean, eventId: string}} change */
+  setPaused({ paused, eventId }) {
+    if (!["playing", "rebuffering", "paused"].includes(this.state)) {
+      return;
+    }
+    this.paused = paused;
+    this.sink.setPaused(paused);
+    this.#send({ type: "session.control", event_id: eventId, paused });
+    this.#setState(paused ? "paused" : "rebuffering");
+  }
+
+  /** End the session. */
+  stop() {
+    this.#leave();
+    this.sink.reset();
+    this.#setState("ended", { reason: "stopped" });
+  }
+
+  /** Skip what is left of the wait for the next attempt. */
+  retryNow() {
+    this.retry.skip();
+  }
+
+  /** From the sink: a frame is on the screen. @param {{seq: number, ptsUs: number, captureMs: number}} frame */
+  frameShown({ seq, ptsUs, captureMs }) {
+    this.lastShown = { seq, ptsUs };
+    this.latencyMs = this.serverClock.since(captureMs);
+    this.shownSinceAck += 1;
+    if (this.state === "connecting") {
+      this.#setState("playing");
+    }
+    if (this.shownSinceAck >= ACK_EVERY_FRAMES) {
+      this.#acknowledge();
+    }
+    for (const prompt of this.prompts.shown(ptsUs)) {
+      this.emit({ type: "prompt_shown", ...prompt });
+    }
+  }
+
+  /** From the sink: playback goes on. */
+  running() {
+    if (this.state === "rebuffering") {
+      this.#setState("playing");
+    }
+  }
+
+  /** From the sink: it ran out of media. */
+  ranDry() {
+    if (this.state === "playing") {
+      this.#setState("rebuffering");
+    }
+  }
+
+  /** From the sink: the last frame of a finished session was shown. */
+  playedOut() {
+    this.#acknowledge();
+    this.#leave();
+    this.#setState("ended", this.done ?? { reason: "finished" });
+  }
+
+  /** From the sink: it needs a frame at which a decoder can start. */
+  requestKeyframe() {
+    this.#send({ type: "keyframe.request" });
+  }
+
+  /** From the sink: it cannot go on. @param {string} message */
+  failed(message) {
+    this.#leave();
+    this.#setState("error", { code: "player", message, retryable: true });
+  }
+
+  async #connect(run) {
+    const resuming = this.sessionId !== null;
+    this.#setState(resuming ? "connection_lost" : "connecting", { message: "Connecting…" });
+    const ready = await waitUntilReady(this.origin, {
+      cancelled: () => this.run !== run,
+      onProgress: (progress) => this.#setState("warming_up", progress),
+    });
+    if (this.run !== run) {
+      return;
+    }
+    if (!ready) {
+      this.#lost({ message: "The server cannot be reached." });
+      return;
+    }
+    if (this.state === "warming_up") {
+      this.#setState(resuming ? "connection_lost" : "connecting", { message: "Connecting…" });
+    }
+    this.#open();
+  }
+
+  #open() {
+    const socket = new WebSocket(`${this.origin.replace(/^http/, "ws")}/v1/stream`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.#greet();
+    socket.onmessage = ({ data }) => this.#receive(data);
+    socket.onclose = (event) => this.#closed(socket, event);
+    this.socket = socket;
+  }
+
+  #greet() {
+    if (this.sessionId !== null) {
+      this.#send({
+        type: "session.resume",
+        session_id: this.sessionId,
+        last_pts_us: Math.max(0, this.lastShown.ptsUs),
+      });
+      return;
+    }
+    this.#send({ type: "session.start", transport: this.transport, codecs: this.codecs, ...this.request });
+  }
+
+  #receive(data) {
+    if (typeof data !== "string") {
+      const frame = parseMediaFrame(data);
+      this.receivedBytes += data.byteLength;
+      this.sink.push(frame);
+      return;
+    }
+    const event = JSON.parse(data);
+    const handlers = {
+      "queue.status": () => this.#setState("queued", event),
+      "session.started": () => this.#started(event),
+      "session.resumed": () => this.#resumed(event),
+      "stream.config": () => this.sink.configure(event),
+      "session.pong": () => this.serverClock.answer(event),
+      "prompt.applied": () => this.prompts.apply(event),
+      "session.done": () => this.#finished(event),
+      error: () => this.#refused(event),
+    };
+    handlers[event.type]?.();
+    this.#tell(event);
+  }
+
+  #started(event) {
+    this.sessionId = event.session_id;
+    this.retry.succeeded();
+    this.#ping();
+    this.#setState("connecting", { message: "Making the first frames…" });
+  }
+
+  #resumed() {
+    this.retry.succeeded();
+    if (this.state === "connection_lost") {
+      this.#setState(this.paused ? "paused" : "rebuffering");
+    }
+  }
+
+  #finished(event) {
+    this.done = event;
+    this.sink.finish();
+  }
+
+  /** A refusal leaves a running session as it is; before that it means that none will start. */
+  #refused(event) {
+    this.trouble = event.message;
+    this.prompts.refuse(event.event_id);
+    if (event.code === "unknown_session") {
+      this.#startAgain();
+    } else if (this.sessionId === null && !event.retryable) {
+      this.#leave();
+      this.#setState("error", event);
+    }
+  }
+
+  /** The server no longer has the session: the same request makes the same kind of picture again. */
+  #startAgain() {
+    this.sessionId = null;
+    this.lastShown = { seq: -1, ptsUs: -1 };
+    this.sink.reset();
+    this.#greet();
+  }
+
+  #closed(socket, event) {
+    if (socket !== this.socket) {
+      return;
+    }
+    this.socket = null;
+    if (event.code === CLOSE_NORMAL && this.done !== null) {
+      return;
+    }
+    if (event.code === CLOSE_NORMAL) {
+      this.#setState("ended", { reason: event.reason || "closed by the server" });
+    } else if (event.code === CLOSE_REFUSED) {
+      this.#setState("error", {
+        code: "refused",
+        message: event.reason || "The server refused the connection.",
+        retryable: false,
+      });
+    } else if (event.code === CLOSE_BUSY) {
+      const seconds = Number.parseFloat(/[\d.]+/.exec(event.reason)?.[0] ?? "");
+      this.#lost({ message: this.trouble ?? "The server is busy.", busy: true, afterMs: seconds > 0 ? seconds * 1000 : undefined });
+    } else {
+      this.#lost({ message: "The connection was lost." });
+    }
+  }
+
+  #lost({ message, busy = false, afterMs }) {
+    const run = this.run;
+    const started = this.retry.next({
+      afterMs,
+      onTick: (remainingMs) => this.#setState(busy ? "busy" : "connection_lost", { message, remainingMs }),
+      onDue: () => this.run === run && this.#connect(run),
+    });
+    if (!started) {
+      this.#leave();
+      this.#setState("error", { code: "connection_lost", message: `${message} Giving up.`, retryable: true });
+    }
+  }
+
+  #acknowledge() {
+    if (this.lastShown.seq < 0) {
+      return;
+    }
+    const { bufferedMs, dropped } = this.sink.report();
+    this.shownSinceAck = 0;
+    this.#send({
+      type: "playback.ack",
+      seq: this.lastShown.seq,
+      pts_us: this.lastShown.ptsUs,
+      buffered_ms: Math.round(bufferedMs),
+      dropped,
+    });
+  }
+
+  #ping() {
+    this.#send({ type: "session.ping", t: this.serverClock.stamp() });
+  }
+
+  #keepAlive() {
+    if (this.state === "paused" || this.state === "rebuffering") {
+      this.#acknowledge();
+    }
+    this.#ping();
+  }
+
+  #report() {
+    if (this.socket === null && this.state !== "playing") {
+      return;
+    }
+    this.emit({
+      type: "report",
+      ...this.sink.report(),
+      latencyMs: this.latencyMs,
+      receivedBytes: this.receivedBytes,
+      nowMs: performance.now(),
+    });
+  }
+
+  #send(event) {
+    if (this.socket?.readyState === WebSocket.OPEN) {
+      this.socket.send(JSON.stringify(event));
+    }
+  }
+
+  /** Part from the session; what the server still says to that goes to the page. */
+  #leave() {
+    this.run += 1;
+    this.retry?.cancel();
+    const socket = this.socket;
+    if (socket === null) {
+      return;
+    }
+    if (this.done === null) {
+      this.#send({ type: "session.stop" });
+    }
+    this.socket = null;
+    socket.onopen = null;
+    socket.onmessage = ({ data }) => typeof data === "string" && this.#tell(JSON.parse(data));
+    setTimeout(() => socket.close(CLOSE_NORMAL), FAREWELL_MS);
+  }
+
+  #tell(event) {
+    this.emit({ ...event, type: "server", event: event.type });
+  }
+
+  #forgetSession() {
+    this.request = null;
+    this.sessionId = null;
+    this.done = null;
+    this.paused = false;
+    this.retry = new RetrySchedule();
+    this.prompts = new PromptTracker();
+    this.serverClock = new ServerClock();
+    this.trouble = null;
+    this.lastShown = { seq: -1, ptsUs: -1 };
+    this.shownSinceAck = 0;
+    this.receivedBytes = 0;
+    this.latencyMs = null;
+  }
+
+  #setState(state, detail = {}) {
+    this.state = state;
+    this.emit({ ...detail, type: "state", state });
+  }
+}
