@@ -63,15 +63,18 @@ export class MseSink {
   push(frame) {
     if (!frame.init) {
       this.frames.push(frame);
-      this.control.arrived(frame.ptsUs + 1e6 / this.config.fps, performance.now());
     }
     this.pieces.push(frame);
     this.#append();
   }
 
+  setGeneratedFps(fps) {
+    this.control.setCapability(fps / this.config.fps);
+  }
+
   setPaused(paused) {
     this.paused = paused;
-    this.control.reset();
+    this.control.forgetBuffer();
     if (paused) {
       this.#halt();
     }
@@ -192,6 +195,7 @@ export class MseSink {
     if (heldMs <= END_TOLERANCE_S * 1000) {
       this.#halt();
       if (!this.complete) {
+        this.control.stalled();
         this.listener.ranDry();
       }
       return;

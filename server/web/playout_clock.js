@@ -43,14 +43,17 @@ export class PlayoutClock {
    * Note that a frame arrived.
    * @param {number} ptsUs
    * @param {number} durationUs
-   * @param {number} nowMs
    */
-  receive(ptsUs, durationUs, nowMs) {
+  receive(ptsUs, durationUs) {
     if (this.anchorUs === null) {
       this.anchorUs = ptsUs;
     }
     this.endUs = ptsUs + durationUs;
-    this.control.arrived(this.endUs, nowMs);
+  }
+
+  /** @param {number} capability media seconds that the server makes in a second of work */
+  setCapability(capability) {
+    this.control.setCapability(capability);
   }
 
   /** No more frames will come: play what is there, without waiting for a fuller buffer. */
@@ -96,13 +99,13 @@ export class PlayoutClock {
   /** End of the viewer's pause. */
   release() {
     this.phase = WAITING;
-    this.control.reset();
+    this.control.forgetBuffer();
   }
 
   /** Continue at another media time, at once. */
   jump(ptsUs, nowMs) {
     this.#moveAnchor(ptsUs, nowMs);
-    this.control.reset();
+    this.control.forgetBuffer();
   }
 
   #startWhenFull(nowMs) {
@@ -129,6 +132,9 @@ export class PlayoutClock {
     }
     this.#moveAnchor(this.endUs, nowMs);
     this.phase = this.complete ? FINISHED : WAITING;
+    if (!this.complete) {
+      this.control.stalled();
+    }
   }
 
   #moveAnchor(mediaUs, nowMs) {

@@ -7,6 +7,7 @@
  * @typedef {object} Sink
  * @property {(config: object) => void} configure a `stream.config`: the next generation of media
  * @property {(frame: import("./media_frame.js").MediaFrame) => void} push
+ * @property {(fps: number) => void} setGeneratedFps what the server makes per second of work
  * @property {(paused: boolean) => void} setPaused
  * @property {() => void} finish no more media will come
  * @property {() => void} reset forget the session
@@ -27,7 +28,7 @@ import { waitUntilReady } from "./readiness.js";
 import { RetrySchedule } from "./retry_schedule.js";
 import { ServerClock } from "./server_clock.js";
 
-const ACK_EVERY_FRAMES = 3;
+const ACK_EVERY_FRAMES = 1;
 const KEEPALIVE_MS = 4000;
 const REPORT_EVERY_MS = 200;
 const FAREWELL_MS = 1000;
@@ -211,6 +212,7 @@ export class StreamClient {
       "session.resumed": () => this.#resumed(event),
       "stream.config": () => this.sink.configure(event),
       "session.pong": () => this.serverClock.answer(event),
+      stats: () => this.sink.setGeneratedFps(event.generated_fps),
       "prompt.applied": () => this.prompts.apply(event),
       "session.done": () => this.#finished(event),
       error: () => this.#refused(event),

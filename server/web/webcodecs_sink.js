@@ -58,8 +58,12 @@ export class WebCodecsSink {
 
   push(frame) {
     this.encoded.push(frame);
-    this.clock.receive(frame.ptsUs, this.frameUs, performance.now());
+    this.clock.receive(frame.ptsUs, this.frameUs);
     this.#feed();
+  }
+
+  setGeneratedFps(fps) {
+    this.clock.setCapability((fps * this.frameUs) / 1e6);
   }
 
   setPaused(paused) {
