@@ -22,6 +22,7 @@ class App {
     this.requestedSizes = new Map();
     this.hiddenByPage = false;
     this.announceTimer = 0;
+    this.announcements = [];
     this.stats = new StatsView(document.getElementById("stats"), document.getElementById("stats-toggle"));
     this.stage = new StageView({
       play: () => this.play(),
@@ -130,7 +131,7 @@ class App {
       "stream.config": () => this.#showConfig(event),
       "quality.changed": () => this.#showQuality(event),
       "session.resumed": () => this.stage.mark("The engine was restarted; the scene begins anew"),
-      stats: () => this.stats.update({ ...event, type: undefined, event: undefined }),
+      stats: () => this.#showStats(event),
       error: () => this.#showRefusal(event),
     };
     handlers[event.event]?.();
@@ -138,13 +139,18 @@ class App {
 
   #showSession({ model, seed }) {
     document.getElementById("model").textContent = model;
-    this.composer.seed.value = String(seed);
+    this.composer.showSeed(seed);
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
+  }
+
+  #showStats({ generated_fps, encoded_kbps, ahead_ms, stages }) {
+    this.stats.update({ generated_fps, encoded_kbps, ahead_ms, stages });
   }
 
   #showConfig({ size, width, height, codec }) {
     this.shownSize = size;
     this.composer.setSize(size);
+    this.stage.shape({ width, height });
     this.stats.update({ width, height, codec });
   }
 
@@ -176,21 +182,25 @@ class App {
   }
 
   #setState(state, detail) {
-    const changed = state !== this.state;
+    const before = this.state;
     this.state = state;
     this.stage.showState(state, detail);
     this.composer.showState(state);
-    if (changed) {
+    // Short waits come and go, and a picture that starts is announced with its prompt.
+    const silent = state === "rebuffering" || (state === "playing" && before !== "paused");
+    if (state !== before && !silent) {
       const { pill, title, detail: text } = wordingOf(state, detail);
       this.#announce([title ?? pill, text].filter(Boolean).join(". "));
     }
   }
 
-  /** Read out by screen readers, once things have settled. */
+  /** Read out by screen readers; what happens within a moment is read as one. */
   #announce(text) {
+    this.announcements.push(text);
     clearTimeout(this.announceTimer);
     this.announceTimer = setTimeout(() => {
-      document.getElementById("announcer").textContent = text;
+      document.getElementById("announcer").textContent = this.announcements.join(" ");
+      this.announcements = [];
     }, ANNOUNCE_AFTER_MS);
   }
 

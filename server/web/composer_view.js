@@ -45,6 +45,11 @@ export class ComposerView {
     return this.seed.value === "" ? undefined : Number(this.seed.value);
   }
 
+  /** Show the seed in use; a box left empty stays empty, so that the next session draws another. */
+  showSeed(seed) {
+    this.seed.placeholder = String(seed);
+  }
+
   /**
    * Offer the sizes that the server can make.
    * @param {{name: string, width: number, height: number}[]} sizes
@@ -71,6 +76,9 @@ export class ComposerView {
     byId("go-label").textContent = this.live ? "Steer" : "Play";
     byId("stop").hidden = !this.live;
     this.seed.disabled = this.live;
+    if (!this.live) {
+      this.seed.placeholder = "random";
+    }
     byId("dice").disabled = this.live;
   }
 

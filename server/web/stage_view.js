@@ -51,6 +51,11 @@ export class StageView {
     this.stage.classList.toggle("has-picture", present);
   }
 
+  /** Give the stage the shape of the picture. */
+  shape({ width, height }) {
+    this.stage.style.setProperty("aspect-ratio", `${width} / ${height}`);
+  }
+
   /** Describe the picture to those who don't see it. @param {string} prompt */
   describe(prompt) {
     for (const element of [byId("picture"), byId("video")]) {

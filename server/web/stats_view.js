@@ -81,7 +81,8 @@ export class StatsView {
       ["Bit rate", shownOr(v.encoded_kbps, (kbps) => `${whole.format(kbps)} kb/s`)],
       ["Dropped", shownOr(v.dropped, (count) => whole.format(count))],
       ["Picture", v.width === undefined ? "–" : `${v.width}×${v.height}`],
-      ["Codec", v.codec === undefined ? "–" : `${v.codec} ${v.player}`],
+      ["Codec", v.codec ?? "–"],
+      ["Player", v.player ?? "–"],
       ["Seed", v.seed === undefined ? "–" : String(v.seed)],
     ];
     this.rows.replaceChildren(

@@ -223,6 +223,7 @@ export class StreamClient {
 
   #started(event) {
     this.sessionId = event.session_id;
+    this.request = { ...this.request, seed: event.seed };
     this.retry.succeeded();
     this.#ping();
     this.#setState("connecting", { message: "Making the first frames…" });
