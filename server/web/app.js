@@ -64,6 +64,9 @@ class App {
       this.composer.notice("Say what the video should show.");
       this.composer.prompt.focus();
     } else if (isLive(this.state)) {
+      if (this.framesShown === 0) {
+        this.startPrompt = this.composer.text;
+      }
       this.player?.steer({ prompt: this.composer.text, eventId: this.#eventId() });
     } else {
       this.play();

@@ -12,6 +12,9 @@ const TRIM_AT_S = 20;
 const TICK_MS = 50;
 const END_TOLERANCE_S = 0.08;
 
+// The header of a media frame has 16 bits for the generation.
+const GENERATION_MASK = 0xffff;
+
 const MediaSourceClass = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 
 /** Whether this browser plays fragmented H.264 through Media Source Extensions. */
@@ -53,7 +56,7 @@ export class MseSink {
   }
 
   configure(config) {
-    this.configs.set(config.generation, config);
+    this.configs.set(config.generation & GENERATION_MASK, config);
     this.config = config;
     if (this.source === null) {
       this.#load(config);
@@ -132,7 +135,7 @@ export class MseSink {
     }
     const piece = this.pieces.shift();
     if (piece.init) {
-      buffer.changeType(mimeType(this.configs.get(piece.generation) ?? this.config));
+      buffer.changeType(mimeType(this.configs.get(piece.generation)));
     }
     buffer.appendBuffer(piece.payload);
   }

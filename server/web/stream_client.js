@@ -34,6 +34,7 @@ const REPORT_EVERY_MS = 200;
 const FAREWELL_MS = 1000;
 const CLOSE_NORMAL = 1000;
 const CLOSE_REFUSED = 1008;
+const CLOSE_FAULT = 1011;
 const CLOSE_BUSY = 1013;
 
 export class StreamClient {
@@ -280,6 +281,8 @@ export class StreamClient {
     } else if (event.code === CLOSE_BUSY) {
       const seconds = Number.parseFloat(/[\d.]+/.exec(event.reason)?.[0] ?? "");
       this.#lost({ message: this.trouble ?? "The server is busy.", busy: true, afterMs: seconds > 0 ? seconds * 1000 : undefined });
+    } else if (event.code === CLOSE_FAULT) {
+      this.#lost({ message: this.trouble ?? "The engine failed." });
     } else {
       this.#lost({ message: "The connection was lost." });
     }

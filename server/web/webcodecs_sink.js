@@ -9,6 +9,8 @@ import { FINISHED, PlayoutClock, RUNNING, WAITING } from "./playout_clock.js";
 // this many are decoded before their time.
 const DECODE_AHEAD = 5;
 const DECODER_ATTEMPTS = 3;
+// The header of a media frame has 16 bits for the generation.
+const GENERATION_MASK = 0xffff;
 const LARGEST_GAP_US = 250_000;
 
 export class WebCodecsSink {
@@ -18,7 +20,7 @@ export class WebCodecsSink {
    */
   constructor(canvas, listener) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d", { alpha: false, desynchronized: false });
+    this.context = canvas.getContext("2d", { alpha: false });
     this.listener = listener;
     this.clock = new PlayoutClock();
     this.configs = new Map();
@@ -52,7 +54,7 @@ export class WebCodecsSink {
   }
 
   configure(config) {
-    this.configs.set(config.generation, config);
+    this.configs.set(config.generation & GENERATION_MASK, config);
     this.frameUs = 1e6 / config.fps;
   }
 
@@ -131,6 +133,7 @@ export class WebCodecsSink {
       return;
     }
     this.#openDecoder(config);
+    this.configs.delete(this.generation);
     this.generation = generation;
     this.switching = false;
     this.#feed();
