@@ -213,7 +213,7 @@ export class StreamClient {
       "session.resumed": () => this.#resumed(event),
       "stream.config": () => this.sink.configure(event),
       "session.pong": () => this.serverClock.answer(event),
-      stats: () => this.sink.setGeneratedFps(event.generated_fps),
+      stats: () => this.#adapt(event),
       "prompt.applied": () => this.prompts.apply(event),
       "session.done": () => this.#finished(event),
       error: () => this.#refused(event),
@@ -228,6 +228,13 @@ export class StreamClient {
     this.retry.succeeded();
     this.#ping();
     this.#setState("connecting", { message: "Making the first frames…" });
+  }
+
+  /** Before the first group nothing is known, and the sink has no rate to compare with. */
+  #adapt({ generated_fps: fps }) {
+    if (fps > 0 && this.lastShown.seq >= 0) {
+      this.sink.setGeneratedFps(fps);
+    }
   }
 
   #resumed() {

@@ -46,16 +46,17 @@ def test_picture_changes_after_the_prompt_does(server, visit, player):
 @PLAYERS
 def test_size_changes_while_it_plays(server, visit, player):
     viewer = visit(f"{server.url}/?player={player}&size=0.5K")
+    sizes = viewer.page.request.get(f"{server.url}/v1/capabilities").json()["presets"][0]["sizes"]
+    small, large = (next(size for size in sizes if size["name"] == name) for name in ("0.5K", "1K"))
     viewer.play(DAY)
-    assert viewer.stats["width"] == 896
+    assert viewer.stats["width"] == small["width"]
     viewer.page.get_by_label("Size").select_option("1K")
-    viewer.wait_for(
-        "(document.querySelector('#picture:not([hidden])')?.width ?? document.querySelector('#video').videoWidth)"
-        " === 1664"
-    )
+    canvas, video = "document.querySelector('#picture:not([hidden])')", "document.querySelector('#video')"
+    viewer.wait_for(f"({canvas}?.width ?? {video}.videoWidth) === {large['width']}")
     viewer.wait_for_frames(4)
-    assert viewer.stats["width"] == 1664
+    assert viewer.stats["height"] == large["height"]
     assert viewer.state in ("playing", "rebuffering")
+    viewer.shoot(f"larger-{player}")
 
 
 @PLAYERS
@@ -88,7 +89,7 @@ def test_statistics_show_what_the_server_reports(server, visit):
     viewer.wait_for("Object.keys(ultraflash.stats.stages).length > 0 && ultraflash.stats.shownFps > 0")
     panel = viewer.page.get_by_role("complementary", name="Statistics")
     text = panel.inner_text()
-    for name in ("Generated", "Shown", "Ahead", "Bit rate", "avc1", "decode", "WebCodecs"):
+    for name in ("Generated", "Shown", "Ahead", "Bit rate", "avc1", "encode", "WebCodecs"):
         assert name in text
     viewer.shoot("statistics")
 
