@@ -22,20 +22,15 @@
  * @property {number} speed playback speed, 1 being real time
  */
 
-import { parseMediaFrame } from "./media_frame.js";
 import { PromptTracker } from "./prompt_tracker.js";
 import { waitUntilReady } from "./readiness.js";
 import { RetrySchedule } from "./retry_schedule.js";
 import { ServerClock } from "./server_clock.js";
+import { StreamSocket } from "./stream_socket.js";
 
 const ACK_EVERY_FRAMES = 1;
 const KEEPALIVE_MS = 4000;
 const REPORT_EVERY_MS = 200;
-const FAREWELL_MS = 1000;
-const CLOSE_NORMAL = 1000;
-const CLOSE_REFUSED = 1008;
-const CLOSE_FAULT = 1011;
-const CLOSE_BUSY = 1013;
 
 export class StreamClient {
   /**
@@ -179,12 +174,18 @@ export class StreamClient {
   }
 
   #open() {
-    const socket = new WebSocket(`${this.origin.replace(/^http/, "ws")}/v1/stream`);
-    socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#greet();
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = (event) => this.#closed(socket, event);
-    this.socket = socket;
+    this.socket = new StreamSocket(this.origin, {
+      opened: () => this.#greet(),
+      told: (event) => this.#hear(event),
+      sent: (frame, bytes) => {
+        this.receivedBytes += bytes;
+        this.sink.push(frame);
+      },
+      ended: (end) => {
+        this.socket = null;
+        this.#ended(end);
+      },
+    });
   }
 
   #greet() {
@@ -199,14 +200,7 @@ export class StreamClient {
     this.#send({ type: "session.start", transport: this.transport, codecs: this.codecs, ...this.request });
   }
 
-  #receive(data) {
-    if (typeof data !== "string") {
-      const frame = parseMediaFrame(data);
-      this.receivedBytes += data.byteLength;
-      this.sink.push(frame);
-      return;
-    }
-    const event = JSON.parse(data);
+  #hear(event) {
     const handlers = {
       "queue.status": () => this.#setState("queued", event),
       "session.started": () => this.#started(event),
@@ -269,30 +263,20 @@ export class StreamClient {
     this.#greet();
   }
 
-  #closed(socket, event) {
-    if (socket !== this.socket) {
-      return;
-    }
-    this.socket = null;
-    if (event.code === CLOSE_NORMAL && this.done !== null) {
-      return;
-    }
-    if (event.code === CLOSE_NORMAL) {
-      this.#setState("ended", { reason: event.reason || "closed by the server" });
-    } else if (event.code === CLOSE_REFUSED) {
-      this.#setState("error", {
-        code: "refused",
-        message: event.reason || "The server refused the connection.",
-        retryable: false,
-      });
-    } else if (event.code === CLOSE_BUSY) {
-      const seconds = Number.parseFloat(/[\d.]+/.exec(event.reason)?.[0] ?? "");
-      this.#lost({ message: this.trouble ?? "The server is busy.", busy: true, afterMs: seconds > 0 ? seconds * 1000 : undefined });
-    } else if (event.code === CLOSE_FAULT) {
-      this.#lost({ message: this.trouble ?? "The engine failed." });
-    } else {
-      this.#lost({ message: "The connection was lost." });
-    }
+  #ended({ kind, reason, afterMs }) {
+    const endings = {
+      over: () => this.done ?? this.#setState("ended", { reason: reason || "closed by the server" }),
+      refused: () =>
+        this.#setState("error", {
+          code: "refused",
+          message: reason || "The server refused the connection.",
+          retryable: false,
+        }),
+      busy: () => this.#lost({ message: this.trouble ?? "The server is busy.", busy: true, afterMs }),
+      fault: () => this.#lost({ message: this.trouble ?? "The engine failed." }),
+      lost: () => this.#lost({ message: "The connection was lost." }),
+    };
+    endings[kind]();
   }
 
   #lost({ message, busy = false, afterMs }) {
@@ -348,26 +332,21 @@ export class StreamClient {
   }
 
   #send(event) {
-    if (this.socket?.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify(event));
-    }
+    this.socket?.send(event);
   }
 
   /** Part from the session; what the server still says to that goes to the page. */
   #leave() {
     this.run += 1;
     this.retry?.cancel();
-    const socket = this.socket;
-    if (socket === null) {
+    if (this.socket === null) {
       return;
     }
     if (this.done === null) {
       this.#send({ type: "session.stop" });
     }
+    this.socket.leave((event) => this.#tell(event));
     this.socket = null;
-    socket.onopen = null;
-    socket.onmessage = ({ data }) => typeof data === "string" && this.#tell(JSON.parse(data));
-    setTimeout(() => socket.close(CLOSE_NORMAL), FAREWELL_MS);
   }
 
   #tell(event) {
