@@ -3,7 +3,7 @@
  * Made for a dedicated worker: decoding and drawing never wait for the page.
  */
 
-import { FINISHED, PlayoutClock, RUNNING, WAITING } from "./playout_clock.js";
+import { FINISHED, HELD, PlayoutClock, RUNNING, WAITING } from "./playout_clock.js";
 
 // Decoded pictures are large and a decoder owns few of them: the jitter buffer holds encoded frames, and only
 // this many are decoded before their time.
@@ -188,7 +188,7 @@ export class WebCodecsSink {
     const phase = this.clock.phase;
     this.#followJump(nowMs);
     const positionUs = this.clock.advance(nowMs);
-    if (positionUs !== null) {
+    if (positionUs !== null && this.clock.phase !== HELD) {
       this.#showDue(positionUs);
     }
     this.#feed();

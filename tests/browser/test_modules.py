@@ -124,7 +124,8 @@ def test_clock_waits_for_late_media_and_shows_every_frame(evaluate):
         if (t === 2000) for (let i = 8; i < 20; i += 1) clock.receive(i * 62500, 62500);
         seen.push(clock.advance(t));
       }
-      return { phase: clock.phase, atLate: seen[199], steps: seen.every((s, i) => i === 0 || s - seen[i - 1] <= 10001) };"""
+      const steps = seen.every((at, i) => i === 0 || at - seen[i - 1] <= 10001);
+      return { phase: clock.phase, atLate: seen[199], steps };"""
     assert evaluate("playout_clock", body) == {"phase": "waiting", "atLate": 500_000, "steps": True}
 
 
