@@ -1,6 +1,6 @@
 /** The page: connects the prompt box and the stage to the player. */
 
-import { ComposerView } from "./composer_view.js";
+import { ComposerView, drawSeed } from "./composer_view.js";
 import { choosePlayer, createPlayer } from "./player.js";
 import { EXAMPLES } from "./prompt_words.js";
 import { StageView } from "./stage_view.js";
@@ -8,6 +8,7 @@ import { isLive, isShowing, wordingOf } from "./states.js";
 import { StatsView } from "./stats_view.js";
 
 const ANNOUNCE_AFTER_MS = 700;
+const SHOW_WAIT_AFTER_MS = 600;
 const CAPABILITIES_RETRY_MS = 2000;
 const PLAYER_NAMES = { webcodecs: "WebCodecs", mse: "MSE" };
 
@@ -22,6 +23,9 @@ class App {
     this.requestedSizes = new Map();
     this.hiddenByPage = false;
     this.announceTimer = 0;
+    this.stateTimer = 0;
+    this.model = "";
+    this.sizeInForce = "auto";
     this.announcements = [];
     this.stats = new StatsView(document.getElementById("stats"), document.getElementById("stats-toggle"));
     this.stage = new StageView({
@@ -83,11 +87,12 @@ class App {
     this.framesShown = 0;
     this.lastPtsUs = -1;
     this.startPrompt = this.composer.text;
-    const request = { prompt: this.startPrompt, size: this.composer.size.value };
-    if (this.composer.chosenSeed !== undefined) {
-      request.seed = this.composer.chosenSeed;
-    }
-    this.player.start(request);
+    this.sizeInForce = this.composer.size.value;
+    this.player.start({
+      prompt: this.startPrompt,
+      size: this.sizeInForce,
+      seed: this.composer.chosenSeed ?? drawSeed(),
+    });
   }
 
   togglePause() {
@@ -100,8 +105,9 @@ class App {
   resize() {
     if (isLive(this.state)) {
       const eventId = this.#eventId();
-      this.requestedSizes.set(eventId, this.shownSize);
-      this.player.resize({ size: this.composer.size.value, eventId });
+      this.requestedSizes.set(eventId, this.sizeInForce);
+      this.sizeInForce = this.composer.size.value;
+      this.player.resize({ size: this.sizeInForce, eventId });
     }
   }
 
@@ -141,7 +147,7 @@ class App {
   }
 
   #showSession({ model, seed }) {
-    document.getElementById("model").textContent = model;
+    this.model = model;
     this.composer.showSeed(seed);
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
   }
@@ -150,9 +156,8 @@ class App {
     this.stats.update({ generated_fps, encoded_kbps, ahead_ms, stages });
   }
 
-  #showConfig({ size, width, height, codec }) {
-    this.shownSize = size;
-    this.composer.setSize(size);
+  #showConfig({ width, height, codec }) {
+    document.getElementById("model").textContent = `${this.model} · ${width}×${height}`;
     this.stage.shape({ width, height });
     this.stats.update({ width, height, codec });
   }
@@ -164,7 +169,8 @@ class App {
   #showRefusal({ message, event_id: eventId }) {
     this.composer.notice(message);
     if (this.requestedSizes.has(eventId)) {
-      this.composer.setSize(this.requestedSizes.get(eventId));
+      this.sizeInForce = this.requestedSizes.get(eventId);
+      this.composer.setSize(this.sizeInForce);
       this.requestedSizes.delete(eventId);
     }
   }
@@ -187,13 +193,23 @@ class App {
   #setState(state, detail) {
     const before = this.state;
     this.state = state;
-    this.stage.showState(state, detail);
+    this.#showState(state, detail);
     this.composer.showState(state);
     // Short waits come and go, and a picture that starts is announced with its prompt.
     const silent = state === "rebuffering" || (state === "playing" && before !== "paused");
     if (state !== before && !silent) {
       const { pill, title, detail: text } = wordingOf(state, detail);
       this.#announce([title ?? pill, text].filter(Boolean).join(". "));
+    }
+  }
+
+  /** A wait that is over at once is not worth a flicker. */
+  #showState(state, detail) {
+    clearTimeout(this.stateTimer);
+    if (state === "rebuffering") {
+      this.stateTimer = setTimeout(() => this.stage.showState(state, detail), SHOW_WAIT_AFTER_MS);
+    } else {
+      this.stage.showState(state, detail);
     }
   }
 

@@ -7,6 +7,11 @@ const LARGEST_DRAWN_SEED = 999_999;
 
 const byId = (id) => document.getElementById(id);
 
+/** A seed short enough to be read out and typed again. */
+export function drawSeed() {
+  return Math.floor(Math.random() * (LARGEST_DRAWN_SEED + 1));
+}
+
 export class ComposerView {
   /** @param {{submit, stop, resize}} commands called for what the viewer does */
   constructor(commands) {
@@ -24,7 +29,7 @@ export class ComposerView {
     this.size.addEventListener("change", () => commands.resize());
     byId("stop").addEventListener("click", commands.stop);
     byId("dice").addEventListener("click", () => {
-      this.seed.value = String(Math.floor(Math.random() * (LARGEST_DRAWN_SEED + 1)));
+      this.seed.value = String(drawSeed());
     });
     this.#makeExamples();
     this.#makeWords();
@@ -76,6 +81,8 @@ export class ComposerView {
     byId("go-label").textContent = this.live ? "Steer" : "Play";
     byId("stop").hidden = !this.live;
     this.seed.disabled = this.live;
+    // A running session has one size; which one "auto" means was settled at its start.
+    this.size.options[0].disabled = this.live;
     if (!this.live) {
       this.seed.placeholder = "random";
     }
