@@ -68,9 +68,6 @@ class App {
       this.composer.notice("Say what the video should show.");
       this.composer.prompt.focus();
     } else if (isLive(this.state)) {
-      if (this.framesShown === 0) {
-        this.startPrompt = this.composer.text;
-      }
       this.player?.steer({ prompt: this.composer.text, eventId: this.#eventId() });
     } else {
       this.play();
@@ -86,10 +83,9 @@ class App {
     this.composer.notice("");
     this.framesShown = 0;
     this.lastPtsUs = -1;
-    this.startPrompt = this.composer.text;
     this.sizeInForce = this.composer.size.value;
     this.player.start({
-      prompt: this.startPrompt,
+      prompt: this.composer.text,
       size: this.sizeInForce,
       seed: this.composer.chosenSeed ?? drawSeed(),
     });
@@ -124,10 +120,6 @@ class App {
   }
 
   #takeReport(report) {
-    if (this.framesShown === 0 && report.shown > 0) {
-      this.stage.showPicture(true);
-      this.#direct({ prompt: this.startPrompt, ptsUs: 0, latencyMs: null });
-    }
     this.framesShown = report.shown;
     this.lastPtsUs = report.ptsUs;
     this.stage.showTime(report.ptsUs);
@@ -139,7 +131,7 @@ class App {
       "session.started": () => this.#showSession(event),
       "stream.config": () => this.#showConfig(event),
       "quality.changed": () => this.#showQuality(event),
-      "session.resumed": () => this.stage.mark("The engine was restarted; the scene begins anew"),
+      "session.resumed": () => this.#showRestart(),
       stats: () => this.#showStats(event),
       error: () => this.#showRefusal(event),
     };
@@ -166,6 +158,11 @@ class App {
     this.stage.mark(reason === "requested" ? `Size ${size}` : `Size ${size}: ${reason}`);
   }
 
+  #showRestart() {
+    this.composer.notice("");
+    this.stage.mark("The engine was restarted; the scene begins anew");
+  }
+
   #showRefusal({ message, event_id: eventId }) {
     this.composer.notice(message);
     if (this.requestedSizes.has(eventId)) {
@@ -175,19 +172,21 @@ class App {
     }
   }
 
-  #showApplied({ prompt, firstPtsUs, latencyMs }) {
+  #showApplied({ eventId, prompt, firstPtsUs, latencyMs }) {
     if (prompt === null) {
       return;
     }
-    this.stats.update({ promptMs: latencyMs, promptsApplied: (this.stats.values.promptsApplied ?? 0) + 1 });
-    this.stage.mark(prompt);
-    this.#direct({ prompt, ptsUs: firstPtsUs, latencyMs });
-  }
-
-  #direct(direction) {
-    this.composer.addDirection(direction);
-    this.stage.describe(direction.prompt);
-    this.#announce(`Now showing: ${direction.prompt}`);
+    if (eventId === null) {
+      this.stage.showPicture(true);
+      this.stats.update({ firstPictureMs: latencyMs });
+    } else {
+      this.stage.mark(prompt);
+      const { promptsApplied = 0 } = this.stats.values;
+      this.stats.update({ promptMs: latencyMs, promptsApplied: promptsApplied + 1 });
+    }
+    this.composer.addDirection({ prompt, ptsUs: firstPtsUs, latencyMs });
+    this.stage.describe(prompt);
+    this.#announce(`Now showing: ${prompt}`);
   }
 
   #setState(state, detail) {

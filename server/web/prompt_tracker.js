@@ -1,4 +1,12 @@
-/** Follows a changed prompt from the request to the first picture that shows it. */
+/** Follows a prompt from the request to the first picture that shows it. */
+
+/**
+ * @typedef {object} ShownPrompt
+ * @property {string | null} eventId of the change, null for the prompt that the session began with
+ * @property {number} firstPtsUs time of its first frame
+ * @property {string | null} prompt null when the change was somebody else's
+ * @property {number | null} latencyMs from the request to the picture
+ */
 
 export class PromptTracker {
   constructor() {
@@ -6,7 +14,13 @@ export class PromptTracker {
     this.applied = [];
   }
 
-  /** The viewer asked for it. @param {string} eventId @param {string} prompt */
+  /** The session begins with it. @param {string} prompt */
+  begin(prompt) {
+    this.ask(null, prompt);
+    this.apply({ event_id: null, first_pts_us: 0 });
+  }
+
+  /** The viewer asked for a change. @param {string | null} eventId @param {string} prompt */
   ask(eventId, prompt) {
     this.asked.set(eventId, { prompt, askedMs: performance.now() });
   }
@@ -16,7 +30,7 @@ export class PromptTracker {
     this.asked.delete(eventId);
   }
 
-  /** The server said from which frame on it shows. @param {{event_id: string, first_pts_us: number}} event */
+  /** The server said from which frame on it shows. @param {{event_id: string | null, first_pts_us: number}} event */
   apply(event) {
     this.applied.push(event);
   }
@@ -24,8 +38,7 @@ export class PromptTracker {
   /**
    * A frame is on the screen.
    * @param {number} ptsUs
-   * @returns {{eventId: string, firstPtsUs: number, prompt: string | null, latencyMs: number | null}[]}
-   *     prompts that can be seen since this frame
+   * @returns {ShownPrompt[]} prompts that can be seen since this frame
    */
   shown(ptsUs) {
     const visible = [];

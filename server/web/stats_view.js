@@ -74,6 +74,7 @@ export class StatsView {
       ["Generated", shownOr(v.generated_fps, (fps) => `${number.format(fps)} fps`)],
       ["Shown", shownOr(v.shownFps, (fps) => `${number.format(fps)} fps`)],
       ["Speed", shownOr(v.speed, (speed) => `${Math.round(speed * 100)}%`)],
+      ["First picture", shownOr(v.firstPictureMs, (ms) => `${whole.format(ms)} ms`)],
       ["Prompt to picture", shownOr(v.promptMs, (ms) => `${whole.format(ms)} ms`)],
       ["Age of the picture", shownOr(v.latencyMs, (ms) => `${whole.format(ms)} ms`)],
       ["Ahead", shownOr(v.ahead_ms, (ms) => `${whole.format(ms)} ms`)],

@@ -197,6 +197,8 @@ export class StreamClient {
       });
       return;
     }
+    this.prompts = new PromptTracker();
+    this.prompts.begin(this.request.prompt);
     this.#send({ type: "session.start", transport: this.transport, codecs: this.codecs, ...this.request });
   }
 
@@ -258,6 +260,7 @@ export class StreamClient {
   /** The server no longer has the session: the same request makes the same kind of picture again. */
   #startAgain() {
     this.sessionId = null;
+    this.paused = false;
     this.lastShown = { seq: -1, ptsUs: -1 };
     this.sink.reset();
     this.#greet();
