@@ -163,7 +163,11 @@ class App {
     this.stage.mark("The engine was restarted; the scene begins anew");
   }
 
-  #showRefusal({ message, event_id: eventId }) {
+  #showRefusal({ code, message, event_id: eventId }) {
+    if (code === "unknown_session") {
+      // The player starts another one by itself.
+      return;
+    }
     this.composer.notice(message);
     if (this.requestedSizes.has(eventId)) {
       this.sizeInForce = this.requestedSizes.get(eventId);
