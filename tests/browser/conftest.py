@@ -184,7 +184,8 @@ class Viewer:
         return list(self.page.evaluate(THUMBNAIL))
 
     def shoot(self, name: str) -> None:
-        """Keep a screenshot to look at."""
+        """Keep a screenshot to look at, once everything has faded in."""
+        self.page.wait_for_timeout(400)
         self.page.screenshot(path=self.screenshots / f"{name}.png")
 
 
