@@ -1,0 +1,102 @@
+/** What the page says in each state of the player. */
+
+const seconds = (ms) => Math.max(1, Math.ceil(ms / 1000));
+
+/**
+ * @typedef {object} Wording
+ * @property {string} pill short name of the state
+ * @property {boolean} [curtain] whether a card lies over the picture
+ * @property {boolean} [busy] whether something is being waited for
+ * @property {string} [title]
+ * @property {string} [detail]
+ * @property {number | null} [progress] 0 to 1, null when unknown
+ * @property {{label: string, command: string}} [action]
+ */
+
+const END_REASONS = {
+  stopped: "You stopped it.",
+  max_frames: "It reached its length.",
+  no_ack: "The page showed nothing for a minute, so the server ended the session.",
+  paused_too_long: "It was paused for too long, so the server ended the session.",
+  engine_fault: "The engine failed.",
+};
+
+const AGAIN = { label: "Play again", command: "play" };
+const RETRY = { label: "Retry now", command: "retryNow" };
+
+const wordings = {
+  idle: () => ({ pill: "Ready" }),
+  connecting: ({ message }) => ({
+    pill: "Connecting",
+    curtain: true,
+    busy: true,
+    title: message ?? "Connecting…",
+  }),
+  warming_up: ({ progress, stage }) => ({
+    pill: "Warming up",
+    curtain: true,
+    busy: true,
+    title: "Warming up",
+    detail: stage,
+    progress,
+  }),
+  queued: ({ position, depth, eta_s: etaS }) => ({
+    pill: "In the queue",
+    curtain: true,
+    busy: true,
+    title: `Place ${position} of ${depth} in the queue`,
+    detail: typeof etaS === "number" ? `About ${seconds(etaS * 1000)} s` : "",
+  }),
+  busy: ({ message, remainingMs }) => ({
+    pill: "Waiting",
+    curtain: true,
+    busy: true,
+    title: message,
+    detail: `Trying again in ${seconds(remainingMs)} s`,
+    action: RETRY,
+  }),
+  playing: () => ({ pill: "Live" }),
+  paused: () => ({ pill: "Paused" }),
+  rebuffering: () => ({ pill: "Buffering" }),
+  ended: ({ reason }) => ({
+    pill: "Ended",
+    curtain: true,
+    title: "The end",
+    detail: END_REASONS[reason] ?? "",
+    action: AGAIN,
+  }),
+  connection_lost: ({ message, remainingMs }) => ({
+    pill: "Connection lost",
+    curtain: true,
+    busy: true,
+    title: message,
+    detail: remainingMs === undefined ? "" : `Trying again in ${seconds(remainingMs)} s`,
+    action: remainingMs === undefined ? undefined : RETRY,
+  }),
+  error: ({ message }) => ({
+    pill: "Error",
+    curtain: true,
+    title: "This did not work",
+    detail: message,
+    action: { label: "Try again", command: "play" },
+  }),
+};
+
+/**
+ * @param {string} state
+ * @param {object} detail fields that came with it
+ * @returns {Wording}
+ */
+export function wordingOf(state, detail) {
+  return wordings[state](detail);
+}
+
+/** Whether a session exists, or is being made, in this state. */
+export function isLive(state) {
+  return !["idle", "ended", "error"].includes(state);
+}
+
+/** Whether pictures can be paused and steered in this state. */
+export function isShowing(state) {
+  return ["playing", "paused", "rebuffering"].includes(state);
+}
