@@ -35,7 +35,12 @@ from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.schedule import FlowSchedule, shifted_sigmas
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder
-from ultraflash.models.upsampler import LatentUpsampler, StagedUpsampler, StagedUpsamplerConfig, UpsamplerConfig
+from ultraflash.models.upsampler import (
+    LatentUpsampler,
+    StagedUpsampler,
+    StagedUpsamplerConfig,
+    UpsamplerConfig,
+)
 
 TOLERANCE = 1e-4
 """Largest difference of a flow, a latent or a pixel in float32."""
@@ -64,7 +69,11 @@ def draw_weight(key: str, shape: Sequence[int]) -> Tensor:
 
 def draw_into(net: nn.Module, keys: Shapes, *, prefix: str = "") -> None:
     """Load drawn weights, strictly. ``prefix`` is part of the names that weights are drawn by, but not of the net's."""
-    drawn = {key.removeprefix(prefix): draw_weight(key, shape) for key, shape in keys.items() if key.startswith(prefix)}
+    drawn = {
+        key.removeprefix(prefix): draw_weight(key, shape)
+        for key, shape in keys.items()
+        if key.startswith(prefix)
+    }
     net.load_state_dict(drawn, strict=True)
     net.eval()
 
@@ -88,7 +97,9 @@ def upsampler_from_keys(keys: Shapes, config: Mapping[str, Any]) -> LatentUpsamp
     first_frame = FIRST_FRAMES[config.get("memory_init", "replicate")]
     if "final.weight" in keys:
         channels, mid = keys["final.weight"][:2]
-        shuffles = [keys[f"pre_shuffle.{i}.weight"][0] for i in range(amount(keys, r"pre_shuffle\.(\d+)\.weight"))]
+        shuffles = [
+            keys[f"pre_shuffle.{i}.weight"][0] for i in range(amount(keys, r"pre_shuffle\.(\d+)\.weight"))
+        ]
         v1 = UpsamplerConfig(
             channels=channels,
             mid_channels=mid,
@@ -250,7 +261,10 @@ def run_schedule(fixture: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
     schedule = FlowSchedule(nominal_steps=tuple(fixture["nominal"]), shift=fixture["shift"])
     sigmas = shifted_sigmas(fixture["shift"])
     first, last = fixture["sigmas_first"], fixture["sigmas_last"]
-    yield torch.tensor(schedule.timesteps, dtype=torch.float64), torch.tensor(fixture["warped"], dtype=torch.float64)
+    yield (
+        torch.tensor(schedule.timesteps, dtype=torch.float64),
+        torch.tensor(fixture["warped"], dtype=torch.float64),
+    )
     yield sigmas[: len(first)], torch.tensor(first, dtype=torch.float64)
     yield sigmas[-len(last) :], torch.tensor(last, dtype=torch.float64)
 
@@ -308,7 +322,9 @@ def compare(folder: Path, name: str, fixture: Mapping[str, Any]) -> dict[str, An
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare every fixture of a folder; 0 when all fit, 1 when one doesn't, 2 when there is nothing to compare."""
-    parser = argparse.ArgumentParser(description="Compare the networks with golden tensors, one JSON line per fixture.")
+    parser = argparse.ArgumentParser(
+        description="Compare the networks with golden tensors, one JSON line per fixture."
+    )
     parser.add_argument("--golden", type=Path, required=True, metavar="DIR", help="folder with golden.json")
     folder: Path = parser.parse_args(arguments).golden
     index = folder / "golden.json"

@@ -1,6 +1,6 @@
 """Draw the README's sheet: sixteen prompts, four moments each, made by the shipped cascade.
 
-    python benchmarks/prompt_sheet.py -o .github/images/mini-sheet.jpg
+python benchmarks/prompt_sheet.py -o .github/images/mini-sheet.jpg
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
 from ultraflash.models.cascade import Cascade
 
 PROMPTS = (
@@ -35,7 +36,9 @@ COLUMNS = 2
 MOMENTS = 4
 
 
-def moments(cascade: Cascade, prompt: str, *, seconds: float, size: str, seed: int, width: int) -> list[Image.Image]:
+def moments(
+    cascade: Cascade, prompt: str, *, seconds: float, size: str, seed: int, width: int
+) -> list[Image.Image]:
     """Frames at equal distances through the first ``seconds`` of a stream, scaled to ``width``."""
     state = cascade.open(prompt, size=size, seed=seed)
     groups: list[Tensor] = []
@@ -50,7 +53,9 @@ def moments(cascade: Cascade, prompt: str, *, seconds: float, size: str, seed: i
 def draw_sheet(cascade: Cascade, *, seconds: float, size: str, seed: int, width: int) -> Image.Image:
     """The sheet: ``COLUMNS`` columns of prompts, each a row of moments over its prompt."""
     font = ImageFont.load_default(size=14)
-    rows = [moments(cascade, prompt, seconds=seconds, size=size, seed=seed, width=width) for prompt in PROMPTS]
+    rows = [
+        moments(cascade, prompt, seconds=seconds, size=size, seed=seed, width=width) for prompt in PROMPTS
+    ]
     height, band, gap = rows[0][0].height, 22, 10
     per_column = -(-len(rows) // COLUMNS)
     cell = (MOMENTS * width + gap, height + band)
@@ -66,7 +71,9 @@ def draw_sheet(cascade: Cascade, *, seconds: float, size: str, seed: int, width:
 
 def main() -> None:
     """Read the options and write the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--size", default="0.5K")

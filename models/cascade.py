@@ -166,7 +166,9 @@ class Cascade:
     def _encode(self, prompt: str) -> PromptContext:
         checked = self.check_prompt(prompt)
         states = self._text.encode(checked).to(self._device)[None]
-        return PromptContext(prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states))
+        return PromptContext(
+            prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states)
+        )
 
     def _new_picture(self, size: Size) -> Picture:
         sr = self.preset.sr

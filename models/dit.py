@@ -53,7 +53,9 @@ class DiTConfig:
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.head_dim % 2 or self.head_dim < 6:
-            raise BadConfig(f"dim {self.dim} does not split into {self.heads} heads of an even size of 6 or more")
+            raise BadConfig(
+                f"dim {self.dim} does not split into {self.heads} heads of an even size of 6 or more"
+            )
         if self.patch[0] != 1:
             raise BadConfig(f"a token spans one latent frame, not {self.patch[0]}")
         if self.freq_dim % 2:
@@ -164,7 +166,9 @@ class Block(nn.Module):
         self.cross_attn = Attention(config)
         self.norm2 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_dim, config.dim),
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
@@ -216,7 +220,9 @@ class CausalDiT(nn.Module):
         self.config = config
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, config.patch, stride=config.patch)
         self.text_embedding = nn.Sequential(
-            nn.Linear(config.text_dim, config.dim), nn.GELU(approximate="tanh"), nn.Linear(config.dim, config.dim)
+            nn.Linear(config.text_dim, config.dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.dim, config.dim),
         )
         self.time_embedding = nn.Sequential(
             nn.Linear(config.freq_dim, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
@@ -240,7 +246,9 @@ class CausalDiT(nn.Module):
         """
         missing = self.config.text_tokens - states_BXW.shape[1]
         if missing < 0:
-            raise BadConfig(f"{states_BXW.shape[1]} text tokens, but the network takes {self.config.text_tokens}")
+            raise BadConfig(
+                f"{states_BXW.shape[1]} text tokens, but the network takes {self.config.text_tokens}"
+            )
         dtype = self.patch_embedding.weight.dtype
         embedded = self.text_embedding(F.pad(states_BXW, (0, 0, 0, missing)).to(dtype))
         attentions = [cast(Block, block).cross_attn for block in self.blocks]

@@ -125,7 +125,9 @@ def fit_pca(patches_NP: Tensor, channels: int) -> PatchBasis:
     # A component's sign is arbitrary: let brighter patches have larger values.
     sign_C1 = torch.where(components_CP.sum(1, keepdim=True) < 0, -1.0, 1.0)
     return PatchBasis(
-        mean_P=mean_P.float(), components_CP=(components_CP * sign_C1).float(), sigma_C=variance.sqrt().float()
+        mean_P=mean_P.float(),
+        components_CP=(components_CP * sign_C1).float(),
+        sigma_C=variance.sqrt().float(),
     )
 
 
@@ -285,7 +287,9 @@ class PatchDecoder(nn.Module):
 
         Goes latent frame by latent frame, which stays closer to the processor's caches.
         """
-        return torch.cat([self._decode_one(one_BTCHW, memory) for one_BTCHW in latent_BTCHW.split(1, dim=1)], dim=1)
+        return torch.cat(
+            [self._decode_one(one_BTCHW, memory) for one_BTCHW in latent_BTCHW.split(1, dim=1)], dim=1
+        )
 
     def _decode_one(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         tiles_uint8 = quantize(self._tiles(latent_BTCHW, memory), offset=_MID_GREY)

@@ -22,7 +22,12 @@ Prediction = Literal["flow", "clean", "change"]
 
 
 def clean_estimate(
-    output: Tensor, *, prediction: Prediction, noisy: Tensor, sigma: float | Tensor, condition: Tensor | None = None
+    output: Tensor,
+    *,
+    prediction: Prediction,
+    noisy: Tensor,
+    sigma: float | Tensor,
+    condition: Tensor | None = None,
 ) -> Tensor:
     """The clean latent that a network's output stands for.
 

@@ -118,7 +118,9 @@ class SuperResolutionConfig:
 
     def __post_init__(self) -> None:
         if self.prediction not in ("flow", "change"):
-            raise BadConfig(f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction")
+            raise BadConfig(
+                f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +149,9 @@ class Preset:
     def __post_init__(self) -> None:
         for size in self.sizes:
             if size.rows > self.base.rows or size.cols > self.base.cols:
-                raise BadConfig(f"size {size.name} shows {size.rows}x{size.cols} latents, more than the base makes")
+                raise BadConfig(
+                    f"size {size.name} shows {size.rows}x{size.cols} latents, more than the base makes"
+                )
             self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
         self.size(self.default_size)
 
@@ -214,14 +218,21 @@ def _parse(table: dict[str, Any]) -> Preset:
         Preset,
         {
             **table,
-            "base": _build(BaseConfig, {**base, "dit": _build(DiTConfig, _take(base, "dit")), "schedule": schedule}),
+            "base": _build(
+                BaseConfig, {**base, "dit": _build(DiTConfig, _take(base, "dit")), "schedule": schedule}
+            ),
             "upsampler": {
                 factor: _build(UpsamplerConfig, {**upsampler, "factor": factor})
                 for factor in sorted({size.factor for size in sizes})
             },
             "sr": _build(
                 SuperResolutionConfig,
-                {**sr, "dit": _build(DiTConfig, _take(sr, "dit")), "block": tuple(_take(sr, "block")), "rule": rule},
+                {
+                    **sr,
+                    "dit": _build(DiTConfig, _take(sr, "dit")),
+                    "block": tuple(_take(sr, "block")),
+                    "rule": rule,
+                },
             ),
             "decoder": decoder,
             "sizes": sizes,
@@ -243,10 +254,14 @@ def _build(kind: type[T], values: Mapping[str, Any]) -> T:
     absent = sorted(
         name
         for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
     )
     if unknown or absent:
-        raise BadConfig(f"{kind.__name__}: unknown keys {unknown}, absent keys {absent}; known are {sorted(fields)}")
+        raise BadConfig(
+            f"{kind.__name__}: unknown keys {unknown}, absent keys {absent}; known are {sorted(fields)}"
+        )
     try:
         return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except (TypeError, ValueError) as error:

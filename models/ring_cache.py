@@ -56,7 +56,9 @@ class RingCache:
         """Forget everything; buffers stay allocated."""
         self._filled = 0  # frames in use
         self._next = 0  # frame place that the next block starts at
-        self._open: list[tuple[int, int, int]] = []  # (place, offset in block, frames) runs of the block in work
+        self._open: list[
+            tuple[int, int, int]
+        ] = []  # (place, offset in block, frames) runs of the block in work
 
     @property
     def frames(self) -> int:
@@ -161,7 +163,9 @@ class BlockCache:
         for buffer, fresh in ((self._keys[layer], k_BKTND), (self._values[layer], v_BKTND)):
             if from_old and self._filled > from_old:
                 start = (self._filled - from_old) * self._spatial
-                buffer[:, : from_old * self._spatial] = buffer[:, start : self._filled * self._spatial].clone()
+                buffer[:, : from_old * self._spatial] = buffer[
+                    :, start : self._filled * self._spatial
+                ].clone()
             target = slice(from_old * self._spatial, kept * self._spatial)
             buffer[:, target] = fresh[:, (new - from_new) * self._spatial :]
         self._pending = kept

@@ -39,7 +39,8 @@ class FlowSchedule:
         falling = all(a > b for a, b in zip(steps, steps[1:], strict=False))
         if not steps or not falling or steps[0] > TRAIN_STEPS or steps[-1] < 1:
             raise BadConfig(
-                f"steps must be falling integers between 1 and {TRAIN_STEPS}, not {list(steps)}", param="steps"
+                f"steps must be falling integers between 1 and {TRAIN_STEPS}, not {list(steps)}",
+                param="steps",
             )
         if self.shift <= 0:
             raise BadConfig(f"shift must be positive, not {self.shift}", param="shift")

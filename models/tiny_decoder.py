@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.frame_memory import FirstFrame, FrameMemory, MemoryBlock, from_time_major, to_time_major
+from ultraflash.models.frame_memory import (
+    FirstFrame,
+    FrameMemory,
+    MemoryBlock,
+    from_time_major,
+    to_time_major,
+)
 
 Upsampling = Literal["nearest", "pixel_shuffle"]
 
@@ -112,7 +118,9 @@ class ShuffleUp(nn.Module):
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
-        self.up = nn.Sequential(nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+        self.up = nn.Sequential(
+            nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)
+        )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Map (N,C,H,W) to (N,C,H*factor,W*factor)."""
@@ -145,7 +153,9 @@ class TinyDecoder(nn.ModuleList):
             layers += [MemoryBlock(channels, zero_init=config.zero_init) for _ in range(blocks)]
             if index + 1 < len(stages):
                 layers += _transition(config, index)
-        tail = nn.Conv2d(config.stage_channels[-1], config.out_channels * config.tail_time_growth, 3, padding=1)
+        tail = nn.Conv2d(
+            config.stage_channels[-1], config.out_channels * config.tail_time_growth, 3, padding=1
+        )
         if config.zero_init:
             for parameter in tail.parameters():
                 nn.init.zeros_(parameter)
@@ -273,7 +283,9 @@ class TimePool(nn.Module):
     def forward(self, x_NCHW: Tensor, batch: int) -> Tensor:
         """Map (T*B,C,H,W) to (T/pooling*B,C,H,W)."""
         if self.pooling > 1:
-            x_NCHW = x_NCHW.unflatten(0, (-1, self.pooling, batch)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+            x_NCHW = (
+                x_NCHW.unflatten(0, (-1, self.pooling, batch)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+            )
         y_NCHW: Tensor = self.conv(x_NCHW.contiguous(memory_format=torch.channels_last))
         return y_NCHW
 

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.frame_memory import FirstFrame, FrameMemory, MemoryBlock, from_time_major, to_time_major
+from ultraflash.models.frame_memory import (
+    FirstFrame,
+    FrameMemory,
+    MemoryBlock,
+    from_time_major,
+    to_time_major,
+)
 from ultraflash.models.tiny_decoder import TimeGrow
 
 
@@ -116,7 +122,10 @@ class StagedUpsamplerConfig:
         stages = len(self.stage_channels)
         if not stages or len(self.stage_factors) != stages or len(self.blocks_per_stage) != stages:
             raise BadConfig("blocks_per_stage and stage_factors must have one entry per stage")
-        if min(self.channels, *self.stage_channels, *self.stage_factors) < 1 or min(self.blocks_per_stage) < 0:
+        if (
+            min(self.channels, *self.stage_channels, *self.stage_factors) < 1
+            or min(self.blocks_per_stage) < 0
+        ):
             raise BadConfig("channels and factors must be positive, blocks not negative")
 
 
@@ -125,7 +134,9 @@ class BlockShuffle(nn.Module):
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+        self.block = nn.Sequential(
+            nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)
+        )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Map (N,C,H,W) to (N,C,H*factor,W*factor), channels last."""

@@ -82,7 +82,9 @@ class BaseStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
+        self.held_out = LatentsDataset(
+            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
+        )
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.base.dit)
@@ -132,7 +134,11 @@ class BaseStage:
         squared = (output - target).square().mean(dim=(1, 3, 4))
         squared = squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
         # flow = (noisy - clean) / sigma, so an error of the clean latent counts 1 / sigma**2 as an error of the flow.
-        return squared / sigma_BK.clamp_min(SMALLEST_SIGMA).square() if self.base.prediction == "clean" else squared
+        return (
+            squared / sigma_BK.clamp_min(SMALLEST_SIGMA).square()
+            if self.base.prediction == "clean"
+            else squared
+        )
 
     def sample(self, step: int) -> Tensor:
         clips = self.held_out.batch(0, 8)
@@ -145,12 +151,16 @@ class BaseStage:
             guidance=self.config.guidance,
             seed=self.config.seed,
         )
-        return latent_sheet(latents, clips.captions, self.run_dir / "weights", load_preset(self.config.preset))
+        return latent_sheet(
+            latents, clips.captions, self.run_dir / "weights", load_preset(self.config.preset)
+        )
 
     def evaluate(self) -> dict[str, float]:
         clips = self.held_out.batch(0, 32)
         frames = self.config.blocks * self.base.block_frames
-        batch = cut_windows(clips, frames, self.base.block_frames, counter_generator(self.config.seed, "evaluation"))
+        batch = cut_windows(
+            clips, frames, self.base.block_frames, counter_generator(self.config.seed, "evaluation")
+        )
         measures = {}
         for sigma in EVALUATION_SIGMAS:
             torch.manual_seed(self.config.seed)
@@ -178,7 +188,9 @@ def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: 
     return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
 
 
-def splice_prompts(batch: ClipBatch, share: float, block_frames: int, generator: torch.Generator) -> ClipBatch:
+def splice_prompts(
+    batch: ClipBatch, share: float, block_frames: int, generator: torch.Generator
+) -> ClipBatch:
     """Replace the first blocks of some clips by those of their neighbour, keeping the prompt of what follows."""
     latent, weight = batch.latent_BCFHW.clone(), batch.weight_BK.clone()
     blocks = weight.shape[1]

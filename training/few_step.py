@@ -85,7 +85,9 @@ class FewStepStage:
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
-        self.held_out = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True)
+        self.held_out = LatentsDataset(
+            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
+        )
 
     def build(self) -> nn.Module:
         self.teacher, self.student, self.score = (CausalDiT(self.base.dit) for _ in range(3))
@@ -164,7 +166,9 @@ class FewStepStage:
         uniform = torch.rand(count)
         return (shift * uniform / (1 + (shift - 1) * uniform)).clamp(config.sigma_low, config.sigma_high)
 
-    def _estimate(self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor) -> Tensor:
+    def _estimate(
+        self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor
+    ) -> Tensor:
         """A score network's clean estimate of a noised block after the same past."""
         stream = self._committed(net, text_BXW, past)
         text = net.encode_text(text_BXW)
@@ -196,7 +200,9 @@ class FewStepStage:
         latents = sample_few_steps(
             self.student, self.base, clips.text_BLD, blocks=self.config.blocks, seed=self.config.seed
         )
-        return latent_sheet(latents, clips.captions, self.run_dir / "weights", load_preset(self.config.preset))
+        return latent_sheet(
+            latents, clips.captions, self.run_dir / "weights", load_preset(self.config.preset)
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Mean and spread of few-step latents against those of held-out clips: 0 and 1 when they agree."""

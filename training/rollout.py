@@ -77,7 +77,9 @@ class PastAttention:
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         keys, values = self._past[layer]
         return dense_attention(
-            q_BLND, torch.cat((keys.to(k_BLND.dtype), k_BLND), 1), torch.cat((values.to(v_BLND.dtype), v_BLND), 1)
+            q_BLND,
+            torch.cat((keys.to(k_BLND.dtype), k_BLND), 1),
+            torch.cat((values.to(v_BLND.dtype), v_BLND), 1),
         )
 
 
@@ -128,7 +130,9 @@ def sample_blocks(
 
 
 @torch.no_grad()
-def sample_few_steps(net: CausalDiT, config: BaseConfig, text_BXW: Tensor, *, blocks: int, seed: int) -> Tensor:
+def sample_few_steps(
+    net: CausalDiT, config: BaseConfig, text_BXW: Tensor, *, blocks: int, seed: int
+) -> Tensor:
     """The sampler of a stream: the schedule's few steps with fresh noise between them; latents (B, C, F, H, W)."""
     stream = Roller(net, config, text_BXW)
     generator = torch.Generator().manual_seed(seed)

@@ -150,7 +150,11 @@ class SuperResolutionStage:
             output = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
             made.append(
                 clean_estimate(
-                    output, prediction=sr.prediction, noisy=noise, sigma=sr.timestep / TRAIN_STEPS, condition=condition
+                    output,
+                    prediction=sr.prediction,
+                    noisy=noise,
+                    sigma=sr.timestep / TRAIN_STEPS,
+                    condition=condition,
                 )
             )
         return torch.cat(made, dim=2)

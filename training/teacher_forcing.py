@@ -41,7 +41,9 @@ class BlockCausal:
         for i, query in enumerate(queries):
             block = i if i < clean else i - clean
             seen = [*range(max(0, block + 1 - self.window_blocks), block), i]
-            outs.append(_attend(query, torch.cat([keys[j] for j in seen], 1), torch.cat([values[j] for j in seen], 1)))
+            outs.append(
+                _attend(query, torch.cat([keys[j] for j in seen], 1), torch.cat([values[j] for j in seen], 1))
+            )
         return torch.cat(outs, dim=1)
 
 

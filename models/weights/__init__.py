@@ -52,7 +52,9 @@ def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -
         parts = [f"lacks {missing[:4]} ({len(missing)} in all)"] if missing else []
         parts += [f"has unknown {extra[:4]} ({len(extra)} in all)"] if extra else []
         parts += wrong[:4]
-        raise MissingWeights(f"{source} does not fit {type(net).__name__}: " + "; ".join(parts), param="weights")
+        raise MissingWeights(
+            f"{source} does not fit {type(net).__name__}: " + "; ".join(parts), param="weights"
+        )
     net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in tensors.items()})
 
 

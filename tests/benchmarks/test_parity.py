@@ -14,7 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder
-from ultraflash.models.upsampler import LatentUpsampler, StagedUpsampler, StagedUpsamplerConfig, UpsamplerConfig
+from ultraflash.models.upsampler import (
+    LatentUpsampler,
+    StagedUpsampler,
+    StagedUpsamplerConfig,
+    UpsamplerConfig,
+)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "parity.py"
 
@@ -38,7 +43,9 @@ def write(folder: Path, fixtures: dict[str, tuple[dict[str, Any], dict[str, Tens
 
 
 @torch.no_grad()
-def upsampler_fixture(parity: ModuleType, net: LatentUpsampler | StagedUpsampler, config: dict[str, Any]) -> Any:
+def upsampler_fixture(
+    parity: ModuleType, net: LatentUpsampler | StagedUpsampler, config: dict[str, Any]
+) -> Any:
     keys = {key: list(value.shape) for key, value in net.state_dict().items()}
     parity.draw_into(net, keys)
     latent_BCTHW, memory = torch.randn(1, 4, 3, 4, 5), net.init_memory()
@@ -55,14 +62,18 @@ def test_golden_tensors_of_the_reference_are_met(parity: ModuleType, golden_dir:
 
 @pytest.mark.parametrize("factor", [1, 4, 6])
 def test_upsampler_is_sized_by_its_keys(parity: ModuleType, tmp_path: Path, factor: int) -> None:
-    net = LatentUpsampler(UpsamplerConfig(channels=4, mid_channels=5, blocks=2, factor=factor, first_frame="zeros"))
+    net = LatentUpsampler(
+        UpsamplerConfig(channels=4, mid_channels=5, blocks=2, factor=factor, first_frame="zeros")
+    )
     fixture, tensors = upsampler_fixture(parity, net, {"memory_init": "zeros"})
     line = parity.compare(write(tmp_path, {"any name": (fixture, tensors)}), "any name", fixture)
     assert line == {"name": "any name", "max_abs": 0.0, "mean_abs": 0.0, "ok": True}
 
 
 @pytest.mark.parametrize("factors", [(3, 1), (2, 2), (1, 2), (1, 1)])
-def test_staged_upsampler_is_sized_by_its_keys(parity: ModuleType, tmp_path: Path, factors: tuple[int, int]) -> None:
+def test_staged_upsampler_is_sized_by_its_keys(
+    parity: ModuleType, tmp_path: Path, factors: tuple[int, int]
+) -> None:
     shape = StagedUpsamplerConfig(
         channels=4, stage_channels=(8, 6), blocks_per_stage=(2, 1), stage_factors=factors, first_frame="zeros"
     )
@@ -75,7 +86,11 @@ def test_staged_upsampler_is_sized_by_its_keys(parity: ModuleType, tmp_path: Pat
     "shape",
     [
         DecoderConfig(
-            latent_channels=4, stage_channels=(8, 6), blocks_per_stage=(2, 0), space_growth=(2,), time_growth=(4,)
+            latent_channels=4,
+            stage_channels=(8, 6),
+            blocks_per_stage=(2, 0),
+            space_growth=(2,),
+            time_growth=(4,),
         ),
         DecoderConfig(
             latent_channels=4,
@@ -103,11 +118,15 @@ def test_decoder_is_sized_by_its_keys(parity: ModuleType, tmp_path: Path, shape:
 
 
 def test_a_wrong_tensor_fails_the_run_and_the_rest_still_reports(parity: ModuleType, tmp_path: Path) -> None:
-    good = upsampler_fixture(parity, LatentUpsampler(UpsamplerConfig(channels=4, mid_channels=5, blocks=1)), {})
+    good = upsampler_fixture(
+        parity, LatentUpsampler(UpsamplerConfig(channels=4, mid_channels=5, blocks=1)), {}
+    )
     wrong = (good[0], {**good[1], "chunk1": good[1]["chunk1"] + 1e-3})
     short = (good[0], {**good[1], "chunk0": good[1]["chunk0"][..., :-1]})
     folder = write(tmp_path, {"wrong": wrong, "short": short, "unknown": ({"keys": {}}, {}), "good": good})
-    run = subprocess.run([sys.executable, SCRIPT, "--golden", folder], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--golden", folder], capture_output=True, text=True, check=False
+    )
     lines = {line["name"]: line for line in map(json.loads, run.stdout.splitlines())}
     assert run.returncode == 1
     assert [line["ok"] for line in lines.values()] == [False, False, False, True]

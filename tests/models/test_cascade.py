@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
@@ -16,7 +17,10 @@ from ultraflash.models.upsampler import LatentUpsampler
 def tiny(preset: Preset) -> Preset:
     """The shipped preset with small networks over a small grid: the same code paths in a fraction of the time."""
     dit = replace(preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2)
-    sizes = tuple(replace(size, rows=4, cols=6) if size.factor > 2 else replace(size, rows=6, cols=8) for size in preset.sizes[:2])
+    sizes = tuple(
+        replace(size, rows=4, cols=6) if size.factor > 2 else replace(size, rows=6, cols=8)
+        for size in preset.sizes[:2]
+    )
     return replace(
         preset,
         base=replace(preset.base, dit=dit, rows=6, cols=8),
@@ -30,7 +34,9 @@ def drawn(net: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(5)
     for parameter in net.parameters():
         scale = 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.05
-        parameter.data = torch.randn(parameter.shape, generator=generator) * scale + (parameter.dim() == 1) * 0.5
+        parameter.data = (
+            torch.randn(parameter.shape, generator=generator) * scale + (parameter.dim() == 1) * 0.5
+        )
     return net
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import Tensor
+
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.models.dit import CausalDiT, DiTConfig, sinusoidal_embedding
 from ultraflash.models.errors import BadConfig
@@ -9,7 +10,15 @@ from ultraflash.models.rope import apply_rope, axis_pairs, rope_table
 from ultraflash.models.streaming_attention import WindowAttention
 
 CONFIG = DiTConfig(
-    in_channels=4, out_channels=4, dim=24, ffn_dim=48, layers=2, heads=2, text_tokens=6, text_dim=8, freq_dim=16
+    in_channels=4,
+    out_channels=4,
+    dim=24,
+    ffn_dim=48,
+    layers=2,
+    heads=2,
+    text_tokens=6,
+    text_dim=8,
+    freq_dim=16,
 )
 ROWS, COLS, BLOCK = 4, 6, 2
 
@@ -67,7 +76,11 @@ def test_blocks_over_a_cache_equal_one_pass_with_a_causal_mask(net: CausalDiT) -
 
     with torch.no_grad():
         whole = net(
-            torch.cat(latents, 2), torch.full((1, 3 * BLOCK), 500.0), net.encode_text(text), torch.arange(6), masked
+            torch.cat(latents, 2),
+            torch.full((1, 3 * BLOCK), 500.0),
+            net.encode_text(text),
+            torch.arange(6),
+            masked,
         )
     assert torch.allclose(torch.cat(stream(net, latents, text), 2), whole, atol=1e-5)
 
@@ -76,7 +89,9 @@ def test_samples_of_a_batch_do_not_see_each_other(net: CausalDiT) -> None:
     latent, text = block(2), torch.randn(2, 6, 8)
     together = stream(net, [latent], text)[0]
     for i in range(2):
-        assert torch.allclose(together[i : i + 1], stream(net, [latent[i : i + 1]], text[i : i + 1])[0], atol=1e-5)
+        assert torch.allclose(
+            together[i : i + 1], stream(net, [latent[i : i + 1]], text[i : i + 1])[0], atol=1e-5
+        )
 
 
 def test_missing_text_rows_count_as_zeros(net: CausalDiT) -> None:
@@ -101,7 +116,9 @@ def test_rotation_depends_on_relative_positions_alone() -> None:
     q, k = torch.randn(1, 1, 1, 12), torch.randn(1, 1, 1, 12)
 
     def score(query_at: int, key_at: int) -> float:
-        rotated = [apply_rope(x, rope_table(torch.tensor([at]), 1, 1, 12)) for x, at in ((q, query_at), (k, key_at))]
+        rotated = [
+            apply_rope(x, rope_table(torch.tensor([at]), 1, 1, 12)) for x, at in ((q, query_at), (k, key_at))
+        ]
         return float((rotated[0] * rotated[1]).sum())
 
     assert score(5, 3) == pytest.approx(score(105, 103), abs=1e-5)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ultraflash.models.errors import InvalidSeed
 from ultraflash.models.noise import MAX_SEED, counter_noise
 

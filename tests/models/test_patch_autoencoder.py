@@ -17,7 +17,9 @@ from ultraflash.models.patch_autoencoder import (
     tiles_to_frames,
 )
 
-SMALL = PatchConfig(latent_channels=6, encoder_channels=(4, 4, 4), decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1))
+SMALL = PatchConfig(
+    latent_channels=6, encoder_channels=(4, 4, 4), decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1)
+)
 GROWTHS = pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
 
 
@@ -65,7 +67,9 @@ def test_a_patch_holds_its_own_pixels_only() -> None:
 @pytest.mark.parametrize("tile_frames", [1, 2, 4])
 def test_bytes_unfold_as_floats_do(tile_frames: int) -> None:
     tiles = torch.randint(0, 256, (1, 2, 8, 12, tile_frames * 48), dtype=torch.uint8)
-    assert torch.equal(tiles_to_frames(tiles, tile_frames).float(), tiles_to_frames(tiles.float(), tile_frames))
+    assert torch.equal(
+        tiles_to_frames(tiles, tile_frames).float(), tiles_to_frames(tiles.float(), tile_frames)
+    )
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from ultraflash.models.errors import BadConfig, UnknownPreset
 from ultraflash.models.preset import PRESETS, available_presets, load_preset
 
@@ -34,9 +35,9 @@ def test_unknown_preset_is_refused_with_the_known_ones() -> None:
         ("heads = 3", "heads = 5", "5 heads"),
         ("window_frames = 9", "window_frames = 2", "does not fit a window"),
         ("steps = [1000,", "steps = [10,", "falling integers"),
-        ("default_size = \"0.5K\"", "default_size = \"9K\"", "cannot make size"),
+        ('default_size = "0.5K"', 'default_size = "9K"', "cannot make size"),
         ("rows = 15", "rows = 17", "more than the base makes"),
-        ("name = \"mini\"", "name = ", "no valid TOML"),
+        ('name = "mini"', "name = ", "no valid TOML"),
     ],
 )
 def test_impossible_presets_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:

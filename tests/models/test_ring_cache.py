@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
 

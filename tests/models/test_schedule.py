@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.schedule import FlowSchedule, add_noise, clean_from_flow, shifted_sigmas
 

@@ -54,13 +54,24 @@ def test_only_the_newest_prompts_are_remembered(encoder: MiniLMEncoder) -> None:
 
 
 def test_who_has_which_colour_changes_the_states(encoder: MiniLMEncoder) -> None:
-    one, other = encoder.encode("a red balloon over blue water"), encoder.encode("a blue balloon over red water")
+    one, other = (
+        encoder.encode("a red balloon over blue water"),
+        encoder.encode("a blue balloon over red water"),
+    )
     assert (one - other).abs().mean() > 0.01
 
 
 def test_tokenizer_splits_as_bert_does() -> None:
     tokenizer = load_tokenizer(SHIPPED / "text" / "vocab.txt")
-    assert tokenizer.encode("Snowy peaks, Café!").tokens == ["[CLS]", "snowy", "peaks", ",", "cafe", "!", "[SEP]"]
+    assert tokenizer.encode("Snowy peaks, Café!").tokens == [
+        "[CLS]",
+        "snowy",
+        "peaks",
+        ",",
+        "cafe",
+        "!",
+        "[SEP]",
+    ]
     assert tokenizer.encode("hot air").ids == [101, 2980, 2250, 102]
     assert tokenizer.encode("aurorae").tokens == ["[CLS]", "aurora", "##e", "[SEP]"]
 

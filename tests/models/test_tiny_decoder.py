@@ -22,7 +22,12 @@ from ultraflash.models.tiny_decoder import (
 
 SMALL = DecoderConfig(latent_channels=4, stage_channels=(12, 8, 8, 8), blocks_per_stage=(2, 1, 1, 0))
 SHUFFLED = dataclasses.replace(
-    SMALL, upsampling="pixel_shuffle", first_frame="replicate", out_channels=12, tail_shuffle=2, tail_time_growth=2
+    SMALL,
+    upsampling="pixel_shuffle",
+    first_frame="replicate",
+    out_channels=12,
+    tail_shuffle=2,
+    tail_time_growth=2,
 )
 LEAN = dataclasses.replace(
     SMALL,
@@ -73,7 +78,8 @@ def test_interleaved_streams_equal_separate_ones(config: DecoderConfig) -> None:
     a_BTCHW, b_BTCHW = latents(4), latents(4).flip(1)
     a_memory, b_memory = net.init_memory(), net.init_memory()
     mixed = [
-        (net(a, a_memory), net(b, b_memory)) for a, b in zip(a_BTCHW.split(2, 1), b_BTCHW.split(2, 1), strict=True)
+        (net(a, a_memory), net(b, b_memory))
+        for a, b in zip(a_BTCHW.split(2, 1), b_BTCHW.split(2, 1), strict=True)
     ]
     for z_BTCHW, parts in ((a_BTCHW, [a for a, _ in mixed]), (b_BTCHW, [b for _, b in mixed])):
         memory = net.init_memory()
@@ -93,7 +99,13 @@ def test_samples_of_a_batch_do_not_mix(config: DecoderConfig) -> None:
 def test_output_has_the_promised_shape(config: DecoderConfig) -> None:
     net = decoder(config)
     factor = config.space_factor
-    assert net(latents(3), net.init_memory()).shape == (1, 3 * config.frames_per_latent, 3, 3 * factor, 5 * factor)
+    assert net(latents(3), net.init_memory()).shape == (
+        1,
+        3 * config.frames_per_latent,
+        3,
+        3 * factor,
+        5 * factor,
+    )
 
 
 @torch.no_grad()
@@ -130,7 +142,13 @@ def test_zero_init_starts_at_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"blocks_per_stage": (1,)}, {"time_growth": (1,)}, {"tail_shuffle": 2}, {"stage_channels": (0, 8, 8, 8)}]
+    "wrong",
+    [
+        {"blocks_per_stage": (1,)},
+        {"time_growth": (1,)},
+        {"tail_shuffle": 2},
+        {"stage_channels": (0, 8, 8, 8)},
+    ],
 )
 def test_impossible_configs_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(BadConfig):

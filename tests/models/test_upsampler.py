@@ -24,7 +24,9 @@ def upsampler(kind: str) -> Upsampler:
     torch.manual_seed(0)
     version, factor = kind.split(" x")
     if version == "v1":
-        return LatentUpsampler(UpsamplerConfig(channels=4, mid_channels=12, blocks=2, factor=int(factor))).eval()
+        return LatentUpsampler(
+            UpsamplerConfig(channels=4, mid_channels=12, blocks=2, factor=int(factor))
+        ).eval()
     stages = {"2": (2, 1, 1), "4": (2, 2, 1)}[factor]
     config = StagedUpsamplerConfig(
         channels=4, stage_channels=(16, 12, 12), blocks_per_stage=(2, 1, 1), stage_factors=stages

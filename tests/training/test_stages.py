@@ -105,7 +105,11 @@ def test_each_upsampler_loads_strictly_and_enlarges(run_dir: Path, factor: int) 
 
 def test_generator_and_super_resolution_leave_weights_that_fit_their_preset(run_dir: Path) -> None:
     preset = load_preset(DEBUG_PRESET)
-    for name, config in (("base", preset.base.dit), ("base_multistep", preset.base.dit), ("sr", preset.sr.dit)):
+    for name, config in (
+        ("base", preset.base.dit),
+        ("base_multistep", preset.base.dit),
+        ("sr", preset.sr.dit),
+    ):
         load_file(CausalDiT(config), run_dir / f"weights/{name}.safetensors")
 
 

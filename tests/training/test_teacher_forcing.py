@@ -64,7 +64,9 @@ def test_windows_inside_a_clip_give_their_first_block_no_loss() -> None:
     seen = set()
     for seed in range(20):
         batch = cut_windows(clips, 9, 3, torch.Generator().manual_seed(seed))
-        for window, weight, whole in zip(batch.latent_BCFHW, batch.weight_BK, clips.latent_BCTHW, strict=True):
+        for window, weight, whole in zip(
+            batch.latent_BCFHW, batch.weight_BK, clips.latent_BCTHW, strict=True
+        ):
             start = next(s for s in range(4) if torch.equal(window, whole[:, s : s + 9]))
             assert weight.tolist() == [float(start == 0), 1.0, 1.0]
             seen.add(start)
@@ -77,7 +79,9 @@ def test_spliced_clips_learn_from_what_follows_the_cut_alone() -> None:
     for i in range(2):
         before = int((spliced.weight_BK[i] == 0).sum())
         assert before in (1, 2)
-        assert torch.equal(spliced.latent_BCFHW[i, :, : 3 * before], batch.latent_BCFHW[i - 1, :, : 3 * before])
+        assert torch.equal(
+            spliced.latent_BCFHW[i, :, : 3 * before], batch.latent_BCFHW[i - 1, :, : 3 * before]
+        )
         assert torch.equal(spliced.latent_BCFHW[i, :, 3 * before :], batch.latent_BCFHW[i, :, 3 * before :])
     assert torch.equal(splice_prompts(batch, 0.0, 3, torch.Generator()).latent_BCFHW, batch.latent_BCFHW)
 
