@@ -6,9 +6,10 @@ Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.dit import CausalDiT
@@ -24,6 +25,8 @@ from ultraflash.models.streaming_attention import SparseAttention, WindowAttenti
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import SHIPPED, load_file
+
+NetT = TypeVar("NetT", bound=nn.Module)
 
 UNTRIMMED_FRAMES = 3
 """Pixel frames that the decoder makes of a stream's first latent frame beyond the one it stands for."""
@@ -54,10 +57,9 @@ class Cascade:
         self._base = base.cast(dtype).to(device).eval()
         self._sr = sr.cast(dtype).to(device).eval()
         self._upsamplers = {
-            factor: net.to(device, dtype).to(memory_format=torch.channels_last).eval()
-            for factor, net in upsamplers.items()
+            factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
-        self._decoder = decoder.to(device, dtype).to(memory_format=torch.channels_last).eval()
+        self._decoder = _channels_last(decoder.to(device, dtype)).eval()
 
     @classmethod
     def load(
@@ -265,6 +267,11 @@ class Cascade:
 
     def _noise(self, state: StreamState, shape: tuple[int, ...], role: str, index: int) -> Tensor:
         return counter_noise(shape, seed=state.seed, role=role, index=index).to(self._device)
+
+
+def _channels_last(net: NetT) -> NetT:
+    """Lay convolution weights out as the frames are: several times faster on a CPU."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:

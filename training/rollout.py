@@ -18,7 +18,7 @@ from ultraflash.models.streaming_attention import WindowAttention
 
 
 class Roller:
-    """A batch of streams of one network, a prompt each: clean estimates of the block in work, commits of finished ones."""
+    """A batch of streams of one network, a prompt each: estimates of the block in work, commits of finished ones."""
 
     def __init__(self, net: CausalDiT, config: BaseConfig, text_BXW: Tensor) -> None:
         self.net, self.config = net, config
@@ -110,7 +110,7 @@ def sample_blocks(
     guidance: float,
     seed: int,
 ) -> Tensor:
-    """Multi-step sampling: Euler's method towards the guided clean estimate, block after block; latents (B, C, F, H, W)."""
+    """Multi-step sampling, block after block: Euler's method towards the guided estimate; latents (B, C, F, H, W)."""
     streams = [Roller(net, config, text_BXW)]
     if guidance != 1.0:
         streams.append(Roller(net, config, torch.zeros_like(text_BXW)))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from ultraflash.server.protocol import Transport
 
@@ -252,6 +252,6 @@ def decode_message(data: bytes) -> Command | Report:
     """Reads what ``encode_message`` wrote. Raises ``ValueError`` for anything else."""
     try:
         kind, fields = msgpack.unpackb(data)
-        return _KINDS[kind](**fields)  # type: ignore[no-any-return]
+        return _KINDS[kind](**fields)
     except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
         raise ValueError(f"Not a message between web process and worker: {error}") from error

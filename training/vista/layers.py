@@ -89,7 +89,7 @@ def splat(
     px_N = (x_N + view.aspect / 2.0) * view.ppu - view.left - 0.5
     py_N = y_N * view.ppu - view.top - 0.5
     radius_N = radius_N * view.ppu
-    reach = int(math.ceil(float(radius_N.max().item()) + 1.0)) if radius_N.numel() else 0
+    reach = math.ceil(float(radius_N.max().item()) + 1.0) if radius_N.numel() else 0
     near_N = (px_N > -reach) & (px_N < cols + reach) & (py_N > -reach) & (py_N < rows + reach)
     if not bool(near_N.any()):
         return

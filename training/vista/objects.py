@@ -382,7 +382,8 @@ class Fireworks(Thing):
                 splat(
                     frame_3HW, self.view, x_N=x + angle_N.cos() * reach_N * trail,
                     y_N=y + angle_N.sin() * reach_N * trail + 0.06 * age * age,
-                    radius_N=(0.0075 * (1.0 - 0.5 * age)) * torch.ones(72), alpha_N=gain * (1.0 - age**2) * torch.ones(72),
+                    radius_N=(0.0075 * (1.0 - 0.5 * age)) * torch.ones(72),
+                    alpha_N=gain * (1.0 - age**2) * torch.ones(72),
                     color_C=torch.tensor(mix(OBJECT_COLORS[str(self.scene.object_color)], (1.0, 1.0, 1.0), 0.15)),
                 )  # fmt: skip
 
