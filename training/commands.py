@@ -23,6 +23,7 @@ STAGES = {
     "latents": "ultraflash.training.latents",
     "base": "ultraflash.training.base",
     "few_step": "ultraflash.training.few_step",
+    "adherence": "ultraflash.training.adherence",
     "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",
     "sr": "ultraflash.training.super_resolution",

@@ -30,6 +30,8 @@ from ultraflash.training.rollout import Roller, block_estimate, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
 
+FEW_STEP_FILE = "base.safetensors"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FewStepConfig(StageConfig):
@@ -215,7 +217,7 @@ class FewStepStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.student, folder / "base.safetensors")]
+        return [export(self.student, folder / FEW_STEP_FILE)]
 
 
 def run(config: FewStepConfig, run_dir: Path) -> bool:

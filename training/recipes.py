@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ultraflash.models.weights import SHIPPED
+from ultraflash.training.adherence import AdherenceConfig
 from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import BaseStageConfig
 from ultraflash.training.clip_pool import PoolConfig
@@ -52,6 +53,7 @@ def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
+        "adherence": AdherenceConfig(steps=500, batch_size=64, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,
@@ -88,6 +90,9 @@ def debug() -> dict[str, StageConfig]:
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
         "base": BaseStageConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2),
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
+        "adherence": AdherenceConfig(
+            steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8, prompts=4
+        ),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,
