@@ -161,6 +161,21 @@ async def test_a_change_of_size_begins_a_generation_with_a_keyframe(server: Live
     assert read_number(large[0]) == header.seq
 
 
+async def test_of_two_sizes_before_one_group_only_the_last_is_made(server: LiveServer) -> None:
+    async with server.client() as client:
+        client.acknowledge = False
+        await client.start()
+        await client.listen(0.5)
+        await client.send("session.control", event_id="smaller", size="0.5K")
+        await client.send("session.control", event_id="larger", size="416x240")
+        client.acknowledge = True
+        await client.ack(client.frames()[-1][0])
+        config = await client.until("stream.config", generation=2)
+        await client.until_frame(60)
+    assert config["size"] == "1K"
+    assert [event["size"] for event in client.events if event["type"] == "quality.changed"] == ["1K"]
+
+
 async def test_fragments_of_the_fmp4_transport_play_as_one_mp4(server: LiveServer) -> None:
     async with server.client() as client:
         started = await client.start(transport="fmp4", max_frames=33)
