@@ -164,7 +164,7 @@ def _add_page(app: FastAPI) -> None:
         """The page."""
         return FileResponse(PAGE / "index.html", headers=NO_CACHE)
 
-    app.mount("/assets", PageFiles(directory=PAGE, check_dir=False), name="assets")
+    app.mount("/assets", PageFiles(directory=PAGE), name="assets")
 
 
 def error_body(code: str, message: str, *, param: str | None, status: int) -> dict[str, Any]:

@@ -302,7 +302,7 @@ class LiveSession:
         else:
             self._size = report.size
             self._log.append({"first_pts_us": report.first_pts_us, "size": report.size})
-            self._forget(report.event_id)
+            self._forget_sizes_up_to(report.event_id)
             self._outbox.put_event(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
@@ -373,6 +373,14 @@ class LiveSession:
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model
+
+    def _forget_sizes_up_to(self, event_id: str) -> None:
+        """Of several sizes asked for before one group only the last one is shown and reported."""
+        for waiting_id, event in list(self._waiting.items()):
+            if isinstance(event, SessionControl):
+                del self._waiting[waiting_id]
+            if waiting_id == event_id:
+                return
 
     def _check_room(self, event_id: str) -> None:
         if len(self._waiting) >= MAX_WAITING and event_id not in self._waiting:

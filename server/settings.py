@@ -1,4 +1,4 @@
-"""Settings of ``ultraflash serve``: defaults, then a TOML file, then the environment, then options."""
+"""Settings of ``serve`` and ``generate``: defaults, then a TOML file, then the environment, then options."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ For example: ultraflash generate "snowy mountains at night, snow falling" -o out
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the MP4 file to write"
     )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML; options win over it")
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, help="length (default 5)")
     parser.add_argument("--size", help="a name such as 0.5K, 1K, 2K, or WxH (default: the preset's)")
     parser.add_argument("--seed", type=int, help="same seed, same video; drawn and printed if absent")
@@ -62,15 +62,17 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from rich.console import Console
 
-    from ultraflash.server.engine import CASCADE, load_engine
+    from ultraflash.server.engine import load_engine
     from ultraflash.server.progress import frame_progress
+    from ultraflash.server.settings import load_settings
 
     console = Console(stderr=True, highlight=False)
-    factory = os.environ.get("ULTRAFLASH_ENGINE", CASCADE)
-    preset = args.preset or os.environ.get("ULTRAFLASH_PRESET", "mini")
-    with console.status(f"loading {preset}"):
-        engine = load_engine(factory, preset)
-    order = _order(args, engine)
+    named = {"preset": args.preset, "size": args.size}
+    options = {name: value for name, value in named.items() if value is not None}
+    settings = load_settings(args.config, options)
+    with console.status(f"loading {settings.preset}"):
+        engine = load_engine(settings.engine, settings.preset)
+    order = _order(args, engine, settings.size)
     start = time.perf_counter()
     generate(engine, order, frame_progress(console))
     seconds = time.perf_counter() - start
@@ -124,13 +126,13 @@ def _check(args: argparse.Namespace) -> None:
         raise InvalidSeed(f"--seed must be 0 to {MAX_SEED}, unlike {args.seed}.", param="seed")
 
 
-def _order(args: argparse.Namespace, engine: Engine) -> Order:
+def _order(args: argparse.Namespace, engine: Engine, size: str | None) -> Order:
     fps = args.fps or engine.preset.fps
     return Order(
         prompt=engine.check_prompt(args.prompt),
         output=args.output,
         frames=max(1, round(args.seconds * fps)),
-        size=engine.preset.size(args.size or engine.preset.default_size),
+        size=engine.preset.size(size or engine.preset.default_size),
         fps=fps,
         seed=secrets.randbelow(2**53) if args.seed is None else args.seed,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import urllib.request
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,20 @@ def test_metrics_are_prometheus_text(server: LiveServer) -> None:
     assert status == 200
     assert "# TYPE ultraflash_first_frame_seconds histogram" in text
     assert "ultraflash_ready 1.0" in text
+
+
+def test_the_page_comes_with_a_strict_policy_and_is_revalidated(server: LiveServer) -> None:
+    for path, kind in (
+        ("/", "text/html"),
+        ("/assets/app.js", "text/javascript"),
+        ("/assets/style.css", "text/css"),
+    ):
+        with urllib.request.urlopen(f"http://{server.address}{path}", timeout=10) as response:
+            headers = response.headers
+        assert headers["Content-Type"].startswith(kind)
+        assert headers["Cache-Control"] == "no-cache"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "script-src 'self';" in headers["Content-Security-Policy"]
 
 
 def test_what_does_not_exist_is_an_error_of_the_one_shape(server: LiveServer) -> None:

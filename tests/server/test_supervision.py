@@ -73,7 +73,7 @@ async def test_a_change_that_waited_when_the_worker_died_is_not_lost(start_serve
     async with server.client() as client:
         client.acknowledge = False
         await client.start("a red hill")
-        await client.listen(0.5)
+        await client.until_frame(20)
         await client.send("prompt.update", prompt="a blue hill", event_id="turn")
         await client.send("session.control", size="1K", event_id="larger")
         await client.listen(0.2)
@@ -132,7 +132,7 @@ def test_an_engine_that_cannot_be_loaded_ends_the_server_with_its_reason(
     start_server: Any, preset: str
 ) -> None:
     server = start_server(preset=preset)
-    assert server.process.wait(60) == 2
+    assert server.process.wait(120) == 2
     reason = (
         "the preset 'broken' cannot be loaded" if preset == "broken" else "died 5 times before it was ready"
     )

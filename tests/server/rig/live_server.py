@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection
 
 from ultraflash.server.protocol import HEADER_BYTES, MediaFlags, MediaHeader
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 PATTERN = "pattern_engine:PatternEngine.load"
 MAIN = "from ultraflash.server.cli import main; raise SystemExit(main())"
 
@@ -63,7 +63,7 @@ class LiveServer:
         if self.process.poll() is None:
             self.process.send_signal(sign)
         try:
-            return self.process.wait(15)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
