@@ -37,6 +37,9 @@ class DiTConfig:
         freq_dim: width of the sinusoidal time embedding.
         patch: latent frames, rows and columns that make a token; the frames must be 1.
         eps: of every normalization.
+        position_grid: token rows and columns of a learned embedding of absolute places. The official networks have
+            none, see relative places alone and learn from edges where the sky is; a small one with little training
+            should be told. It ties the network to this grid.
     """
 
     in_channels: int
@@ -50,6 +53,7 @@ class DiTConfig:
     freq_dim: int = 256
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
+    position_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.head_dim % 2 or self.head_dim < 6:
@@ -71,6 +75,10 @@ class DiTConfig:
         _, down, across = self.patch
         if rows % down or cols % across:
             raise BadConfig(f"a latent frame of {rows}x{cols} does not divide into {down}x{across} patches")
+        if self.position_grid not in (None, (rows // down, cols // across)):
+            raise BadConfig(
+                f"the network is tied to {self.position_grid} tokens, not those of {rows}x{cols} latents"
+            )
         return rows // down, cols // across
 
 
@@ -212,6 +220,18 @@ class Head(nn.Module):
         return self.head(modulate(self.norm(x_BLE), shift, scale).to(self.head.weight.dtype))
 
 
+class PlaceEmbedding(nn.Module):
+    """A learned vector for every token of a frame, the same in all frames."""
+
+    def __init__(self, grid: tuple[int, int], dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+
+    def forward(self, x_BLE: Tensor) -> Tensor:
+        places = self.vectors.shape[1]
+        return (x_BLE.unflatten(1, (-1, places)) + self.vectors).flatten(1, 2)
+
+
 class CausalDiT(nn.Module):
     """Wan 2.1's transformer; parameter names and shapes are those of the official checkpoints."""
 
@@ -230,11 +250,14 @@ class CausalDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
+        self.places = (
+            None if config.position_grid is None else PlaceEmbedding(config.position_grid, config.dim)
+        )
 
     def cast(self, dtype: torch.dtype) -> CausalDiT:
         """Put the matrix products in ``dtype``; time embedding, modulation and norms stay float32."""
         for name, parameter in self.named_parameters():
-            keeps_float32 = "modulation" in name or "norm" in name or name.startswith("time_")
+            keeps_float32 = "modulation" in name or "norm" in name or name.startswith(("time_", "places"))
             parameter.data = parameter.data.to(torch.float32 if keeps_float32 else dtype)
         return self
 
@@ -287,6 +310,8 @@ class CausalDiT(nn.Module):
             time_BF6E = self.time_projection(time_BFE).unflatten(-1, (6, config.dim))
 
         x_BLE = self._patchify(latent_BCFHW, h, w).float()
+        if self.places is not None:
+            x_BLE = self.places(x_BLE)
         for layer, block in enumerate(self.blocks):
             keys, values = text.keys[layer], text.values[layer]
             if keys.shape[0] != x_BLE.shape[0]:
