@@ -24,7 +24,7 @@ from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds,
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import SHIPPED, load_file
+from ultraflash.models.weights import SHIPPED, load_file, verify_manifest
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -77,6 +77,7 @@ class Cascade:
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         folder = weights_folder(chosen)
+        verify_manifest(folder)
         base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
         upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
         load_file(base, folder / "base.safetensors")

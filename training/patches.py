@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchAutoencoder, PatchConfig, PatchEncoder, patchify
-from ultraflash.models.weights import load_file, stored_dtype
+from ultraflash.models.weights import load_file, stored_dtype, write_manifest
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
 from ultraflash.training.run_log import RunLog
@@ -115,6 +115,8 @@ def run(config: PatchesConfig, run_dir: Path) -> bool:
         for target in (folder, *((Path(config.export_to),) if config.export_to else ())):
             log.say(f"wrote {export(autoencoder.decoder, target / DECODER_FILE)}")
             log.say(f"wrote {export(autoencoder.encoder, target / ENCODER_FILE)}")
+        if config.export_to:
+            write_manifest(Path(config.export_to))
     return True
 
 
