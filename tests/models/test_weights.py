@@ -39,7 +39,7 @@ def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path, damag
         save_file({"weight": torch.zeros(2)}, path)
     else:
         path.unlink()
-    with pytest.raises(MissingWeights, match="net.safetensors"):
+    with pytest.raises(MissingWeights, match=r"net\.safetensors"):
         verify_manifest(tmp_path)
 
 
