@@ -25,7 +25,7 @@ from ultraflash.training.teacher_forcing import teacher_forced_output
 
 EVALUATION_SIGMAS = (0.3, 0.6, 0.8, 0.9, 0.97)
 
-SMALLEST_SIGMA = 0.2
+SMALLEST_SIGMA = 0.5
 """Below this noise level, errors of a predicted clean latent count no more than at it."""
 
 TEACHER_FILE = "base_multistep.safetensors"
