@@ -174,7 +174,7 @@ class BaseStage:
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
     """Windows of ``frames`` latent frames; those that don't begin with the clip give their first block no loss,
-    since a stream only ever makes a first block at its start."""
+    since a stream only ever makes a first block at its start. A window of one block counts all the same."""
     latent = clips.latent_BCTHW
     spare = latent.shape[2] - frames
     if spare < 0:
@@ -184,7 +184,8 @@ def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: 
         [clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)]
     )
     weight = torch.ones(latent.shape[0], frames // block_frames)
-    weight[:, 0] = (starts == 0).float()
+    if frames > block_frames:
+        weight[:, 0] = (starts == 0).float()
     return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
 
 
@@ -194,6 +195,8 @@ def splice_prompts(
     """Replace the first blocks of some clips by those of their neighbour, keeping the prompt of what follows."""
     latent, weight = batch.latent_BCFHW.clone(), batch.weight_BK.clone()
     blocks = weight.shape[1]
+    if blocks == 1:
+        return batch
     for i in torch.nonzero(torch.rand(latent.shape[0], generator=generator) < share).flatten().tolist():
         before = int(torch.randint(1, blocks, (1,), generator=generator))
         latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]
