@@ -5,7 +5,7 @@ Shapes: B batch, C channels, F latent frames, K blocks, H W latent rows and colu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +39,7 @@ class BaseStageConfig(StageConfig):
     Args:
         preset: whose base to train.
         blocks: blocks of a training clip.
+        block_frames: latent frames of a training block, if not those of the preset: 1 trains on single pictures.
         text_dropout: share of clips without their prompt, for guidance.
         context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
         cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
@@ -48,6 +49,7 @@ class BaseStageConfig(StageConfig):
 
     preset: str = "mini"
     blocks: int = 3
+    block_frames: int | None = None
     text_dropout: float = 0.1
     context_noise: float = 0.15
     cut_share: float = 0.15
@@ -78,7 +80,8 @@ class BaseStage:
 
     def __init__(self, config: BaseStageConfig, run_dir: Path) -> None:
         self.config = config
-        self.base: BaseConfig = load_preset(config.preset).base
+        base = load_preset(config.preset).base
+        self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
