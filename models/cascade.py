@@ -24,7 +24,14 @@ from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds,
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import SHIPPED, load_file
+from ultraflash.models.weights import (
+    BASE_FILE,
+    DECODER_FILE,
+    SHIPPED,
+    SR_FILE,
+    load_file,
+    upsampler_file,
+)
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -79,11 +86,11 @@ class Cascade:
         folder = weights_folder(chosen)
         base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
         upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
-        load_file(base, folder / "base.safetensors")
-        load_file(sr, folder / "sr.safetensors")
-        load_file(decoder, folder / "decoder.safetensors")
+        load_file(base, folder / BASE_FILE)
+        load_file(sr, folder / SR_FILE)
+        load_file(decoder, folder / DECODER_FILE)
         for factor, net in upsamplers.items():
-            load_file(net, folder / f"upsampler_x{factor}.safetensors")
+            load_file(net, folder / upsampler_file(factor))
         where = torch.device(device)
         return cls(
             chosen,

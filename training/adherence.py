@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.preset import load_preset
 from ultraflash.models.text import MiniLMEncoder
-from ultraflash.models.weights import load_file
-from ultraflash.training.few_step import FEW_STEP_FILE
+from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.rollout import sample_few_steps
 from ultraflash.training.seeding import counter_generator, counter_seed
@@ -162,7 +161,7 @@ class AdherenceStage:
     def _generate(self) -> tuple[LabelledFrames, float]:
         """Last frames of generated clips with what their prompts name, and their mean change from frame to frame."""
         net = CausalDiT(self.base.dit)
-        load_file(net, self.run_dir / "weights" / FEW_STEP_FILE)
+        load_file(net, self.run_dir / "weights" / BASE_FILE)
         text, seed = MiniLMEncoder(), self.config.seed
         prompts = [
             caption(sample_scene(counter_seed(seed, "adherence scene", i), "test"), i)

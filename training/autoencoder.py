@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import DECODER_FILE, load_file
 from ultraflash.training import patches
 from ultraflash.training.clip_pool import ClipPool, PoolConfig, make_pools
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER, load_encoder, to_pixels
+from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed

@@ -21,7 +21,7 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.base import SMALLEST_SIGMA, TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig, train
@@ -29,8 +29,6 @@ from ultraflash.training.patches import export
 from ultraflash.training.rollout import Roller, block_estimate, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
-
-FEW_STEP_FILE = "base.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +215,7 @@ class FewStepStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.student, folder / FEW_STEP_FILE)]
+        return [export(self.student, folder / BASE_FILE)]
 
 
 def run(config: FewStepConfig, run_dir: Path) -> bool:

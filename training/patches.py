@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchAutoencoder, PatchConfig, PatchEncoder, patchify
-from ultraflash.models.weights import load_file, stored_dtype
+from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
 from ultraflash.training.run_log import RunLog
@@ -25,8 +25,6 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
 
-ENCODER_FILE = "encoder.safetensors"
-DECODER_FILE = "decoder.safetensors"
 PCA_ENCODER = PatchConfig(encoder_channels=())
 """Shape of an autoencoder whose encoder is the PCA alone."""
 _MID_GREY = 0.5
@@ -83,9 +81,7 @@ def export(module: nn.Module, path: Path) -> Path:
     """Write a network's weights as they are shipped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = module.state_dict()
-    save_file(
-        {name: tensor.to(stored_dtype(name, tensor)).contiguous() for name, tensor in state.items()}, path
-    )
+    save_file({name: tensor.to(stored_dtype(tensor)).contiguous() for name, tensor in state.items()}, path)
     return path
 
 

@@ -19,10 +19,10 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import MemoryBlock
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training import patches
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER
+from ultraflash.training.patches import PCA_ENCODER
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.shards import make_shards
@@ -66,7 +66,8 @@ class UpsamplerStage:
     """Training of the upsampler of one factor. See `loop.Stage`."""
 
     def __init__(self, config: UpsamplerStageConfig, run_dir: Path, factor: int) -> None:
-        self.name = f"upsampler_x{factor}"
+        self.file = upsampler_file(factor)
+        self.name = Path(self.file).stem
         self.config, self.factor = config, factor
         self.weights = run_dir / "weights"
         folder = run_dir / "upsampler" / "pairs"
@@ -125,7 +126,7 @@ class UpsamplerStage:
 
     def export(self, folder: Path) -> list[Path]:
         """One file, named by the factor."""
-        return [patches.export(self.net, folder / f"{self.name}.safetensors")]
+        return [patches.export(self.net, folder / self.file)]
 
     def _upsample(self, low_BTCHW: Tensor) -> Tensor:
         device = torch.device(self.config.device)

@@ -125,5 +125,7 @@ def test_every_stage_evaluates_what_it_made(run_dir: Path) -> None:
 def test_adherence_is_measured_per_attribute_on_rendered_and_generated_latents(run_dir: Path) -> None:
     report = json.loads((run_dir / "adherence/evaluation.json").read_text())
     assert {"rendered_biome", "rendered_time", "rendered_weather", "generated_biome"} <= report.keys()
-    assert all(0 <= value <= 1 for name, value in report.items() if name.startswith(("rendered", "generated")))
+    assert all(
+        0 <= value <= 1 for name, value in report.items() if name.startswith(("rendered", "generated"))
+    )
     assert report["motion_ratio"] > 0
