@@ -52,6 +52,8 @@ class PatchConfig:
     decoder_time_growth: tuple[int, int] = (1, 2)
 
     def __post_init__(self) -> None:
+        if min(self.latent_channels, *self.decoder_time_growth) < 1 or len(self.decoder_time_growth) != 2:
+            raise BadConfig("latent_channels and the two of decoder_time_growth start at 1")
         if len(self.encoder_channels) not in (0, 3) or len(self.decoder_channels) not in (0, 3):
             raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
         if _PATCH_FRAMES % prod(self.decoder_time_growth):
