@@ -16,7 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
-from ultraflash.models.patch_autoencoder import PatchAutoencoder, PatchConfig, PatchEncoder, patchify
+from ultraflash.models.patch_autoencoder import (
+    MID_GREY,
+    PatchAutoencoder,
+    PatchConfig,
+    PatchEncoder,
+    patchify,
+    with_first_repeated,
+)
 from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
@@ -27,7 +34,6 @@ from ultraflash.training.vista.scene import sample_scene
 
 PCA_ENCODER = PatchConfig(encoder_channels=())
 """Shape of an autoencoder whose encoder is the PCA alone."""
-_MID_GREY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +68,6 @@ def to_pixels(frames_THWC: Tensor) -> Tensor:
     return frames_THWC.movedim(-1, -3).float() / 255
 
 
-def with_first_repeated(frames_BTCHW: Tensor) -> Tensor:
-    """Put three copies of the first frame in front: 4n - 3 frames to the 4n that n latent frames stand for."""
-    return torch.cat([frames_BTCHW[:, :1].expand(-1, 3, -1, -1, -1), frames_BTCHW], dim=1)
-
-
 def load_encoder(config: PatchConfig, folder: Path) -> PatchEncoder:
     """The exported encoder in ``folder``, in float32."""
     path = folder / ENCODER_FILE
@@ -94,7 +95,7 @@ def run(config: PatchesConfig, run_dir: Path) -> bool:
             return True
         torch.manual_seed(counter_seed(config.seed, "patches"))
         autoencoder = PatchAutoencoder(config.patch)
-        statistics = PatchStatistics(autoencoder.encoder.embed.in_features, centre=_MID_GREY)
+        statistics = PatchStatistics(autoencoder.encoder.embed.in_features, centre=MID_GREY)
         started = time.monotonic()
         for number in range(config.steps):
             if stop.is_set():

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ultraflash.models.cascade import UNTRIMMED_FRAMES
-from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.preset import Preset
 from ultraflash.models.weights import DECODER_FILE, load_file
 from ultraflash.training.sample_sheet import tile
