@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
@@ -25,6 +25,7 @@ from ultraflash.models.patch_autoencoder import (
     with_first_repeated,
 )
 from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype
+from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
 from ultraflash.training.run_log import RunLog
@@ -69,7 +70,7 @@ def to_pixels(frames_THWC: Tensor) -> Tensor:
 
 
 def load_encoder(config: PatchConfig, folder: Path) -> PatchEncoder:
-    """The exported encoder in ``folder``, in float32."""
+    """The exported encoder in ``folder``, in float32. Raises MissingWeights where there is none."""
     path = folder / ENCODER_FILE
     if not path.is_file():
         raise MissingWeights(f"{path} is missing; make it with: ultraflash train patches")
@@ -79,10 +80,10 @@ def load_encoder(config: PatchConfig, folder: Path) -> PatchEncoder:
 
 
 def export(module: nn.Module, path: Path) -> Path:
-    """Write a network's weights as they are shipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a network's weights as they are shipped; atomically, since a server may have the old file mapped."""
     state = module.state_dict()
-    save_file({name: tensor.to(stored_dtype(tensor)).contiguous() for name, tensor in state.items()}, path)
+    tensors = {name: tensor.to(stored_dtype(tensor)).cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, save(tensors))
     return path
 
 
