@@ -60,6 +60,8 @@ class FewStepConfig(StageConfig):
             raise BadConfig("0 < sigma_low < sigma_high < 1 must hold")
         if self.blocks < 1 or self.score_steps < 1:
             raise BadConfig("blocks and score_steps start at 1")
+        if self.held_out_shards < 1:
+            raise BadConfig("held_out_shards starts at 1", param="held_out_shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,12 @@ class FewStepStage:
     def __init__(self, config: FewStepConfig, run_dir: Path) -> None:
         self.config = config
         self.base: BaseConfig = load_preset(config.preset).base
+        if config.blocks * self.base.block_frames > self.base.window_frames:
+            raise BadConfig(
+                f"a roll-out of {config.blocks} blocks of {self.base.block_frames} frames is longer than the window of "
+                f"{self.base.window_frames}: scores would see frames that the student's cache has dropped",
+                param="blocks",
+            )
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
