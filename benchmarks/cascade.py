@@ -59,10 +59,12 @@ class Run:
 
 def check_frames(cascade: Any, run: Run) -> None:
     """Raise WrongFrames unless a stream's first two groups are what they should be, twice."""
+    from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
+
     size = cascade.preset.size(run.size)
     streams = [cascade.open(PROMPT, size=run.size, seed=run.seed) for _ in range(2)]
-    full = 4 * cascade.preset.group_frames
-    for expected in (full - 3, full):
+    full = PATCH_FRAMES * cascade.preset.group_frames
+    for expected in (full - UNTRIMMED_FRAMES, full):
         first, second = (cascade.next_group(stream) for stream in streams)
         if tuple(first.shape) != (expected, size.height, size.width, 3) or first.dtype != torch.uint8:
             raise WrongFrames(

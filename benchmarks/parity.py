@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -307,17 +308,18 @@ def compare(folder: Path, name: str, fixture: Mapping[str, Any]) -> dict[str, An
         misfits = [f"{tuple(out.shape)} is not {tuple(e.shape)}" for out, e in pairs if out.shape != e.shape]
         if misfits or not pairs:
             raise ValueError("; ".join(misfits) or "nothing to compare")
-    except (UltraflashError, KeyError, RuntimeError, ValueError) as error:
-        return {
-            "name": name,
-            "max_abs": None,
-            "mean_abs": None,
-            "ok": False,
-            "error": f"{type(error).__name__}: {error}",
-        }
+    except (UltraflashError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return failure(name, f"{type(error).__name__}: {error}")
     differences = torch.cat([(out - expected).abs().flatten() for out, expected in pairs])
     worst = float(differences.max())
+    if not math.isfinite(worst):
+        return failure(name, "ValueError: what came out, or what should, is not finite")
     return {"name": name, "max_abs": worst, "mean_abs": float(differences.mean()), "ok": worst <= TOLERANCE}
+
+
+def failure(name: str, error: str) -> dict[str, Any]:
+    """The line of a fixture without a difference. JSON has no word for NaN."""
+    return {"name": name, "max_abs": None, "mean_abs": None, "ok": False, "error": error}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

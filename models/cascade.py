@@ -13,23 +13,28 @@ from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import MissingWeights
+from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.noise import check_seed, counter_noise
-from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
-from ultraflash.models.text import MiniLMEncoder
+from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import SHIPPED, load_file, verify_manifest
+from ultraflash.models.weights import (
+    BASE_FILE,
+    DECODER_FILE,
+    SHIPPED,
+    SR_FILE,
+    load_file,
+    upsampler_file,
+    verify_manifest,
+)
 
 NetT = TypeVar("NetT", bound=nn.Module)
-
-UNTRIMMED_FRAMES = 3
-"""Pixel frames that the decoder makes of a stream's first latent frame beyond the one it stands for."""
 
 
 class Cascade:
@@ -50,6 +55,18 @@ class Cascade:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
+        """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
+
+        Raises:
+            BadConfig: the preset's transformers want another text encoder.
+        """
+        for part, dit in (("base", preset.base.dit), ("sr", preset.sr.dit)):
+            if (dit.text_tokens, dit.text_dim) != (TOKENS, WIDTH):
+                raise BadConfig(
+                    f"{part} takes {dit.text_tokens} text tokens of width {dit.text_dim}, "
+                    f"but the encoder makes {TOKENS} of width {WIDTH}",
+                    param=f"{part}.dit.text_tokens",
+                )
         self.preset = preset
         self._text = text
         self._device = device
@@ -80,11 +97,11 @@ class Cascade:
         verify_manifest(folder)
         base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
         upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
-        load_file(base, folder / "base.safetensors")
-        load_file(sr, folder / "sr.safetensors")
-        load_file(decoder, folder / "decoder.safetensors")
+        load_file(base, folder / BASE_FILE)
+        load_file(sr, folder / SR_FILE)
+        load_file(decoder, folder / DECODER_FILE)
         for factor, net in upsamplers.items():
-            load_file(net, folder / f"upsampler_x{factor}.safetensors")
+            load_file(net, folder / upsampler_file(factor))
         where = torch.device(device)
         return cls(
             chosen,
@@ -103,7 +120,7 @@ class Cascade:
 
     @torch.inference_mode()
     def open(self, prompt: str, *, size: str | None = None, seed: int = 0) -> StreamState:
-        """Start a stream. All its buffers are allocated here.
+        """Start a stream. Its caches are allocated here, the one-frame memories with the first group.
 
         Args:
             prompt: what to show.
@@ -286,13 +303,18 @@ def weights_folder(preset: Preset) -> Path:
     shipped = SHIPPED / preset.weights
     folder = shipped if shipped.is_dir() else Path(preset.weights)
     if not folder.is_dir():
-        raise MissingWeights(f"{preset.name} wants weights in {folder}, which is no folder", param="weights")
+        raise MissingWeights(
+            f"{preset.name} wants weights in {folder}, which is no folder; "
+            "`weights` in a preset is a folder of the package, or a path",
+            param="weights",
+        )
     return folder
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where matrix products run faster in it, else float32."""
     if device.type == "cpu":
-        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if supported else torch.float32
+        # Builds without oneDNN, such as those for Apple's processors, don't even have the question.
+        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16

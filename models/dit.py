@@ -31,7 +31,7 @@ class DiTConfig:
     """Size of a transformer, in the terms of the official checkpoints.
 
     Args:
-        in_channels, out_channels: C of what goes in and of the predicted flow.
+        in_channels, out_channels: C of what goes in and of what is predicted.
         dim, ffn_dim, layers, heads: E, width of the MLP, number of blocks, N.
         text_tokens, text_dim: X and W.
         freq_dim: width of the sinusoidal time embedding.
@@ -59,6 +59,9 @@ class DiTConfig:
     text_summary: bool = False
 
     def __post_init__(self) -> None:
+        sizes = (self.in_channels, self.out_channels, self.dim, self.ffn_dim, self.layers, self.heads)
+        if min(*sizes, self.text_tokens, self.text_dim, *self.patch) < 1 or len(self.patch) != 3:
+            raise BadConfig("channels, widths, layers, heads, text sizes and the three of patch start at 1")
         if self.dim % self.heads or self.head_dim % 2 or self.head_dim < 6:
             raise BadConfig(
                 f"dim {self.dim} does not split into {self.heads} heads of an even size of 6 or more"
@@ -287,6 +290,9 @@ class CausalDiT(nn.Module):
 
         Args:
             states_BXW: token states of the text encoder, at most ``text_tokens`` of them; missing rows count as zeros.
+
+        Raises:
+            BadConfig: more tokens than that.
         """
         missing = self.config.text_tokens - states_BXW.shape[1]
         if missing < 0:
@@ -316,7 +322,7 @@ class CausalDiT(nn.Module):
         frame_positions_F: Tensor,
         attend: Attend,
     ) -> Tensor:
-        """Predict the flow ``noise - clean``.
+        """Predict the flow ``noise - clean``, or what else the weights were trained for (see `prediction`).
 
         Args:
             latent_BCFHW: noisy latents (and, for SR, the condition behind them on the channel axis).
@@ -326,7 +332,10 @@ class CausalDiT(nn.Module):
             attend: self-attention, called once per layer in order.
 
         Returns:
-            Flow (B, out_channels, F, H, W), float32.
+            (B, out_channels, F, H, W), float32.
+
+        Raises:
+            BadConfig: rows or columns do not divide into patches.
         """
         config = self.config
         frames, rows, cols = latent_BCFHW.shape[2:]

@@ -24,12 +24,15 @@ from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder, quantize
 
 _PATCH = 16
-_PATCH_FRAMES = 4
+PATCH_FRAMES = 4
+"""Pixel frames that a latent frame stands for."""
+UNTRIMMED_FRAMES = PATCH_FRAMES - 1
+"""Pixel frames that the decoder makes of a stream's first latent frame beyond the one it stands for."""
 _TILE = 4
 _COLOURS = 3
-_PATCH_SIZE = _PATCH_FRAMES * _PATCH**2 * _COLOURS
+_PATCH_SIZE = PATCH_FRAMES * _PATCH**2 * _COLOURS
 # Pixels are kept relative to mid grey, where bfloat16 is finest.
-_MID_GREY = 0.5
+MID_GREY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,11 @@ class PatchConfig:
     decoder_time_growth: tuple[int, int] = (1, 2)
 
     def __post_init__(self) -> None:
+        if min(self.latent_channels, *self.decoder_time_growth) < 1 or len(self.decoder_time_growth) != 2:
+            raise BadConfig("latent_channels and the two of decoder_time_growth start at 1")
         if len(self.encoder_channels) not in (0, 3) or len(self.decoder_channels) not in (0, 3):
             raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
-        if _PATCH_FRAMES % prod(self.decoder_time_growth):
+        if PATCH_FRAMES % prod(self.decoder_time_growth):
             raise BadConfig(f"decoder_time_growth {self.decoder_time_growth} does not divide 4 frames")
 
     @property
@@ -65,7 +70,7 @@ class PatchConfig:
     @property
     def tile_frames(self) -> int:
         """Frames of a tile: those that the decoder's last convolution makes out of one."""
-        return _PATCH_FRAMES // prod(self.decoder_time_growth)
+        return PATCH_FRAMES // prod(self.decoder_time_growth)
 
     @property
     def residual(self) -> DecoderConfig:
@@ -99,47 +104,6 @@ class PatchBasis:
     sigma_C: Tensor
 
 
-def fit_pca(patches_NP: Tensor, channels: int) -> PatchBasis:
-    """Return the first principal components of a sample of patches, in float32.
-
-    Args:
-        patches_NP: at least ``channels`` + 1 patches, as `patchify` makes them.
-        channels: number of components.
-
-    Raises:
-        ValueError: too few patches.
-    """
-    count, size = patches_NP.shape
-    if count <= channels:
-        raise ValueError(f"{channels} components need more than {count} patches")
-    mean_P = patches_NP.mean(0, dtype=torch.float64)
-    centred_NP = patches_NP.double() - mean_P
-    if count <= size:
-        _, singular, components = torch.linalg.svd(centred_NP, full_matrices=False)
-        variance = singular[:channels].square() / (count - 1)
-        components_CP = components[:channels]
-    else:
-        values, vectors = torch.linalg.eigh(centred_NP.T @ centred_NP / (count - 1))
-        variance = values.flip(0)[:channels].clamp_min(0)
-        components_CP = vectors.flip(1)[:, :channels].T
-    # A component's sign is arbitrary: let brighter patches have larger values.
-    sign_C1 = torch.where(components_CP.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    return PatchBasis(
-        mean_P=mean_P.float(),
-        components_CP=(components_CP * sign_C1).float(),
-        sigma_C=variance.sqrt().float(),
-    )
-
-
-def channel_scale(sigma_C: Tensor, exponent: float = 0.5) -> Tensor:
-    """Return factors that give channel i the standard deviation (sigma_i / sigma_0) ** exponent.
-
-    0 whitens the channels, which hands the generator noise-like details to model at full size; 1 keeps the spectrum
-    of pixels, in which details drown.
-    """
-    return (sigma_C / sigma_C[0]) ** exponent / sigma_C
-
-
 def patchify(frames_BTCHW: Tensor, tile_frames: int) -> Tensor:
     """Cut frames into patches.
 
@@ -154,9 +118,10 @@ def patchify(frames_BTCHW: Tensor, tile_frames: int) -> Tensor:
         ValueError: a size is not such a multiple.
     """
     batch, frames, _, height, width = frames_BTCHW.shape
-    if frames % _PATCH_FRAMES or height % _PATCH or width % _PATCH:
+    if frames % PATCH_FRAMES or height % _PATCH or width % _PATCH:
         raise ValueError(f"{frames} frames of {height}x{width} don't divide into 4 frames of 16x16 pixels")
-    n, h, w, t, tiles = frames // 4, height // 16, width // 16, 4 // tile_frames, _PATCH // _TILE
+    n, h, w = frames // PATCH_FRAMES, height // _PATCH, width // _PATCH
+    t, tiles = PATCH_FRAMES // tile_frames, _PATCH // _TILE
     x = frames_BTCHW.reshape(batch, n, t, tile_frames, _COLOURS, h, tiles, _TILE, w, tiles, _TILE)
     return x.permute(0, 1, 5, 8, 2, 6, 9, 3, 7, 10, 4).reshape(batch, n, h, w, _PATCH_SIZE)
 
@@ -164,7 +129,7 @@ def patchify(frames_BTCHW: Tensor, tile_frames: int) -> Tensor:
 def patches_to_tiles(patches_BnhwP: Tensor, tile_frames: int) -> Tensor:
     """Lay the tiles of patches out as pictures: (B,n,h,w,P) to a view (B,n,4/f,h,4,w,4Q)."""
     tiles = _PATCH // _TILE
-    x = patches_BnhwP.unflatten(-1, (_PATCH_FRAMES // tile_frames, tiles, -1))
+    x = patches_BnhwP.unflatten(-1, (PATCH_FRAMES // tile_frames, tiles, -1))
     return x.permute(0, 1, 4, 2, 5, 3, 6)
 
 
@@ -178,6 +143,11 @@ def tiles_to_frames(tiles: Tensor, tile_frames: int) -> Tensor:
     else:
         x = x.permute(0, 1, 4, 2, 5, 3, 6)
     return x.reshape(batch, t * tile_frames, rows * _TILE, columns * _TILE, _COLOURS)
+
+
+def with_first_repeated(frames_BTCHW: Tensor) -> Tensor:
+    """Put copies of the first frame in front: 4n - 3 frames to the 4n that n latent frames stand for."""
+    return torch.cat([frames_BTCHW[:, :1].expand(-1, UNTRIMMED_FRAMES, -1, -1, -1), frames_BTCHW], dim=1)
 
 
 class PatchEncoder(nn.Module):
@@ -206,7 +176,7 @@ class PatchEncoder(nn.Module):
         Raises:
             ValueError: a size is not such a multiple.
         """
-        frames_BTCHW = frames_BTCHW.to(self.embed.weight.dtype) - _MID_GREY
+        frames_BTCHW = frames_BTCHW.to(self.embed.weight.dtype) - MID_GREY
         patches_BnhwP = patchify(frames_BTCHW, self.config.tile_frames)
         latent_BnhwC = self.embed(patches_BnhwP)
         if self.residual is not None:
@@ -221,8 +191,7 @@ class PatchEncoder(nn.Module):
 
     def encode_clip(self, frames_BTCHW: Tensor) -> Tensor:
         """Encode a clip of 4n-3 frames to n latent frames, the first of which stands for the first frame alone."""
-        first_BTCHW = frames_BTCHW[:, :1].expand(-1, _PATCH_FRAMES - 1, -1, -1, -1)
-        latent_BTCHW: Tensor = self(torch.cat([first_BTCHW, frames_BTCHW], dim=1))
+        latent_BTCHW: Tensor = self(with_first_repeated(frames_BTCHW))
         return latent_BTCHW
 
 
@@ -233,7 +202,7 @@ def _encoder_residual(config: PatchConfig) -> nn.Sequential:
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
     return nn.Sequential(
-        nn.Conv2d(_PATCH_FRAMES * _COLOURS * _TILE**2, first, 3, padding=1),
+        nn.Conv2d(PATCH_FRAMES * _COLOURS * _TILE**2, first, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(first, second, 3, stride=2, padding=1),
         nn.ReLU(inplace=True),
@@ -275,7 +244,7 @@ class PatchDecoder(nn.Module):
             Pixels (B, 4n, 3, 16h, 16w), float32, nominally in [0, 1] but not clamped, laid out channels last.
         """
         tiles = self._tiles(latent_BTCHW, memory)
-        pixels_BTHWC = tiles_to_frames(tiles, self.config.tile_frames).float() + _MID_GREY
+        pixels_BTHWC = tiles_to_frames(tiles, self.config.tile_frames).float() + MID_GREY
         return pixels_BTHWC.permute(0, 1, 4, 2, 3)
 
     def decode(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
@@ -292,7 +261,7 @@ class PatchDecoder(nn.Module):
         )
 
     def _decode_one(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        tiles_uint8 = quantize(self._tiles(latent_BTCHW, memory), offset=_MID_GREY)
+        tiles_uint8 = quantize(self._tiles(latent_BTCHW, memory), offset=MID_GREY)
         return tiles_to_frames(tiles_uint8, self.config.tile_frames)
 
     def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
@@ -321,10 +290,10 @@ class PatchAutoencoder(nn.Module):
         """Start as the PCA: while the residuals are zero, decode(encode(x)) is the projection of x.
 
         Args:
-            basis: from `fit_pca` on patches of this autoencoder's ``tile_frames``.
-            scale_C: factor of each channel, as `channel_scale` gives.
+            basis: of patches cut with this autoencoder's ``tile_frames``.
+            scale_C: factor of each channel.
         """
-        centre_P = basis.mean_P - _MID_GREY
+        centre_P = basis.mean_P - MID_GREY
         with torch.no_grad():
             self.encoder.embed.weight.copy_(basis.components_CP)
             self.encoder.embed.bias.copy_(-(basis.components_CP @ centre_P))

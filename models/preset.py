@@ -14,7 +14,7 @@ from ultraflash.models.dit import DiTConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.prediction import Prediction
-from ultraflash.models.schedule import FlowSchedule
+from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
 from ultraflash.models.upsampler import UpsamplerConfig
 
 if sys.version_info >= (3, 11):
@@ -43,6 +43,10 @@ class Size:
     cols: int
     factor: int
     spatial: int
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.cols, self.factor, self.spatial) < 1:
+            raise BadConfig(f"size {self.name}: rows, cols and factor start at 1", param="sizes")
 
     @property
     def height(self) -> int:
@@ -84,6 +88,8 @@ class BaseConfig:
     prediction: Prediction = "flow"
 
     def __post_init__(self) -> None:
+        if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
+            raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")
         if self.block_frames > self.window_frames - self.sink_frames:
             raise BadConfig(
                 f"a block of {self.block_frames} frames does not fit a window of {self.window_frames} "
@@ -117,6 +123,12 @@ class SuperResolutionConfig:
     prediction: Prediction = "flow"
 
     def __post_init__(self) -> None:
+        if self.group_blocks < 1 or self.cached_blocks < 0:
+            raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
+        if len(self.block) != 3 or min(self.block) < 1:
+            raise BadConfig(f"block is three positive numbers, not {list(self.block)}", param="block")
+        if not 0 < self.timestep <= TRAIN_STEPS:
+            raise BadConfig(f"timestep lies in (0, {TRAIN_STEPS}], not {self.timestep}", param="timestep")
         if self.prediction not in ("flow", "change"):
             raise BadConfig(
                 f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction"
@@ -147,13 +159,40 @@ class Preset:
     sizes: tuple[Size, ...]
 
     def __post_init__(self) -> None:
+        if self.fps < 1 or self.max_prompt_chars < 1 or not self.sizes:
+            raise BadConfig("fps and max_prompt_chars start at 1, and there is at least one size")
+        self._check_channels()
         for size in self.sizes:
+            if size.factor not in self.upsampler:
+                raise BadConfig(
+                    f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler"
+                )
             if size.rows > self.base.rows or size.cols > self.base.cols:
                 raise BadConfig(
                     f"size {size.name} shows {size.rows}x{size.cols} latents, more than the base makes"
                 )
             self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
         self.size(self.default_size)
+
+    def _check_channels(self) -> None:
+        """Latents pass from part to part, so all must mean the same channels."""
+        channels = self.decoder.latent_channels
+        found = {
+            "base.dit.in_channels": (self.base.dit.in_channels, channels),
+            "base.dit.out_channels": (self.base.dit.out_channels, channels),
+            "sr.dit.in_channels": (self.sr.dit.in_channels, 2 * channels),
+            "sr.dit.out_channels": (self.sr.dit.out_channels, channels),
+            **{
+                f"upsampler.channels (x{factor})": (config.channels, channels)
+                for factor, config in self.upsampler.items()
+            },
+        }
+        for name, (value, wanted) in found.items():
+            if value != wanted:
+                raise BadConfig(
+                    f"{name} is {value}, but must be {wanted} beside decoder.latent_channels = {channels}",
+                    param=name,
+                )
 
     @property
     def group_frames(self) -> int:
@@ -193,6 +232,7 @@ def load_preset(name: str | Path) -> Preset:
     Raises:
         UnknownPreset: neither a name nor a file.
         BadConfig: a key that is absent, unknown or impossible.
+        UnknownSize: its default size is none of its sizes.
     """
     path = Path(name)
     if str(name) in available_presets():
@@ -202,11 +242,14 @@ def load_preset(name: str | Path) -> Preset:
         raise UnknownPreset(f"no preset {str(name)!r}; there are {names}, or give the path of a TOML file")
     try:
         return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is no valid TOML: {error}") from error
+    except (TypeError, ValueError) as error:  # a value of another type than its key wants
+        raise BadConfig(f"{path}: {error}") from error
 
 
 def _parse(table: dict[str, Any]) -> Preset:
+    """Build a preset of the tables of its file. Takes the tables apart."""
     base = _take(table, "base")
     sr = _take(table, "sr")
     decoder = _build(PatchConfig, _take(table, "decoder"))
@@ -230,7 +273,6 @@ def _parse(table: dict[str, Any]) -> Preset:
                 {
                     **sr,
                     "dit": _build(DiTConfig, _take(sr, "dit")),
-                    "block": tuple(_take(sr, "block")),
                     "rule": rule,
                 },
             ),
@@ -240,7 +282,10 @@ def _parse(table: dict[str, Any]) -> Preset:
     )
 
 
-def _take(table: dict[str, Any], key: str) -> Any:
+def _take(table: Any, key: str) -> Any:
+    """Remove and return an entry of a TOML table."""
+    if not isinstance(table, dict):
+        raise BadConfig(f"a table with {key!r} is wanted, not {table!r}", param=key)
     value = table.pop(key, None)
     if value is None:
         raise BadConfig(f"the preset lacks {key!r}", param=key)

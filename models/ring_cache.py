@@ -1,6 +1,6 @@
 """Caches of keys and values that a stream carries from block to block.
 
-Shapes: B batch, L tokens, N heads, D head size, S tokens per latent frame.
+Shapes: B batch, L tokens, N heads, D head size, S tokens per latent frame, K blocks, T tokens of a block.
 
 Buffers are allocated once. Keys are stored after RoPE, so their order in the buffer has no meaning and a full cache
 overwrites its oldest frames in place; callers only ever see what is valid.
@@ -22,7 +22,8 @@ class RingCache:
     ``sink_frames`` make room.
 
     Args:
-        layers, batch, heads, head_dim: shape of what is stored.
+        layers, batch: of the network, and streams in step.
+        heads, head_dim: N and D.
         frame_tokens: S.
         frames: how many latent frames fit, the block in work included.
         sink_frames: how many of the first frames are never evicted.
@@ -56,9 +57,8 @@ class RingCache:
         """Forget everything; buffers stay allocated."""
         self._filled = 0  # frames in use
         self._next = 0  # frame place that the next block starts at
-        self._open: list[
-            tuple[int, int, int]
-        ] = []  # (place, offset in block, frames) runs of the block in work
+        # Runs of the block in work, each (place, offset in the block, frames).
+        self._open: list[tuple[int, int, int]] = []
 
     @property
     def frames(self) -> int:
@@ -71,9 +71,23 @@ class RingCache:
         return 2 * self._keys.numel() * self._keys.element_size()
 
     def append(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
-        """Write one layer's keys and values of the block in work, opening the block when none is."""
+        """Write one layer's keys and values of the block in work, opening the block when none is.
+
+        Raises:
+            ValueError: not whole frames of this cache's shape, or not as many as the passes before had.
+            BadConfig: more frames than fit.
+        """
+        frames = k_BLND.shape[1] // self._frame_tokens
+        wanted = (self._keys.shape[1], frames * self._frame_tokens, *self._keys.shape[3:])
+        if frames == 0 or k_BLND.shape != wanted or v_BLND.shape != wanted:
+            raise ValueError(
+                f"a cache of {wanted[0]} streams, {self._frame_tokens} tokens a frame and heads {tuple(wanted[2:])} "
+                f"cannot hold {tuple(k_BLND.shape)} and {tuple(v_BLND.shape)}"
+            )
         if not self._open:
-            self._open_block(k_BLND.shape[1] // self._frame_tokens)
+            self._open_block(frames)
+        elif frames != sum(count for _, _, count in self._open):
+            raise ValueError(f"{frames} frames in a pass over another block; commit() closes a block")
         size = self._frame_tokens
         for place, offset, count in self._open:
             target = slice(place * size, (place + count) * size)
@@ -108,10 +122,12 @@ class BlockCache:
     """The last ``frame_blocks`` temporal blocks of keys and values in block layout, for all layers of one network.
 
     Args:
-        layers, batch, heads, head_dim: shape of what is stored.
+        layers, batch: of the network, and streams in step.
         frame_blocks: how many temporal blocks are kept; 0 keeps none.
         spatial_blocks: blocks in one temporal block.
         block_tokens: tokens in a block.
+        heads, head_dim: N and D.
+        dtype, device: of the stored tensors.
     """
 
     def __init__(
@@ -155,8 +171,18 @@ class BlockCache:
         return self._keys[layer, :, :end], self._values[layer, :, :end]
 
     def append(self, layer: int, k_BKTND: Tensor, v_BKTND: Tensor) -> None:
-        """Keep the last blocks of (cached + new) for one layer; :meth:`commit` makes them visible for all layers."""
+        """Keep the last blocks of (cached + new) for one layer; :meth:`commit` makes them visible for all layers.
+
+        Raises:
+            ValueError: not whole temporal blocks of this cache's shape.
+        """
         new = k_BKTND.shape[1] // self._spatial
+        wanted = (self._keys.shape[1], new * self._spatial, *self._keys.shape[3:])
+        if new == 0 or k_BKTND.shape != wanted or v_BKTND.shape != wanted:
+            raise ValueError(
+                f"a cache of {wanted[0]} streams, {self._spatial} blocks a temporal block and blocks of "
+                f"{tuple(wanted[2:])} cannot hold {tuple(k_BKTND.shape)} and {tuple(v_BKTND.shape)}"
+            )
         kept = min(self._capacity, self._filled + new)
         from_new = min(kept, new)
         from_old = kept - from_new

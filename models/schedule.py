@@ -1,6 +1,6 @@
 """Flow-matching noise schedule with the timestep shift of Wan and Self-Forcing.
 
-A latent at noise level ``sigma`` is ``x = (1 - sigma) * clean + sigma * noise`` and networks predict the flow
+A latent at noise level ``sigma`` is ``x = (1 - sigma) * clean + sigma * noise``. Its flow is
 ``noise - clean``, so ``clean = x - sigma * flow``. Timesteps that networks see are ``1000 * sigma``.
 """
 
@@ -36,7 +36,8 @@ class FlowSchedule:
 
     def __post_init__(self) -> None:
         steps = self.nominal_steps
-        falling = all(a > b for a, b in zip(steps, steps[1:], strict=False))
+        whole = all(isinstance(step, int) for step in steps)
+        falling = whole and all(a > b for a, b in zip(steps, steps[1:], strict=False))
         if not steps or not falling or steps[0] > TRAIN_STEPS or steps[-1] < 1:
             raise BadConfig(
                 f"steps must be falling integers between 1 and {TRAIN_STEPS}, not {list(steps)}",

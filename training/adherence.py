@@ -18,10 +18,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.preset import load_preset
 from ultraflash.models.text import MiniLMEncoder
-from ultraflash.models.weights import load_file
-from ultraflash.training.few_step import FEW_STEP_FILE
+from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.rollout import sample_few_steps
 from ultraflash.training.seeding import counter_generator, counter_seed
@@ -49,6 +49,12 @@ class AdherenceConfig(StageConfig):
     held_out_shards: int = 1
     prompts: int = 96
     blocks: int = 2
+
+    def __post_init__(self) -> None:
+        # slots=True makes the class anew, so the argument-less super() would name the wrong one.
+        StageConfig.__post_init__(self)
+        if min(self.channels, self.held_out_shards, self.prompts, self.blocks) < 1:
+            raise BadConfig("channels, held_out_shards, prompts and blocks start at 1")
 
 
 class LatentClassifier(nn.Module):
@@ -96,7 +102,13 @@ class AdherenceStage:
         clips: list[Tensor] = []
         scenes: list[dict[str, str]] = []
         first_clip = 0
-        for number, path in enumerate(shard_paths(run_dir / "latents")):
+        paths = shard_paths(run_dir / "latents")
+        if len(paths) <= config.held_out_shards:
+            raise MissingWeights(
+                f"{run_dir / 'latents'} has {len(paths)} shards, of which {config.held_out_shards} are held out; "
+                "make more with: ultraflash train latents"
+            )
+        for number, path in enumerate(paths):
             with safe_open(path, "pt") as shard:
                 clips.append(shard.get_tensor("latents"))
                 scenes += json.loads(shard.metadata()["scenes"])
@@ -162,7 +174,7 @@ class AdherenceStage:
     def _generate(self) -> tuple[LabelledFrames, float]:
         """Last frames of generated clips with what their prompts name, and their mean change from frame to frame."""
         net = CausalDiT(self.base.dit)
-        load_file(net, self.run_dir / "weights" / FEW_STEP_FILE)
+        load_file(net, self.run_dir / "weights" / BASE_FILE)
         text, seed = MiniLMEncoder(), self.config.seed
         prompts = [
             caption(sample_scene(counter_seed(seed, "adherence scene", i), "test"), i)

@@ -17,20 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
-from ultraflash.models.weights import load_file
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchConfig, PatchDecoder
+from ultraflash.models.weights import DECODER_FILE, load_file
 from ultraflash.training import patches
 from ultraflash.training.clip_pool import ClipPool, PoolConfig, make_pools
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER, load_encoder, to_pixels
+from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
-
-_UNSEEN_FRAMES = 3
-"""Frames that the decoder makes of a clip's first latent frame and that nobody sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,7 @@ class AutoencoderStage:
         level_B = level_B * (torch.rand_like(level_B) < self.config.noise_share)
         noise_BTCHW = torch.randn_like(latent_BTCHW) * level_B.view(-1, 1, 1, 1, 1)
         decoded_BTCHW = self.decoder(latent_BTCHW + noise_BTCHW, self.decoder.init_memory())
-        error_BTCHW = decoded_BTCHW[:, _UNSEEN_FRAMES:] - batch
+        error_BTCHW = decoded_BTCHW[:, UNTRIMMED_FRAMES:] - batch
         pixel = error_BTCHW.abs().mean()
         edge = sum(
             (error_BTCHW.diff(dim=axis).abs().mean() for axis in (1, 3, 4)),
@@ -152,7 +149,7 @@ class AutoencoderStage:
                 decoded_BTCHW = self.decoder.decode(latent_BTCHW, self.decoder.init_memory())
         finally:
             self.decoder.residual = residual
-        return decoded_BTCHW[0, _UNSEEN_FRAMES:].cpu()
+        return decoded_BTCHW[0, UNTRIMMED_FRAMES:].cpu()
 
 
 def psnr(error: Tensor) -> float:

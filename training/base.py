@@ -62,6 +62,11 @@ class BaseStageConfig(StageConfig):
         for name in ("text_dropout", "context_noise", "cut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
+        if self.blocks < 2:
+            # A window that starts inside a clip has no loss in its first block, and a splice needs one on each side.
+            raise BadConfig("blocks starts at 2", param="blocks")
+        if self.held_out_shards < 1:
+            raise BadConfig("held_out_shards starts at 1", param="held_out_shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,7 +110,15 @@ class RealClips:
 
     def _make(self, number: int) -> Shard:
         config = self.config
-        frames_TCHW = read_frames(Path(self.files[number // config.real_shards]), count=_READ_FRAMES)
+        file = Path(self.files[number // config.real_shards])
+        frames_TCHW = read_frames(file, count=_READ_FRAMES)
+        if frames_TCHW.shape[0] < config.frames or min(frames_TCHW.shape[2:]) < config.window:
+            count, _, height, width = frames_TCHW.shape
+            raise BadConfig(
+                f"{file} has {count} frames of {height}x{width}; windows of {config.frames} frames of "
+                f"{config.window}x{config.window} don't fit",
+                param="clips",
+            )
         clips = []
         for clip in range(config.clips_per_shard):
             generator = counter_generator(self.seed, "real window", number, clip)

@@ -58,14 +58,17 @@ def run(args: argparse.Namespace) -> int:
 
     from ultraflash.training import recipes
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
     recipe: dict[str, StageConfig] = {"mini": recipes.mini, "debug": recipes.debug}[args.recipe]()
     run_dir = args.run_dir or Path("runs") / args.recipe
     names = [name for name in STAGES if name in recipe] if args.stage == "all" else [args.stage]
     try:
-        for name in names:
-            config = with_overrides(recipe[name], _overrides(args))
+        if args.threads is not None:
+            if args.threads < 1:
+                raise BadConfig(f"--threads starts at 1, unlike {args.threads}", param="threads")
+            torch.set_num_threads(args.threads)
+        # All configs before the first stage: a wrong setting should not show after hours of training.
+        configs = {name: with_overrides(recipe[name], _overrides(args)) for name in names}
+        for name, config in configs.items():
             if not import_module(STAGES[name]).run(config, run_dir):
                 return 3
     except UltraflashError as error:

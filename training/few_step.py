@@ -21,7 +21,7 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.base import SMALLEST_SIGMA, TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig, train
@@ -29,8 +29,6 @@ from ultraflash.training.patches import export
 from ultraflash.training.rollout import Roller, block_estimate, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
-
-FEW_STEP_FILE = "base.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +60,8 @@ class FewStepConfig(StageConfig):
             raise BadConfig("0 < sigma_low < sigma_high < 1 must hold")
         if self.blocks < 1 or self.score_steps < 1:
             raise BadConfig("blocks and score_steps start at 1")
+        if self.held_out_shards < 1:
+            raise BadConfig("held_out_shards starts at 1", param="held_out_shards")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,12 @@ class FewStepStage:
     def __init__(self, config: FewStepConfig, run_dir: Path) -> None:
         self.config = config
         self.base: BaseConfig = load_preset(config.preset).base
+        if config.blocks * self.base.block_frames > self.base.window_frames:
+            raise BadConfig(
+                f"a roll-out of {config.blocks} blocks of {self.base.block_frames} frames is longer than the window of "
+                f"{self.base.window_frames}: scores would see frames that the student's cache has dropped",
+                param="blocks",
+            )
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
@@ -217,7 +223,7 @@ class FewStepStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.student, folder / FEW_STEP_FILE)]
+        return [export(self.student, folder / BASE_FILE)]
 
 
 def run(config: FewStepConfig, run_dir: Path) -> bool:

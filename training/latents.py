@@ -22,9 +22,9 @@ from safetensors import safe_open
 
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchConfig
-from ultraflash.models.weights import sha256_of
+from ultraflash.models.weights import ENCODER_FILE, sha256_of
 from ultraflash.training.loop import StageConfig
-from ultraflash.training.patches import ENCODER_FILE, PCA_ENCODER, load_encoder, to_pixels
+from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption

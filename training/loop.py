@@ -2,7 +2,8 @@
 
 A stage says what to build, which batch belongs to a step and what its loss is; the loop owns the optimizer, the
 learning rate, the moving average, checkpoints, logs, samples and the end. Everything random at a step comes from
-(seed, step), so a run that was killed and resumed has the loss curve of one that was not.
+(seed, step), so a run that was killed and resumed has the loss curve of one that was not; only a limit in ``minutes``,
+which the learning rate follows, makes it depend on how fast the machine was.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ultraflash.models.errors import BadConfig
-from ultraflash.models.weights import write_manifest
+from ultraflash.models.errors import BadConfig, MissingWeights
+from ultraflash.models.weights import load_strict, write_manifest
 from ultraflash.training.checkpoint import (
     Checkpoint,
     Progress,
@@ -121,7 +122,7 @@ def fraction_done(config: StageConfig, progress: Progress) -> float:
 
 
 class WeightAverage:
-    """Exponential moving average of a module's parameters; buffers are copied."""
+    """Exponential moving average of a module's parameters and buffers; what is not floating point is copied."""
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self._decay = decay
@@ -196,11 +197,23 @@ class _Run:
         self._saved_at = self._shown_at = time.monotonic()
 
     def _restore(self, checkpoint: Checkpoint) -> float:
+        """Take over a checkpoint; returns its training seconds. Raises BadConfig where it is of another network."""
+        folder = self.folder / "checkpoints"
+        try:
+            load_strict(self.module, checkpoint.model, source=f"the checkpoint in {folder}")
+        except MissingWeights as error:
+            raise BadConfig(f"{error.message} Delete {folder} or use another --run-dir.") from error
         self.step = checkpoint.progress.step
-        self.module.load_state_dict(checkpoint.model)
         for name, tensor in checkpoint.ema.items():
             self.average.tensors[name].copy_(tensor)
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        # The state comes with the settings that it was saved with, but those of the config are in force.
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
         return checkpoint.progress.elapsed
 
     def _report_resume(self, checkpoint: Checkpoint) -> None:
@@ -212,6 +225,7 @@ class _Run:
 
     @property
     def progress(self) -> Progress:
+        """How far the run is now."""
         return Progress(step=self.step, elapsed=time.monotonic() - self._started)
 
     def train_until(self, stop: threading.Event) -> bool:

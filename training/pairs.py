@@ -1,4 +1,4 @@
-"""Pairs of latents of one scene, drawn at full size and shrunk, for the upsampler and super-resolution.
+"""Pairs of latents of one scene with its prompt, drawn at full size and shrunk, for super-resolution.
 
 Shapes: B batch, T pixel frames, C channels, F latent frames, H W rows and columns, L text tokens, D text width.
 """
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import Preset
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.training.patches import load_encoder, to_pixels
@@ -43,6 +44,9 @@ class PairSource:
         rows, cols: low-resolution latents of a window.
         batch_size: clips of a batch, all of one factor.
         seed: of everything drawn.
+
+    Raises:
+        BadConfig: the window does not fit a size of the preset.
     """
 
     def __init__(
@@ -53,6 +57,12 @@ class PairSource:
         self._encoder = load_encoder(preset.decoder, weights)
         self._text = MiniLMEncoder()
         self._sizes = {size.factor: size for size in preset.sizes}
+        for size in preset.sizes:
+            if not 1 <= rows <= size.rows or not 1 <= cols <= size.cols:
+                raise BadConfig(
+                    f"a window of {rows}x{cols} does not fit size {size.name} of {size.rows}x{size.cols}",
+                    param="rows",
+                )
 
     def batch(self, step: int) -> PairBatch:
         """Training pairs of a step; the factors take turns."""

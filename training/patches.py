@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
-from ultraflash.models.patch_autoencoder import PatchAutoencoder, PatchConfig, PatchEncoder, patchify
-from ultraflash.models.weights import load_file, stored_dtype, write_manifest
+from ultraflash.models.patch_autoencoder import (
+    MID_GREY,
+    PatchAutoencoder,
+    PatchConfig,
+    PatchEncoder,
+    patchify,
+    with_first_repeated,
+)
+from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype, write_manifest
+from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
 from ultraflash.training.run_log import RunLog
@@ -25,11 +33,8 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
 
-ENCODER_FILE = "encoder.safetensors"
-DECODER_FILE = "decoder.safetensors"
 PCA_ENCODER = PatchConfig(encoder_channels=())
 """Shape of an autoencoder whose encoder is the PCA alone."""
-_MID_GREY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +69,8 @@ def to_pixels(frames_THWC: Tensor) -> Tensor:
     return frames_THWC.movedim(-1, -3).float() / 255
 
 
-def with_first_repeated(frames_BTCHW: Tensor) -> Tensor:
-    """Put three copies of the first frame in front: 4n - 3 frames to the 4n that n latent frames stand for."""
-    return torch.cat([frames_BTCHW[:, :1].expand(-1, 3, -1, -1, -1), frames_BTCHW], dim=1)
-
-
 def load_encoder(config: PatchConfig, folder: Path) -> PatchEncoder:
-    """The exported encoder in ``folder``, in float32."""
+    """The exported encoder in ``folder``, in float32. Raises MissingWeights where there is none."""
     path = folder / ENCODER_FILE
     if not path.is_file():
         raise MissingWeights(f"{path} is missing; make it with: ultraflash train patches")
@@ -80,12 +80,10 @@ def load_encoder(config: PatchConfig, folder: Path) -> PatchEncoder:
 
 
 def export(module: nn.Module, path: Path) -> Path:
-    """Write a network's weights as they are shipped."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a network's weights as they are shipped; atomically, since a server may have the old file mapped."""
     state = module.state_dict()
-    save_file(
-        {name: tensor.to(stored_dtype(name, tensor)).contiguous() for name, tensor in state.items()}, path
-    )
+    tensors = {name: tensor.to(stored_dtype(tensor)).cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(path, save(tensors))
     return path
 
 
@@ -98,7 +96,7 @@ def run(config: PatchesConfig, run_dir: Path) -> bool:
             return True
         torch.manual_seed(counter_seed(config.seed, "patches"))
         autoencoder = PatchAutoencoder(config.patch)
-        statistics = PatchStatistics(autoencoder.encoder.embed.in_features, centre=_MID_GREY)
+        statistics = PatchStatistics(autoencoder.encoder.embed.in_features, centre=MID_GREY)
         started = time.monotonic()
         for number in range(config.steps):
             if stop.is_set():

@@ -30,7 +30,10 @@ def find_clips(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def read_frames(file: Path, *, count: int, start: int = 0) -> torch.Tensor:
-    """Decode ``count`` frames from number ``start`` on: uint8 (T, C, H, W), fewer where the clip ends."""
+    """Decode ``count`` frames from number ``start`` on: uint8 (T, C, H, W), fewer where the clip ends.
+
+    Raises BadConfig where there is no such frame.
+    """
     import av
 
     frames = []
@@ -40,4 +43,6 @@ def read_frames(file: Path, *, count: int, start: int = 0) -> torch.Tensor:
                 break
             if number >= start:
                 frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")))
+    if not frames:
+        raise BadConfig(f"{file} has no frame number {start}", param="clips")
     return torch.stack(frames).permute(0, 3, 1, 2)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ultraflash.training.checkpoint import write_atomically
+
 _QUIET_SECONDS = 30.0
 
 
@@ -107,7 +109,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _forget_after(path: Path, step: int) -> None:
     """Drop records after ``step``: a resumed run makes them again, and the curve should show each step once."""
     records = read_log(path)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records if record["step"] <= step))
+    kept = "".join(json.dumps(record) + "\n" for record in records if record["step"] <= step)
+    write_atomically(path, kept.encode())
 
 
 def _summary_writer(folder: Path, resumed_at: int) -> Any:

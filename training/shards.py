@@ -149,14 +149,16 @@ def _make_with_workers(
         halt.set()
         for process in processes:
             process.join()
-    if any(process.exitcode for process in processes):
+    # A signal to the whole group may end a worker before it can ignore it: then it was no failure.
+    if any(process.exitcode for process in processes) and not pause():
         raise RuntimeError(f"a worker that made {folder} failed; its traceback is above")
 
 
 def _work(maker: ShardMaker, folder: Path, numbers: Sequence[int], halt: Event) -> None:
     """Body of a worker process."""
-    # The parent decides when to stop: a Ctrl-C reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent decides when to stop: Ctrl-C and a service manager's SIGTERM reach the whole process group.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     _make(maker, folder, numbers, lambda: halt.is_set() or (parent is not None and not parent.is_alive()))

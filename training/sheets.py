@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ultraflash.models.cascade import UNTRIMMED_FRAMES
-from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.preset import Preset
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import DECODER_FILE, load_file
 from ultraflash.training.sample_sheet import tile
 
 SHOWN_FRAMES = 4
@@ -30,7 +29,7 @@ def decode_clip(decoder: PatchDecoder, latent_BCFHW: Tensor) -> Tensor:
 def latent_sheet(latent_BCFHW: Tensor, captions: Sequence[str], weights: Path, preset: Preset) -> Tensor:
     """A sheet (H, W, 3) with a row of frames per clip; the captions go to ``weights/../captions.txt`` beside it."""
     decoder = PatchDecoder(preset.decoder)
-    load_file(decoder, weights / "decoder.safetensors")
+    load_file(decoder, weights / DECODER_FILE)
     frames = decode_clip(decoder.eval(), latent_BCFHW)
     picked = torch.linspace(0, frames.shape[1] - 1, SHOWN_FRAMES).round().long().tolist()
     (weights.parent / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
@@ -40,6 +39,6 @@ def latent_sheet(latent_BCFHW: Tensor, captions: Sequence[str], weights: Path, p
 def comparison_sheet(rows: Sequence[Sequence[Tensor]], weights: Path, preset: Preset) -> Tensor:
     """A sheet (H, W, 3) with the last frame of several versions of a clip side by side, one clip a row."""
     decoder = PatchDecoder(preset.decoder)
-    load_file(decoder, weights / "decoder.safetensors")
+    load_file(decoder, weights / DECODER_FILE)
     decoder.eval()
     return tile([[decode_clip(decoder, latent[:1])[0, -1] for latent in row] for row in rows])

@@ -23,13 +23,11 @@ from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import PairBatch, PairSource
 from ultraflash.training.patches import export
 from ultraflash.training.sheets import comparison_sheet
-
-SR_FILE = "sr.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +115,7 @@ class SuperResolutionStage:
         self.upsamplers = {}
         for factor, upsampler in self.preset.upsampler.items():
             net = LatentUpsampler(upsampler)
-            load_file(net, run_dir / "weights" / f"upsampler_x{factor}.safetensors")
+            load_file(net, run_dir / "weights" / upsampler_file(factor))
             self.upsamplers[factor] = net.eval().requires_grad_(False)
 
     def build(self) -> nn.Module:

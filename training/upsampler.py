@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import MemoryBlock
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training import patches
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import DECODER_FILE, PCA_ENCODER
+from ultraflash.training.patches import PCA_ENCODER
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.shards import make_shards
@@ -66,7 +67,8 @@ class UpsamplerStage:
     """Training of the upsampler of one factor. See `loop.Stage`."""
 
     def __init__(self, config: UpsamplerStageConfig, run_dir: Path, factor: int) -> None:
-        self.name = f"upsampler_x{factor}"
+        self.file = upsampler_file(factor)
+        self.name = Path(self.file).stem
         self.config, self.factor = config, factor
         self.weights = run_dir / "weights"
         folder = run_dir / "upsampler" / "pairs"
@@ -125,7 +127,7 @@ class UpsamplerStage:
 
     def export(self, folder: Path) -> list[Path]:
         """One file, named by the factor."""
-        return [patches.export(self.net, folder / f"{self.name}.safetensors")]
+        return [patches.export(self.net, folder / self.file)]
 
     def _upsample(self, low_BTCHW: Tensor) -> Tensor:
         device = torch.device(self.config.device)
@@ -149,14 +151,14 @@ def start_linear(net: LatentUpsampler, pairs: Pairs) -> None:
     convolution lowers them again. The other channels keep their random start.
     """
     channels = net.config.channels
-    targets = [pairs.high] if len(net.pre_shuffle) == 1 else [pairs.middle, pairs.high]
-    if len(targets) != len(net.pre_shuffle):
+    convs = [cast(nn.Conv2d, conv) for conv in net.pre_shuffle]
+    targets = [pairs.high] if len(convs) == 1 else [pairs.middle, pairs.high]
+    if len(targets) != len(convs):
         raise BadConfig(
             f"pairs have one scale between low and high; a factor of {net.config.factor} has more"
         )
     current_NCHW = pairs.low.flatten(0, 1)
-    for conv, target_BTCHW in zip(net.pre_shuffle, targets, strict=True):
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    for conv, target_BTCHW in zip(convs, targets, strict=True):
         target_NCHW = target_BTCHW.flatten(0, 1)
         factor = target_NCHW.shape[-1] // current_NCHW.shape[-1]
         weight, bias = fit_convolution(current_NCHW, functional.pixel_unshuffle(target_NCHW, factor))
@@ -167,15 +169,10 @@ def start_linear(net: LatentUpsampler, pairs: Pairs) -> None:
         predicted_NCHW = functional.conv2d(current_NCHW, weight, bias, padding=1)
         current_NCHW = functional.pixel_shuffle(predicted_NCHW, factor)
     offset_C = _OFFSET_DEVIATIONS * pairs.high.std(dim=(0, 1, 3, 4))
-    last = net.pre_shuffle[-1]
-    assert isinstance(last, nn.Conv2d) and last.bias is not None and net.final.bias is not None
-    last.bias[: channels * factor**2] += offset_C.repeat_interleave(factor**2)
+    convs[-1].bias[: channels * factor**2] += offset_C.repeat_interleave(factor**2)
     for block in net.blocks:
-        assert isinstance(block, MemoryBlock)
-        closing = block.conv[-1]
-        assert isinstance(closing, nn.Conv2d) and closing.bias is not None
-        nn.init.zeros_(closing.weight)
-        nn.init.zeros_(closing.bias)
+        for parameter in cast(MemoryBlock, block).conv[-1].parameters():
+            nn.init.zeros_(parameter)
     nn.init.zeros_(net.final.weight)
     net.final.weight[:, :channels, 1, 1] = torch.eye(channels)
     net.final.bias.copy_(-offset_C)

@@ -21,8 +21,8 @@ from torch.nn import functional
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.upsampler import stage_factors
-from ultraflash.models.weights import sha256_of
-from ultraflash.training.patches import ENCODER_FILE, load_encoder, to_pixels
+from ultraflash.models.weights import ENCODER_FILE, sha256_of
+from ultraflash.training.patches import load_encoder, to_pixels
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, shard_paths
 from ultraflash.training.vista.painter import render

@@ -1,4 +1,4 @@
-"""Strict loading of safetensors weights into networks."""
+"""Strict loading of safetensors weights into networks, and the names of the files that make a cascade."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ultraflash.models.errors import MissingWeights
@@ -15,6 +15,17 @@ from ultraflash.models.errors import MissingWeights
 SHIPPED = Path(__file__).parent
 
 MANIFEST = "SHA256SUMS"
+BASE_FILE = "base.safetensors"
+SR_FILE = "sr.safetensors"
+ENCODER_FILE = "encoder.safetensors"
+DECODER_FILE = "decoder.safetensors"
+
+_NEXT_STEP = "install the package again, or make weights with: ultraflash train"
+
+
+def upsampler_file(factor: int) -> str:
+    """Name of the weights of the upsampler that enlarges by ``factor``."""
+    return f"upsampler_x{factor}.safetensors"
 
 
 def sha256_of(path: Path) -> str:
@@ -53,20 +64,32 @@ def verify_manifest(folder: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU, in their stored dtype."""
+    """All tensors of a safetensors file, on the CPU, in their stored dtype.
+
+    Raises:
+        MissingWeights: no file there, or one that is cut short or no safetensors.
+    """
     if not path.is_file():
-        raise MissingWeights(f"no weights at {path}", param="weights")
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}
+        raise MissingWeights(f"no weights at {path}; {_NEXT_STEP}", param="weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise MissingWeights(
+            f"{path} is no whole safetensors file ({error}); {_NEXT_STEP}", param="weights"
+        ) from error
 
 
 def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy ``tensors`` into ``net`` as float32; any absent, extra or differently shaped tensor is an error.
+    """Copy ``tensors`` into ``net`` in its own dtypes.
 
     Args:
         net: the network.
         tensors: by parameter or buffer name.
         source: where they came from, for the message.
+
+    Raises:
+        MissingWeights: a tensor is absent, unknown or of another shape; the message names it.
     """
     wanted = net.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
@@ -81,7 +104,8 @@ def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -
         parts += [f"has unknown {extra[:4]} ({len(extra)} in all)"] if extra else []
         parts += wrong[:4]
         raise MissingWeights(
-            f"{source} does not fit {type(net).__name__}: " + "; ".join(parts), param="weights"
+            f"{source} does not fit {type(net).__name__}: {'; '.join(parts)}. It was made with another configuration.",
+            param="weights",
         )
     net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in tensors.items()})
 
@@ -91,6 +115,6 @@ def load_file(net: nn.Module, path: Path) -> None:
     load_strict(net, read_tensors(path), source=str(path))
 
 
-def stored_dtype(key: str, value: Tensor) -> torch.dtype:
+def stored_dtype(value: Tensor) -> torch.dtype:
     """float16 for what is large, the tensor's own dtype for vectors, where range matters more than bytes."""
     return torch.float16 if value.is_floating_point() and value.dim() > 1 else value.dtype

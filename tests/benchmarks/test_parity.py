@@ -123,13 +123,25 @@ def test_a_wrong_tensor_fails_the_run_and_the_rest_still_reports(parity: ModuleT
     )
     wrong = (good[0], {**good[1], "chunk1": good[1]["chunk1"] + 1e-3})
     short = (good[0], {**good[1], "chunk0": good[1]["chunk0"][..., :-1]})
-    folder = write(tmp_path, {"wrong": wrong, "short": short, "unknown": ({"keys": {}}, {}), "good": good})
+    nothing = (good[0], {**good[1], "chunk1": good[1]["chunk1"] * float("nan")})
+    fixtures = {
+        "wrong": wrong,
+        "short": short,
+        "unknown": ({"keys": {}}, {}),
+        "nan": nothing,
+        "cut": good,
+        "good": good,
+    }
+    folder = write(tmp_path, fixtures)
+    (folder / "cut.safetensors").write_bytes(b"\0" * 20)
     run = subprocess.run(
         [sys.executable, SCRIPT, "--golden", folder], capture_output=True, text=True, check=False
     )
     lines = {line["name"]: line for line in map(json.loads, run.stdout.splitlines())}
     assert run.returncode == 1
-    assert [line["ok"] for line in lines.values()] == [False, False, False, True]
+    assert {name: line["ok"] for name, line in lines.items()} == {name: name == "good" for name in fixtures}
+    assert "NaN" not in run.stdout and "not finite" in lines["nan"]["error"]
+    assert "SafetensorError" in lines["cut"]["error"]
     assert lines["wrong"]["max_abs"] == pytest.approx(1e-3, rel=0.01)
     assert "is not" in lines["short"]["error"]
     assert "no network" in lines["unknown"]["error"]

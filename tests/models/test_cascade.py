@@ -57,6 +57,21 @@ def cascade() -> Cascade:
     )
 
 
+def held(thing: object, seen: set[int] | None = None) -> int:
+    """Bytes of all tensors, and the number of all collections and objects, that can be reached from an object."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or isinstance(thing, type | int | float | str | None):
+        return 0
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        return thing.untyped_storage().nbytes()
+    parts: list[object] = [*vars(thing).values()] if hasattr(thing, "__dict__") else []
+    parts += [getattr(thing, name) for name in getattr(type(thing), "__slots__", ())]
+    parts += [*thing.values()] if isinstance(thing, dict) else []
+    parts += [*thing] if isinstance(thing, list | tuple | set) else []
+    return 1 + sum(held(part, seen) for part in parts)
+
+
 def run(cascade: Cascade, state: StreamState, groups: int) -> torch.Tensor:
     return torch.cat([cascade.next_group(state) for _ in range(groups)])
 
@@ -126,11 +141,6 @@ def test_size_change_keeps_the_scene_and_the_frame_count(cascade: Cascade) -> No
 
 
 def test_memory_of_a_stream_does_not_grow(cascade: Cascade) -> None:
-    def held(state: StreamState) -> int:
-        caches = state.base_cache.nbytes + state.picture.sr.nbytes
-        memories = (state.picture.upsampler, state.picture.decoder)
-        return caches + sum(memory.nbytes for memory in memories)
-
     state = cascade.open("a calm sea", seed=5)
     run(cascade, state, 5)
     before = held(state)

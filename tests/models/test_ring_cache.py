@@ -85,6 +85,29 @@ def test_block_that_cannot_fit_is_refused() -> None:
         ring(3, 3)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 1, 1), (1, 1, 1, 1), (1, 0, 1, 1), (2, 6, 1, 1), (1, 6, 2, 1)])
+def test_keys_of_another_shape_are_refused_rather_than_spread(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="cannot hold"):
+        ring(6).append(0, torch.zeros(shape), torch.zeros(shape))
+
+
+def test_a_pass_over_a_block_has_as_many_frames_as_the_one_before() -> None:
+    cache = ring(6)
+    cache.append(0, frame_block(0, 3), frame_block(0, 3))
+    with pytest.raises(ValueError, match="another block"):
+        cache.append(0, frame_block(0, 2), frame_block(0, 2))
+
+
+def test_part_of_a_temporal_block_is_refused() -> None:
+    cache = BlockCache(
+        layers=1, batch=2, frame_blocks=2, spatial_blocks=2, block_tokens=1, heads=1, head_dim=1,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+    for shape in ((2, 3, 1, 1, 1), (1, 2, 1, 1, 1), (2, 0, 1, 1, 1)):
+        with pytest.raises(ValueError, match="cannot hold"):
+            cache.append(0, torch.zeros(shape), torch.zeros(shape))
+
+
 @pytest.mark.parametrize("capacity", [0, 1, 2, 3, 5])
 @pytest.mark.parametrize("new", [1, 2, 3])
 def test_block_cache_keeps_the_last_temporal_blocks_in_order(capacity: int, new: int) -> None:

@@ -78,6 +78,18 @@ def test_pools_need_no_real_clips(tmp_path: Path) -> None:
     assert ClipPool(pools, seed=0).batch(0, 2, shares=[1.0]).shape == (2, 5, 32, 32, 3)
 
 
+@pytest.mark.parametrize("shape", [{"frames": 4}, {"height": 16}, {"width": 16}])
+def test_a_video_too_small_for_a_window_is_named(tmp_path: Path, shape: dict[str, int]) -> None:
+    _write_video(tmp_path / "videos/small.mp4", **shape)
+    with pytest.raises(BadConfig, match=r"small\.mp4 has"):
+        _pools(tmp_path / "pool", tmp_path / "videos")
+
+
+def test_reading_behind_the_end_of_a_video_is_refused(videos: Path) -> None:
+    with pytest.raises(BadConfig, match="no frame number 8"):
+        read_frames(videos / "real/cars.mp4", count=1, start=8)
+
+
 @pytest.mark.parametrize("change", [{"window": 48}, {"window": 20}, {"frames": 4}])
 def test_windows_that_do_not_fit_are_refused(change: dict[str, int]) -> None:
     settings: Callable[..., PoolConfig] = PoolConfig

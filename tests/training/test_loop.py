@@ -17,6 +17,7 @@ from ultraflash.training.loop import (
     Progress,
     StageConfig,
     WeightAverage,
+    _Run,
     fraction_done,
     learning_rate,
     train,
@@ -107,6 +108,28 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (
         json.loads(first)["weight"] == json.loads((tmp_path / "line/evaluation.json").read_text())["weight"]
     )
+
+
+def test_settings_of_the_optimizer_are_those_of_the_run_that_resumes(tmp_path: Path) -> None:
+    assert not train(Line(stop_at=16), CONFIG, tmp_path)
+    run = _Run(Line(), replace(CONFIG, betas=(0.5, 0.6), weight_decay=0.125), tmp_path)
+    run.log.__exit__(None, None, None)
+    assert run.step == 17
+    assert {(group["betas"], group["weight_decay"]) for group in run.optimizer.param_groups} == {
+        ((0.5, 0.6), 0.125)
+    }
+    assert run.optimizer.state_dict()["state"][0]["step"] == 17
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    class Wider(Line):
+        def build(self) -> nn.Module:
+            self.model = nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.2), nn.Linear(9, 1))
+            return self.model
+
+    assert not train(Line(stop_at=16), CONFIG, tmp_path)
+    with pytest.raises(BadConfig, match=r"0\.weight is \(8, 3\), not \(9, 3\).*--run-dir"):
+        train(Wider(), CONFIG, tmp_path)
 
 
 def test_a_time_budget_ends_the_run_before_its_steps(tmp_path: Path) -> None:

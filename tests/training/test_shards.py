@@ -70,6 +70,26 @@ def test_a_signal_ends_it_and_says_so(tmp_path: Path) -> None:
     assert shard_numbers(tmp_path) == [0, 1, 2]
 
 
+def test_a_signal_to_the_whole_process_group_is_no_failure_of_the_workers(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); from test_shards import Counting\n"
+        "from ultraflash.training.shards import make_shards\n"
+        "if __name__ == '__main__':\n"
+        "    maker, folder = Counting(seconds=0.1), pathlib.Path(sys.argv[1])\n"
+        "    print(make_shards(maker, folder, name='t', numbers=range(999), workers=2))\n"
+    )
+    script, shards = tmp_path / "script.py", tmp_path / "shards"
+    script.write_text(code)
+    command = [sys.executable, "-P", str(script), str(shards), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not (shards.is_dir() and shard_numbers(shards)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=100)
+    assert (said, process.returncode) == ("False\n", 0)
+
+
 def test_worker_processes_share_the_shards_and_one_that_fails_is_reported(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[2]); from test_shards import Counting\n"
