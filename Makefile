@@ -19,7 +19,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TREE := build/tree
 PARTS := kernels models server training
 
-.PHONY: help serve test lint format types contracts unit browser torch clean
+.PHONY: help serve test lint format types contracts unit browser torch readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -52,6 +52,15 @@ browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser
 
 torch: $(VENV)/.torch
+
+# The numbers and pictures that the README shows, anew. On a quiet machine and from a clean commit, which is why the
+# numbers come first: they name the commit.
+readme: $(VENV)/.browser
+	$(BIN)/python benchmarks/cascade.py --json benchmarks/results/cascade.json
+	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/prompt_sheet.py -o .github/images/mini-sheet.jpg
+	ULTRAFLASH_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/browser/test_looks.py -k desktop-dark
+	cp build/screenshots/desktop-dark-playing.png .github/images/page.png
 
 clean:
 	rm -rf $(VENV) build

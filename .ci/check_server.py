@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=30) as answer:
                 print(f"{address}/readyz: {answer.status}")
                 break
         except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
@@ -23,7 +23,7 @@ def main() -> int:
                 print(f"not ready after {PATIENCE_SECONDS:.0f} s: {error}", file=sys.stderr)
                 return 1
             time.sleep(0.5)
-    with urllib.request.urlopen(address, timeout=5) as page:
+    with urllib.request.urlopen(address, timeout=30) as page:
         body = page.read()
     print(f"{address}/: {len(body)} bytes")
     return 0 if b"<html" in body else 1

@@ -49,6 +49,25 @@ def test_the_wheel_holds_every_file_of_every_part_and_nothing_else(wheel: zipfil
     assert expected - held == set()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "models/presets/mini.toml",
+        "models/weights/mini/base.safetensors",
+        "models/weights/mini/SHA256SUMS",
+        "models/weights/text/vocab.txt",
+        "server/PROTOCOL.md",
+        "server/web/index.html",
+        "server/web/app.js",
+        "training/debug.toml",
+        "training/vista/held_out.toml",
+        "training/vista/DATA_CARD.md",
+    ],
+)
+def test_the_wheel_holds_what_is_read_while_it_runs(wheel: zipfile.ZipFile, name: str) -> None:
+    assert f"ultraflash/{name}" in wheel.namelist()
+
+
 def test_the_namespace_has_no_init_so_that_other_distributions_can_add_to_it(wheel: zipfile.ZipFile) -> None:
     assert "ultraflash/__init__.py" not in wheel.namelist()
 

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-READY_SECONDS = 180
-STOP_SECONDS = 20
+READY_SECONDS = 300
+STOP_SECONDS = 60
+# For what takes a moment on a quiet machine; a busy one must not make a test fail.
+PATIENCE_SECONDS = 180
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = (
     "--no-sandbox",
@@ -48,7 +50,7 @@ class Server:
 
     def launch(self) -> None:
         """Start it, without waiting until it is ready."""
-        command = [sys.executable, "-P", "-c", SERVE, "serve", "--port", str(self.port)]
+        command = [sys.executable, "-c", SERVE, "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.log.parent)
 
@@ -58,7 +60,7 @@ class Server:
             if self.process is None or self.process.poll() is not None:
                 pytest.fail(f"The server ended early:\n{self.log.read_text()[-4000:]}")
             try:
-                urllib.request.urlopen(f"{self.url}/readyz", timeout=5).close()
+                urllib.request.urlopen(f"{self.url}/readyz", timeout=30).close()
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.3)
             else:
@@ -146,7 +148,7 @@ class Viewer:
     def stats(self) -> dict[str, Any]:
         return dict(self.page.evaluate("ultraflash.stats"))
 
-    def wait_for(self, condition: str, *, seconds: float = 60) -> None:
+    def wait_for(self, condition: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until a JavaScript expression about the page holds."""
         deadline = time.monotonic() + seconds
         # Playwright's own wait_for_function needs eval, which the page's policy forbids.
@@ -157,10 +159,10 @@ class Viewer:
                 )
             self.page.wait_for_timeout(50)
 
-    def wait_for_state(self, state: str, *, seconds: float = 60) -> None:
+    def wait_for_state(self, state: str, *, seconds: float = PATIENCE_SECONDS) -> None:
         self.wait_for(f"ultraflash.state === {state!r}", seconds=seconds)
 
-    def wait_for_frames(self, count: int, *, seconds: float = 60) -> None:
+    def wait_for_frames(self, count: int, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until ``count`` more frames have been shown."""
         self.wait_for(f"ultraflash.framesShown >= {self.frames + count}", seconds=seconds)
 
@@ -169,7 +171,7 @@ class Viewer:
         box = self.page.get_by_label("Prompt")
         box.fill(prompt)
         box.press("Enter")
-        self.wait_for("ultraflash.framesShown >= 4", seconds=90)
+        self.wait_for("ultraflash.framesShown >= 4")
 
     def steer(self, prompt: str) -> None:
         """Type another prompt, and wait until the page says that it is on the screen."""
@@ -203,6 +205,7 @@ def visit(browser: Browser, console_errors: list[str], screenshots: Path) -> Ite
     def visit_one(url: str, **options: Any) -> Viewer:
         settings = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark", **options}
         context = browser.new_context(**settings)
+        context.set_default_timeout(1000 * PATIENCE_SECONDS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda said: console_errors.append(said.text) if said.type == "error" else None)

@@ -149,7 +149,7 @@ async def test_a_page_of_another_origin_or_host_gets_nothing(server: LiveServer)
 
 async def test_impatience_is_configured(start_server: Any) -> None:
     server = start_server(
-        stream__max_errors=5, stream__start_timeout_s=0.8, stream__ack_pause_s=0.3, stream__ack_end_s=2.5
+        stream__max_errors=5, stream__start_timeout_s=4, stream__ack_pause_s=0.3, stream__ack_end_s=5
     )
     server.wait_until_ready()
     async with server.client() as client:

@@ -75,11 +75,15 @@ class LiveServer:
     def wait_until_ready(self) -> None:
         self._wait_for(lambda: self.get("/readyz")[0] == 200, "readiness")
 
+    def wait_for_metric(self, line: str) -> None:
+        """Wait until the metrics hold this line, such as ``ultraflash_ready 1.0``."""
+        self._wait_for(lambda: line in self.get("/metrics")[1], line)
+
     def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON (or text) of a GET."""
         request = urllib.request.Request(f"http://{self.address}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                 status, body = response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             status, body = error.code, error.read().decode()

@@ -64,7 +64,8 @@ def read_number(frame_HWC: np.ndarray) -> int:
 
 
 class PatternEngine:
-    """Deterministic pictures; ``PATTERN_SECONDS`` in the environment is the work of a group."""
+    """Deterministic pictures. In the environment, ``PATTERN_SECONDS`` is the work of a group and
+    ``PATTERN_LOAD_SECONDS`` that of loading."""
 
     def __init__(self) -> None:
         self.preset = PatternPreset()
@@ -76,6 +77,7 @@ class PatternEngine:
             raise BadConfig("the preset 'broken' cannot be loaded")
         if preset == "dying":
             os._exit(9)
+        time.sleep(float(os.environ.get("PATTERN_LOAD_SECONDS", "0")))
         return cls()
 
     def check_prompt(self, prompt: str) -> str:

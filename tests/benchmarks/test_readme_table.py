@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+README = "before\n<!-- measured: results.json -->\nformer numbers\n<!-- measured end -->\nafter\n"
+SIZE = {
+    "size": "0.5K",
+    "width": 896,
+    "height": 512,
+    "stages_ms": {"base": 1.0},
+    "frame_ms": 2.0,
+    "frame_cpu_ms": 3.0,
+    "fps": 4.0,
+    "first_frame_warm_s": 5.0,
+    "first_frame_cold_s": 6.0,
+    "peak_rss_mib": 7,
+}
+REPORT = {
+    "preset": "mini",
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "0123456789abcdef",
+    "machine": {"cpu": "A Processor", "cores": 2, "memory_gib": 7.7},
+    "versions": {"python": "3.12.1", "torch": "2.9.1"},
+    "sizes": [SIZE],
+}
+
+
+@pytest.fixture
+def readme_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module; it is started as a program, so it is not part of the package."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("cascade", "readme_table"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module("readme_table")
+
+
+def test_the_table_takes_the_place_of_the_old_one_and_says_where_it_comes_from(
+    readme_table: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(REPORT))
+    filled = readme_table.fill(README, tmp_path)
+    assert filled.startswith("before\n<!-- measured: results.json -->\n")
+    assert filled.endswith("<!-- measured end -->\nafter\n")
+    assert "former" not in filled
+    assert (
+        "`mini` on A Processor, 2 cores, 8 GiB, Python 3.12.1, torch 2.9.1, commit `01234567`, 2026-01-02:"
+        in filled
+    )
+    assert "| 0.5K | 896x512 | 1.0 |" in filled
+    assert readme_table.fill(filled, tmp_path) == filled
+
+
+def test_a_tree_with_changes_is_said_to_have_some(readme_table: ModuleType) -> None:
+    assert "`01234567` with changes" in readme_table.section({**REPORT, "commit": "0123456789abcdef+changes"})
+
+
+@pytest.mark.parametrize(
+    ("readme", "named"), [(README, "results.json does not exist"), ("nothing", "no marks")]
+)
+def test_without_results_or_a_place_for_them_it_says_so(
+    readme_table: ModuleType, tmp_path: Path, readme: str, named: str
+) -> None:
+    with pytest.raises(readme_table.NoResults, match=named):
+        readme_table.fill(readme, tmp_path)
