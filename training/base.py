@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
-from ultraflash.models.schedule import add_noise
+from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
@@ -104,7 +104,7 @@ class BaseStage:
         generator = counter_generator(config.seed, "base clips", step)
         batch = cut_windows(clips, config.blocks * self.base.block_frames, self.base.block_frames, generator)
         batch = splice_prompts(batch, config.cut_share, self.base.block_frames, generator)
-        dropped = torch.rand(config.batch_size, generator=generator) < config.text_dropout
+        dropped = torch.rand(batch.text_BLD.shape[0], generator=generator) < config.text_dropout
         text = batch.text_BLD.masked_fill(dropped[:, None, None], 0.0)
         return ClipBatch(latent_BCFHW=batch.latent_BCFHW, text_BLD=text, weight_BK=batch.weight_BK)
 
@@ -116,9 +116,7 @@ class BaseStage:
         return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
 
     def _draw_sigmas(self, shape: torch.Size) -> Tensor:
-        shift = self.base.schedule.shift
-        uniform = torch.rand(shape)
-        return shift * uniform / (1 + (shift - 1) * uniform)
+        return shift_sigma(torch.rand(shape), self.base.schedule.shift)
 
     def _error(self, net: CausalDiT, batch: ClipBatch, sigma_BK: Tensor) -> Tensor:
         """Mean squared error of the flow, (B, K), whatever the network predicts."""
