@@ -31,6 +31,7 @@ from ultraflash.models.weights import (
     SR_FILE,
     load_file,
     upsampler_file,
+    verify_manifest,
 )
 
 NetT = TypeVar("NetT", bound=nn.Module)
@@ -93,6 +94,7 @@ class Cascade:
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         folder = weights_folder(chosen)
+        verify_manifest(folder)
         base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
         upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
         load_file(base, folder / BASE_FILE)

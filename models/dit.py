@@ -37,6 +37,11 @@ class DiTConfig:
         freq_dim: width of the sinusoidal time embedding.
         patch: latent frames, rows and columns that make a token; the frames must be 1.
         eps: of every normalization.
+        position_grid: token rows and columns of a learned embedding of absolute places. The official networks have
+            none, see relative places alone and learn from edges where the sky is; a small one with little training
+            should be told. It ties the network to this grid.
+        text_summary: whether the mean of the text states joins the timestep's modulation, so that what holds for the
+            whole picture need not be found by cross-attention. The official networks go without.
     """
 
     in_channels: int
@@ -50,6 +55,8 @@ class DiTConfig:
     freq_dim: int = 256
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
+    position_grid: tuple[int, int] | None = None
+    text_summary: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.dim, self.ffn_dim, self.layers, self.heads)
@@ -74,15 +81,20 @@ class DiTConfig:
         _, down, across = self.patch
         if rows % down or cols % across:
             raise BadConfig(f"a latent frame of {rows}x{cols} does not divide into {down}x{across} patches")
+        if self.position_grid not in (None, (rows // down, cols // across)):
+            raise BadConfig(
+                f"the network is tied to {self.position_grid} tokens, not those of {rows}x{cols} latents"
+            )
         return rows // down, cols // across
 
 
 @dataclass(frozen=True, slots=True)
 class TextContext:
-    """Cross-attention keys and values of one prompt, each (B, X, N, D) per layer."""
+    """Cross-attention keys and values of one prompt, each (B, X, N, D) per layer, and its summary (B, 1, E) if any."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    summary_B1E: Tensor | None = None
 
 
 def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
@@ -215,6 +227,32 @@ class Head(nn.Module):
         return self.head(modulate(self.norm(x_BLE), shift, scale).to(self.head.weight.dtype))
 
 
+class PlaceEmbedding(nn.Module):
+    """A learned vector for every token of a frame, the same in all frames."""
+
+    def __init__(self, grid: tuple[int, int], dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(1, grid[0] * grid[1], dim))
+
+    def forward(self, x_BLE: Tensor) -> Tensor:
+        places = self.vectors.shape[1]
+        return (x_BLE.unflatten(1, (-1, places)) + self.vectors).flatten(1, 2)
+
+
+class TextSummary(nn.Module):
+    """Mean of the text states that are not padding, projected to the model width; starts at nothing."""
+
+    def __init__(self, text_dim: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(text_dim, dim)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, states_BXW: Tensor) -> Tensor:
+        tokens = (states_BXW != 0).any(dim=2).sum(dim=1).clamp_min(1)
+        return self.project(states_BXW.float().sum(dim=1) / tokens[:, None]).unsqueeze(1)
+
+
 class CausalDiT(nn.Module):
     """Wan 2.1's transformer; parameter names and shapes are those of the official checkpoints."""
 
@@ -233,11 +271,17 @@ class CausalDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.head = Head(config)
+        self.places = (
+            None if config.position_grid is None else PlaceEmbedding(config.position_grid, config.dim)
+        )
+        self.text_summary = TextSummary(config.text_dim, config.dim) if config.text_summary else None
 
     def cast(self, dtype: torch.dtype) -> CausalDiT:
         """Put the matrix products in ``dtype``; time embedding, modulation and norms stay float32."""
         for name, parameter in self.named_parameters():
-            keeps_float32 = "modulation" in name or "norm" in name or name.startswith("time_")
+            keeps_float32 = (
+                "modulation" in name or "norm" in name or name.startswith(("time_", "places", "text_summary"))
+            )
             parameter.data = parameter.data.to(torch.float32 if keeps_float32 else dtype)
         return self
 
@@ -261,7 +305,14 @@ class CausalDiT(nn.Module):
         return TextContext(
             keys=tuple(attention.key(embedded) for attention in attentions),
             values=tuple(attention.value(embedded) for attention in attentions),
+            summary_B1E=self._summarize(states_BXW),
         )
+
+    def _summarize(self, states_BXW: Tensor) -> Tensor | None:
+        if self.text_summary is None:
+            return None
+        with torch.autocast(states_BXW.device.type, enabled=False):
+            return self.text_summary(states_BXW)
 
     def forward(
         self,
@@ -293,9 +344,13 @@ class CausalDiT(nn.Module):
         # float32 throughout, also under autocast: in bfloat16 neighbouring timesteps would fall together.
         with torch.autocast(latent_BCFHW.device.type, enabled=False):
             time_BFE = self.time_embedding(sinusoidal_embedding(timestep_BF, config.freq_dim))
+            if text.summary_B1E is not None:
+                time_BFE = time_BFE + text.summary_B1E
             time_BF6E = self.time_projection(time_BFE).unflatten(-1, (6, config.dim))
 
         x_BLE = self._patchify(latent_BCFHW, h, w).float()
+        if self.places is not None:
+            x_BLE = self.places(x_BLE)
         for layer, block in enumerate(self.blocks):
             keys, values = text.keys[layer], text.values[layer]
             if keys.shape[0] != x_BLE.shape[0]:

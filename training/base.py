@@ -5,7 +5,7 @@ Shapes: B batch, C channels, F latent frames, K blocks, H W latent rows and colu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from ultraflash.training.teacher_forcing import teacher_forced_output
 
 EVALUATION_SIGMAS = (0.3, 0.6, 0.8, 0.9, 0.97)
 
-SMALLEST_SIGMA = 0.2
+SMALLEST_SIGMA = 0.5
 """Below this noise level, errors of a predicted clean latent count no more than at it."""
 
 TEACHER_FILE = "base_multistep.safetensors"
@@ -39,6 +39,7 @@ class BaseStageConfig(StageConfig):
     Args:
         preset: whose base to train.
         blocks: blocks of a training clip.
+        block_frames: latent frames of a training block, if not those of the preset: 1 trains on single pictures.
         text_dropout: share of clips without their prompt, for guidance.
         context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
         cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
@@ -48,6 +49,7 @@ class BaseStageConfig(StageConfig):
 
     preset: str = "mini"
     blocks: int = 3
+    block_frames: int | None = None
     text_dropout: float = 0.1
     context_noise: float = 0.15
     cut_share: float = 0.15
@@ -83,7 +85,8 @@ class BaseStage:
 
     def __init__(self, config: BaseStageConfig, run_dir: Path) -> None:
         self.config = config
-        self.base: BaseConfig = load_preset(config.preset).base
+        base = load_preset(config.preset).base
+        self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
@@ -177,7 +180,7 @@ class BaseStage:
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
     """Windows of ``frames`` latent frames; those that don't begin with the clip give their first block no loss,
-    since a stream only ever makes a first block at its start."""
+    since a stream only ever makes a first block at its start. A window of one block counts all the same."""
     latent = clips.latent_BCTHW
     spare = latent.shape[2] - frames
     if spare < 0:
@@ -187,7 +190,8 @@ def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: 
         [clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)]
     )
     weight = torch.ones(latent.shape[0], frames // block_frames)
-    weight[:, 0] = (starts == 0).float()
+    if frames > block_frames:
+        weight[:, 0] = (starts == 0).float()
     return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
 
 
@@ -197,6 +201,8 @@ def splice_prompts(
     """Replace the first blocks of some clips by those of their neighbour, keeping the prompt of what follows."""
     latent, weight = batch.latent_BCFHW.clone(), batch.weight_BK.clone()
     blocks = weight.shape[1]
+    if blocks == 1:
+        return batch
     for i in torch.nonzero(torch.rand(latent.shape[0], generator=generator) < share).flatten().tolist():
         before = int(torch.randint(1, blocks, (1,), generator=generator))
         latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]

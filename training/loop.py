@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ultraflash.models.errors import BadConfig, MissingWeights
-from ultraflash.models.weights import load_strict
+from ultraflash.models.weights import load_strict, write_manifest
 from ultraflash.training.checkpoint import (
     Checkpoint,
     Progress,
@@ -309,6 +309,7 @@ class _Run:
             files = self.stage.export(self.run_dir / "weights")
             if self.config.export_to is not None:
                 files += self.stage.export(Path(self.config.export_to))
+                files.append(write_manifest(Path(self.config.export_to)))
         report = {
             "stage": self.stage.name,
             "step": self.step,

@@ -24,7 +24,7 @@ from ultraflash.models.patch_autoencoder import (
     patchify,
     with_first_repeated,
 )
-from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype
+from ultraflash.models.weights import DECODER_FILE, ENCODER_FILE, load_file, stored_dtype, write_manifest
 from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pca import PatchStatistics, latent_scale
@@ -113,6 +113,8 @@ def run(config: PatchesConfig, run_dir: Path) -> bool:
         for target in (folder, *((Path(config.export_to),) if config.export_to else ())):
             log.say(f"wrote {export(autoencoder.decoder, target / DECODER_FILE)}")
             log.say(f"wrote {export(autoencoder.encoder, target / ENCODER_FILE)}")
+        if config.export_to:
+            write_manifest(Path(config.export_to))
     return True
 
 

@@ -14,6 +14,7 @@ from ultraflash.models.errors import MissingWeights
 
 SHIPPED = Path(__file__).parent
 
+MANIFEST = "SHA256SUMS"
 BASE_FILE = "base.safetensors"
 SR_FILE = "sr.safetensors"
 ENCODER_FILE = "encoder.safetensors"
@@ -34,6 +35,32 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def write_manifest(folder: Path) -> Path:
+    """Write the digests of all safetensors files of ``folder`` to SHA256SUMS, as ``sha256sum -c`` reads them."""
+    lines = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.glob("*.safetensors"))]
+    manifest = folder / MANIFEST
+    manifest.write_text("".join(lines), encoding="utf-8")
+    return manifest
+
+
+def verify_manifest(folder: Path) -> None:
+    """Compare the files of ``folder`` with its SHA256SUMS, if it has one.
+
+    Raises:
+        MissingWeights: a file is absent or has other content.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != digest:
+            raise MissingWeights(
+                f"{path} is not the file that {manifest} lists; fetch or train it again", param="weights"
+            )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

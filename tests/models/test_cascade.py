@@ -16,7 +16,9 @@ from ultraflash.models.upsampler import LatentUpsampler
 
 def tiny(preset: Preset) -> Preset:
     """The shipped preset with small networks over a small grid: the same code paths in a fraction of the time."""
-    dit = replace(preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2)
+    dit = replace(
+        preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2, position_grid=None, text_summary=False
+    )
     sizes = tuple(
         replace(size, rows=4, cols=6) if size.factor > 2 else replace(size, rows=6, cols=8)
         for size in preset.sizes[:2]

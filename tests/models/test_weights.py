@@ -6,7 +6,42 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ultraflash.models.errors import MissingWeights
-from ultraflash.models.weights import load_file, load_strict, stored_dtype
+from ultraflash.models.preset import available_presets, load_preset
+from ultraflash.models.weights import (
+    MANIFEST,
+    SHIPPED,
+    load_file,
+    load_strict,
+    stored_dtype,
+    verify_manifest,
+    write_manifest,
+)
+
+
+def test_shipped_weights_are_those_of_their_manifest() -> None:
+    for name in available_presets():
+        folder = SHIPPED / load_preset(name).weights
+        listed = {line.split("  ")[1] for line in (folder / MANIFEST).read_text().splitlines()}
+        assert listed == {path.name for path in folder.glob("*.safetensors")}
+        verify_manifest(folder)
+
+
+def test_shipped_weights_stay_small() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.safetensors")) < 40_000_000
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed"])
+def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    write_manifest(tmp_path)
+    verify_manifest(tmp_path)
+    if damage == "changed":
+        save_file({"weight": torch.zeros(2)}, path)
+    else:
+        path.unlink()
+    with pytest.raises(MissingWeights, match=r"net\.safetensors"):
+        verify_manifest(tmp_path)
 
 
 def stored(folder: Path, **change: torch.Tensor | None) -> Path:
