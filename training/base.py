@@ -62,9 +62,12 @@ class BaseStageConfig(StageConfig):
         for name in ("text_dropout", "context_noise", "cut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
-        if self.blocks < 2:
-            # A window that starts inside a clip has no loss in its first block, and a splice needs one on each side.
-            raise BadConfig("blocks starts at 2", param="blocks")
+        if self.blocks < 1 or (self.block_frames is not None and self.block_frames < 1):
+            raise BadConfig("blocks and block_frames start at 1", param="blocks")
+        if self.blocks == 1 and self.cut_share > 0:
+            raise BadConfig(
+                "a cut needs a block on each side: with blocks = 1, cut_share is 0", param="cut_share"
+            )
         if self.held_out_shards < 1:
             raise BadConfig("held_out_shards starts at 1", param="held_out_shards")
 
