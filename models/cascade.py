@@ -163,7 +163,7 @@ class Cascade:
 
     @torch.inference_mode()
     def next_group(self, state: StreamState) -> Tensor:
-        """Make the next group of frames.
+        """Make the next group of frames. A stream that raised here is to be given up: its parts are out of step.
 
         Returns:
             uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ultraflash.models.errors import InvalidSeed
 
-MASK = (1 << 64) - 1
+_MASK = (1 << 64) - 1
 MAX_SEED = (1 << 63) - 1
 
 
@@ -26,14 +26,16 @@ def check_seed(seed: int) -> int:
 
 def _mix(value: int) -> int:
     """SplitMix64 finalizer (Steele, Lea, Flood 2014): spreads neighbouring counters over 64 bits."""
-    value = (value + 0x9E3779B97F4A7C15) & MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
 
 
 def counter_noise(shape: tuple[int, ...], *, seed: int, role: str, index: int) -> Tensor:
-    """Standard normal float32 on the CPU, the same on every machine for the same (seed, role, index).
+    """Standard normal float32 on the CPU, the same every time for the same (seed, role, index).
+
+    Between kinds of processors and releases of torch the last bits may differ: they compute logarithms differently.
 
     Args:
         shape: shape of the result.

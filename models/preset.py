@@ -161,6 +161,8 @@ class Preset:
     def __post_init__(self) -> None:
         if self.fps < 1 or self.max_prompt_chars < 1 or not self.sizes:
             raise BadConfig("fps and max_prompt_chars start at 1, and there is at least one size")
+        if len({size.name.lower() for size in self.sizes}) != len(self.sizes):
+            raise BadConfig("two sizes have the same name", param="sizes")
         self._check_channels()
         for size in self.sizes:
             if size.factor not in self.upsampler:

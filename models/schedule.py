@@ -16,10 +16,14 @@ from ultraflash.models.errors import BadConfig
 TRAIN_STEPS = 1000
 
 
+def shift_sigma(s: Tensor, shift: float) -> Tensor:
+    """Noise levels in [0, 1], of any shape, moved towards noise: ``shift*s / (1 + (shift-1)*s)``."""
+    return shift * s / (1 + (shift - 1) * s)
+
+
 def shifted_sigmas(shift: float, steps: int = TRAIN_STEPS) -> Tensor:
-    """Noise levels from 1 downwards, float64 of shape (steps,): ``shift*s / (1 + (shift-1)*s)``."""
-    s = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)[:-1]
-    return shift * s / (1.0 + (shift - 1.0) * s)
+    """Shifted noise levels from 1 downwards, float64 of shape (steps,)."""
+    return shift_sigma(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)[:-1], shift)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
-from ultraflash.models.schedule import add_noise
+from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
@@ -62,9 +62,12 @@ class BaseStageConfig(StageConfig):
         for name in ("text_dropout", "context_noise", "cut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
-        if self.blocks < 2:
-            # A window that starts inside a clip has no loss in its first block, and a splice needs one on each side.
-            raise BadConfig("blocks starts at 2", param="blocks")
+        if self.blocks < 1 or (self.block_frames is not None and self.block_frames < 1):
+            raise BadConfig("blocks and block_frames start at 1", param="blocks")
+        if self.blocks == 1 and self.cut_share > 0:
+            raise BadConfig(
+                "a cut needs a block on each side: with blocks = 1, cut_share is 0", param="cut_share"
+            )
         if self.held_out_shards < 1:
             raise BadConfig("held_out_shards starts at 1", param="held_out_shards")
 
@@ -107,7 +110,7 @@ class BaseStage:
         generator = counter_generator(config.seed, "base clips", step)
         batch = cut_windows(clips, config.blocks * self.base.block_frames, self.base.block_frames, generator)
         batch = splice_prompts(batch, config.cut_share, self.base.block_frames, generator)
-        dropped = torch.rand(config.batch_size, generator=generator) < config.text_dropout
+        dropped = torch.rand(batch.text_BLD.shape[0], generator=generator) < config.text_dropout
         text = batch.text_BLD.masked_fill(dropped[:, None, None], 0.0)
         return ClipBatch(latent_BCFHW=batch.latent_BCFHW, text_BLD=text, weight_BK=batch.weight_BK)
 
@@ -119,9 +122,7 @@ class BaseStage:
         return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
 
     def _draw_sigmas(self, shape: torch.Size) -> Tensor:
-        shift = self.base.schedule.shift
-        uniform = torch.rand(shape)
-        return shift * uniform / (1 + (shift - 1) * uniform)
+        return shift_sigma(torch.rand(shape), self.base.schedule.shift)
 
     def _error(self, net: CausalDiT, batch: ClipBatch, sigma_BK: Tensor) -> Tensor:
         """Mean squared error of the flow, (B, K), whatever the network predicts."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
-from ultraflash.models.schedule import add_noise
+from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.base import SMALLEST_SIGMA, TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
@@ -170,9 +170,8 @@ class FewStepStage:
             return block_estimate(self.student, self.base, noisy, level, text, stream.positions, seen)
 
     def _draw_sigma(self, count: int) -> Tensor:
-        config, shift = self.config, self.base.schedule.shift
-        uniform = torch.rand(count)
-        return (shift * uniform / (1 + (shift - 1) * uniform)).clamp(config.sigma_low, config.sigma_high)
+        sigma_B = shift_sigma(torch.rand(count), self.base.schedule.shift)
+        return sigma_B.clamp(self.config.sigma_low, self.config.sigma_high)
 
     def _estimate(
         self, net: CausalDiT, text_BXW: Tensor, past: list[Tensor], noisy: Tensor, sigma_B: Tensor
