@@ -116,7 +116,9 @@ class Cascade:
 
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt as it will be used, or raise EmptyPrompt or PromptTooLong."""
-        return self.preset.check_prompt(prompt)
+        checked = self.preset.check_prompt(prompt)
+        self._text.check(checked)
+        return checked
 
     @torch.inference_mode()
     def open(self, prompt: str, *, size: str | None = None, seed: int = 0) -> StreamState:

@@ -23,7 +23,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from ultraflash.models.errors import MissingWeights
+from ultraflash.models.errors import MissingWeights, PromptTooLong
 from ultraflash.models.weights import SHIPPED, sha256_of
 
 TOKENS = 64
@@ -63,10 +63,13 @@ class MiniLMEncoder:
         """Encode a prompt; the same prompt always gives the same states.
 
         Args:
-            prompt: any text. Tokens past the 64th are cut off, [CLS] and [SEP] counted.
+            prompt: any text of at most 64 tokens, [CLS] and [SEP] counted.
 
         Returns:
             float32 (64, 384), rows past the prompt's last token zero.
+
+        Raises:
+            PromptTooLong: the prompt has more tokens.
         """
         states_XW = self._states.get(prompt)
         if states_XW is None:
@@ -78,8 +81,18 @@ class MiniLMEncoder:
             self._states.move_to_end(prompt)
         return torch.from_numpy(states_XW.copy())
 
+    def check(self, prompt: str) -> None:
+        """Raise PromptTooLong for a prompt of more tokens than are read."""
+        tokens = len(self._tokenizer.encode(prompt).ids)
+        if tokens > TOKENS:
+            raise PromptTooLong(
+                f"the prompt has {tokens} tokens; {TOKENS} are read, about {TOKENS * 3 // 4} words",
+                param="prompt",
+            )
+
     def _run(self, prompt: str) -> npt.NDArray[np.float32]:
         """Run the network on one prompt alone: its int8 scales depend on everything in a batch, padding included."""
+        self.check(prompt)
         ids = np.asarray([self._tokenizer.encode(prompt).ids], dtype=np.int64)
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         states = self._session.run(["last_hidden_state"], inputs)[0][0]
@@ -89,7 +102,7 @@ class MiniLMEncoder:
 
 
 def load_tokenizer(vocabulary: Path) -> Tokenizer:
-    """Build BERT's lower-case WordPiece tokenizer, cut at 64 tokens.
+    """Build BERT's lower-case WordPiece tokenizer.
 
     Raises:
         MissingWeights: no vocabulary at that path.
@@ -101,7 +114,6 @@ def load_tokenizer(vocabulary: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = BertPreTokenizer()
     specials = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=specials)
-    tokenizer.enable_truncation(TOKENS)
     return tokenizer
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultraflash.models.weights import SHIPPED
 from ultraflash.training.adherence import AdherenceConfig
 from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import BaseStageConfig
@@ -23,8 +22,8 @@ from ultraflash.training.upsampler_pairs import PairsConfig
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
 
-def mini(export_to: Path | None = SHIPPED / "mini") -> dict[str, StageConfig]:
-    """The shipped cascade. Finished weights go to ``export_to`` too, the package's own folder by default."""
+def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
+    """The shipped cascade. Finished weights go to ``RUN_DIR/weights``, and to ``export_to`` too if it is given."""
     ship = None if export_to is None else str(export_to)
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ultraflash.models import text
-from ultraflash.models.errors import MissingWeights
+from ultraflash.models.errors import MissingWeights, PromptTooLong
 from ultraflash.models.text import MiniLMEncoder, load_tokenizer
 from ultraflash.models.weights import SHIPPED, sha256_of
 
@@ -28,10 +28,10 @@ def test_prompt_becomes_64_rows_with_zeros_behind_the_last_token(encoder: MiniLM
     assert used.tolist() == [True] * 12 + [False] * 52
 
 
-def test_long_prompt_is_cut_at_64_tokens(encoder: MiniLMEncoder) -> None:
-    states_XW = encoder.encode("balloon " * 200)
-    assert states_XW.abs().sum(1).gt(0).all()
-    assert torch.equal(states_XW, encoder.encode("balloon " * 300))
+def test_a_prompt_of_more_tokens_than_are_read_is_refused_with_the_limit(encoder: MiniLMEncoder) -> None:
+    assert encoder.encode("sea " * 62).abs().sum(1).gt(0).all()
+    with pytest.raises(PromptTooLong, match="65 tokens; 64 are read"):
+        encoder.encode("sea " * 63)
 
 
 def test_same_prompt_gives_the_same_states_remembered_or_not(encoder: MiniLMEncoder) -> None:
