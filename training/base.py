@@ -1,4 +1,7 @@
-"""Stage ``base``: the causal generator by flow matching, every block conditioned on clean blocks before it.
+"""Stages ``pictures`` and ``base``: the causal generator by flow matching.
+
+``pictures`` trains it on single latent frames, which teaches more scenes for the same work; ``base`` goes on from
+there with blocks, each conditioned on the clean blocks before it.
 
 Shapes: B batch, C channels, F latent frames, K blocks, H W latent rows and columns, L text tokens, D text width.
 """
@@ -15,6 +18,7 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise, shift_sigma
+from ultraflash.models.weights import load_file
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
@@ -31,6 +35,9 @@ SMALLEST_SIGMA = 0.5
 TEACHER_FILE = "base_multistep.safetensors"
 """The multi-step generator: not shipped, it teaches the few-step one."""
 
+PICTURES_FILE = "base_pictures.safetensors"
+"""The generator after single pictures."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseStageConfig(StageConfig):
@@ -38,6 +45,9 @@ class BaseStageConfig(StageConfig):
 
     Args:
         preset: whose base to train.
+        stage: name of the stage.
+        start_from: weights of RUN_DIR/weights to start from; None starts from nothing.
+        result: name of the weights that are made.
         blocks: blocks of a training clip.
         block_frames: latent frames of a training block, if not those of the preset: 1 trains on single pictures.
         text_dropout: share of clips without their prompt, for guidance.
@@ -48,6 +58,9 @@ class BaseStageConfig(StageConfig):
     """
 
     preset: str = "mini"
+    stage: str = "base"
+    start_from: str | None = None
+    result: str = TEACHER_FILE
     blocks: int = 3
     block_frames: int | None = None
     text_dropout: float = 0.1
@@ -84,10 +97,9 @@ class ClipBatch:
 class BaseStage:
     """See :class:`ultraflash.training.loop.Stage`."""
 
-    name = "base"
-
     def __init__(self, config: BaseStageConfig, run_dir: Path) -> None:
         self.config = config
+        self.name = config.stage
         base = load_preset(config.preset).base
         self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
@@ -99,6 +111,9 @@ class BaseStage:
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.base.dit)
+        if self.config.start_from is not None:
+            load_file(self.net, self.run_dir / "weights" / self.config.start_from)
+            return self.net
         # Blocks and head start as the identity and as zero flow, the usual start of diffusion transformers.
         nn.init.zeros_(self.net.head.head.weight)
         nn.init.zeros_(self.net.head.head.bias)
@@ -178,7 +193,7 @@ class BaseStage:
         return measures
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.net, folder / TEACHER_FILE)]
+        return [export(self.net, folder / self.config.result)]
 
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:

@@ -21,6 +21,7 @@ from ultraflash.training.loop import StageConfig
 STAGES = {
     "patches": "ultraflash.training.patches",
     "latents": "ultraflash.training.latents",
+    "pictures": "ultraflash.training.base",
     "base": "ultraflash.training.base",
     "few_step": "ultraflash.training.few_step",
     "adherence": "ultraflash.training.adherence",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ultraflash.training.adherence import AdherenceConfig
 from ultraflash.training.autoencoder import AutoencoderConfig
-from ultraflash.training.base import BaseStageConfig
+from ultraflash.training.base import PICTURES_FILE, BaseStageConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
@@ -28,16 +28,32 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=99),
-        "base": BaseStageConfig(
+        "pictures": BaseStageConfig(
+            stage="pictures",
+            result=PICTURES_FILE,
             steps=20_000,
-            minutes=38,
-            batch_size=8,
+            minutes=30,
+            batch_size=96,
+            blocks=1,
+            block_frames=1,
+            cut_share=0.0,
             learning_rate=1.5e-3,
             warmup_steps=60,
-            sample_minutes=10,
             betas=(0.9, 0.95),
             weight_decay=0.01,
             ema_decay=0.995,
+            autocast=True,
+        ),
+        "base": BaseStageConfig(
+            start_from=PICTURES_FILE,
+            steps=20_000,
+            minutes=25,
+            batch_size=8,
+            learning_rate=8e-4,
+            warmup_steps=30,
+            betas=(0.9, 0.95),
+            weight_decay=0.01,
+            ema_decay=0.99,
             autocast=True,
         ),
         "few_step": FewStepConfig(
@@ -87,7 +103,21 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
-        "base": BaseStageConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2),
+        "pictures": BaseStageConfig(
+            stage="pictures",
+            result=PICTURES_FILE,
+            steps=2,
+            batch_size=2,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            blocks=1,
+            block_frames=1,
+            cut_share=0.0,
+            sample_steps=2,
+        ),
+        "base": BaseStageConfig(
+            start_from=PICTURES_FILE, steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2
+        ),
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "adherence": AdherenceConfig(
             steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8, prompts=4
