@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_no_checkpoint_is_unpickled() -> None:
         and not any(ast.unparse(keyword) == "weights_only=True" for keyword in node.keywords)
     ]
     assert unsafe == []
+
+
+def test_no_card_has_a_blank_to_fill_in() -> None:
+    cards = [path for part in ("models", "training") for path in (ROOT / part).rglob("*.md")]
+    blanks = {str(path.relative_to(ROOT)): re.findall(r"@\w+@", path.read_text()) for path in cards}
+    assert {name: found for name, found in blanks.items() if found} == {}
 
 
 def test_tests_mirror_the_source_tree() -> None:
