@@ -18,10 +18,10 @@ from ultraflash.models.noise import check_seed, counter_noise
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size, load_preset
-from ultraflash.models.ring_cache import BlockCache, RingCache
+from ultraflash.models.ring_cache import BlockCache
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
-from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
+from ultraflash.models.streaming_attention import SparseAttention, WindowAttention, window_cache
 from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import (
@@ -132,24 +132,11 @@ class Cascade:
         Raises:
             EmptyPrompt, PromptTooLong, UnknownSize, InvalidSeed.
         """
-        base = self.preset.base
-        h, w = base.dit.token_grid(base.rows, base.cols)
         chosen = self.preset.size(size or self.preset.default_size)
-        cache = RingCache(
-            layers=base.dit.layers,
-            batch=1,
-            frames=base.window_frames,
-            sink_frames=base.sink_frames,
-            frame_tokens=h * w,
-            heads=base.dit.heads,
-            head_dim=base.dit.head_dim,
-            dtype=self._dtype,
-            device=self._device,
-        )
         return StreamState(
             seed=check_seed(seed),
             prompt_context=self._encode(prompt),
-            base_cache=cache,
+            base_cache=window_cache(self.preset.base, batch=1, dtype=self._dtype, device=self._device),
             picture=self._new_picture(chosen),
             next_size=chosen,
         )

@@ -7,11 +7,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
+from ultraflash.models.preset import BaseConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
+
+
+def window_cache(config: BaseConfig, *, batch: int, dtype: torch.dtype, device: torch.device) -> RingCache:
+    """The empty cache of a base generator's streams, for a batch of them."""
+    h, w = config.dit.token_grid(config.rows, config.cols)
+    return RingCache(
+        layers=config.dit.layers,
+        batch=batch,
+        frames=config.window_frames,
+        sink_frames=config.sink_frames,
+        frame_tokens=h * w,
+        heads=config.dit.heads,
+        head_dim=config.dit.head_dim,
+        dtype=dtype,
+        device=device,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,19 +113,30 @@ class TimeGrow(nn.Module):
         return x_NCHW
 
 
+class ConvShuffle(nn.Sequential):
+    """3x3 convolution and PixelShuffle: a learned enlargement."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__(nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Map (N,C,H,W) to (N,C,H*factor,W*factor), channels last."""
+        for layer in self:
+            x_NCHW = layer(x_NCHW)
+        return x_NCHW.contiguous(memory_format=torch.channels_last)
+
+
 class ShuffleUp(nn.Module):
-    """3x3 convolution and PixelShuffle: the learned enlargement of ``ultra_decoder_v3.pth``."""
+    """`ConvShuffle` under the name that ``ultra_decoder_v3.pth`` uses."""
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
-        self.up = nn.Sequential(
-            nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)
-        )
+        self.up = ConvShuffle(channels, factor)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Map (N,C,H,W) to (N,C,H*factor,W*factor)."""
         y_NCHW: Tensor = self.up(x_NCHW)
-        return y_NCHW.contiguous(memory_format=torch.channels_last)
+        return y_NCHW
 
 
 class Squash(nn.Module):

@@ -22,7 +22,7 @@ from ultraflash.models.frame_memory import (
     from_time_major,
     to_time_major,
 )
-from ultraflash.models.tiny_decoder import TimeGrow
+from ultraflash.models.tiny_decoder import ConvShuffle, TimeGrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +130,16 @@ class StagedUpsamplerConfig:
 
 
 class BlockShuffle(nn.Module):
-    """3x3 convolution and PixelShuffle under the name that the v3 files use."""
+    """`ConvShuffle` under the name that the v3 files use."""
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(
-            nn.Conv2d(channels, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor)
-        )
+        self.block = ConvShuffle(channels, factor)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Map (N,C,H,W) to (N,C,H*factor,W*factor), channels last."""
+        """Map (N,C,H,W) to (N,C,H*factor,W*factor)."""
         y_NCHW: Tensor = self.block(x_NCHW)
-        return y_NCHW.contiguous(memory_format=torch.channels_last)
+        return y_NCHW
 
 
 class StagedUpsampler(nn.Module):

@@ -12,9 +12,8 @@ from ultraflash.kernels.attention import dense_attention
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import BaseConfig
-from ultraflash.models.ring_cache import RingCache
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise, shifted_sigmas
-from ultraflash.models.streaming_attention import WindowAttention
+from ultraflash.models.streaming_attention import WindowAttention, window_cache
 
 
 class Roller:
@@ -24,18 +23,7 @@ class Roller:
         self.net, self.config = net, config
         self.text = net.encode_text(text_BXW)
         self.batch = text_BXW.shape[0]
-        h, w = config.dit.token_grid(config.rows, config.cols)
-        self.cache = RingCache(
-            layers=config.dit.layers,
-            batch=self.batch,
-            frames=config.window_frames,
-            sink_frames=config.sink_frames,
-            frame_tokens=h * w,
-            heads=config.dit.heads,
-            head_dim=config.dit.head_dim,
-            dtype=torch.float32,
-            device=text_BXW.device,
-        )
+        self.cache = window_cache(config, batch=self.batch, dtype=torch.float32, device=text_BXW.device)
         self.start = 0
 
     @property

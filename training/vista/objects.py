@@ -4,6 +4,7 @@ Shapes: h, w the window of the thing in pixels. Local coordinates are in units o
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Canvas:
         return self.cover(radius - distance)
 
 
-class Thing:
+class Thing(ABC):
     """The scene's object: subclasses draw it at a moment."""
 
     speed_depth = 0.15
@@ -91,9 +92,9 @@ class Thing:
         phase = self.scene.object_phase
         return math.sin(6.2832 * time / period + phase) - math.sin(phase)
 
+    @abstractmethod
     def draw(self, frame_3HW: Tensor, time: float) -> None:
         """Draw over the frame in place."""
-        raise NotImplementedError
 
 
 class Balloon(Thing):
