@@ -24,7 +24,7 @@ def _angles(positions: Tensor, pairs: int) -> Tensor:
 
 
 def rope_table(frames: Tensor, rows: int, cols: int, head_dim: int) -> Tensor:
-    """Unit complex numbers for a grid of tokens.
+    """Cosines and sines for a grid of tokens.
 
     Args:
         frames: absolute frame positions, integer tensor (F,); they need not be consecutive.
@@ -32,7 +32,7 @@ def rope_table(frames: Tensor, rows: int, cols: int, head_dim: int) -> Tensor:
         head_dim: D, even.
 
     Returns:
-        complex64 (L, 1, D/2), frame-major, then rows, then columns.
+        float32 (2, L, 1, D/2), cosines then sines; tokens frame-major, then rows, then columns.
     """
     device = frames.device
     time, height, width = axis_pairs(head_dim)
@@ -45,10 +45,15 @@ def rope_table(frames: Tensor, rows: int, cols: int, head_dim: int) -> Tensor:
         ],
         dim=-1,
     ).reshape(-1, 1, head_dim // 2)
-    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    return torch.stack((angle.cos(), angle.sin())).float()
 
 
 def apply_rope(x_BLND: Tensor, table: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs by ``table``; float32 inside, dtype of the input outside."""
-    pairs = torch.view_as_complex(x_BLND.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * table).flatten(-2).to(x_BLND.dtype)
+    """Rotate adjacent channel pairs by ``table``; float32 inside, dtype of the input outside.
+
+    In real numbers: compilers have no code for complex ones.
+    """
+    cos, sin = table
+    even, odd = x_BLND.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return rotated.flatten(-2).to(x_BLND.dtype)

@@ -31,6 +31,7 @@ from ultraflash.training.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
+from ultraflash.training.optimizers import make_optimizers
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.sample_sheet import write_png
 from ultraflash.training.seeding import counter_seed
@@ -41,7 +42,8 @@ class StageConfig:
     """What the loop needs to know of a stage; a stage's own config extends it.
 
     A run ends at ``steps``, or earlier when ``minutes`` of training time are spent; the learning rate follows
-    whichever is nearer. ``batch_size`` means what the stage makes of it.
+    whichever is nearer. ``batch_size`` means what the stage makes of it. ``muon_rate`` is the peak learning rate of
+    Muon for the matrices of repeated blocks; without it AdamW trains them too.
     """
 
     seed: int = 0
@@ -54,6 +56,7 @@ class StageConfig:
     final_rate: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
+    muon_rate: float | None = None
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     autocast: bool = False
@@ -104,13 +107,13 @@ class Stage(Protocol):
         """Write the stage's weights as safetensors into ``folder``; returns the files."""
 
 
-def learning_rate(config: StageConfig, progress: Progress) -> float:
-    """Linear warm-up, then constant or a half cosine down to ``final_rate`` of the peak."""
+def rate_factor(config: StageConfig, progress: Progress) -> float:
+    """Share of the peak learning rates: linear warm-up, then constant or a half cosine down to ``final_rate``."""
     warmup = min(1.0, (progress.step + 1) / max(1, config.warmup_steps))
     if config.schedule == "constant":
-        return config.learning_rate * warmup
+        return warmup
     cosine = 0.5 * (1 + math.cos(math.pi * fraction_done(config, progress)))
-    return config.learning_rate * warmup * (config.final_rate + (1 - config.final_rate) * cosine)
+    return warmup * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
 def fraction_done(config: StageConfig, progress: Progress) -> float:
@@ -183,9 +186,12 @@ class _Run:
         if config.channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.module, decay=config.ema_decay)
-        trainable = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        self.optimizer = make_optimizers(
+            self.module,
+            learning_rate=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            muon_rate=config.muon_rate,
         )
         checkpoint = load_latest(self.folder / "checkpoints")
         elapsed = self._restore(checkpoint) if checkpoint is not None else 0.0
@@ -206,14 +212,7 @@ class _Run:
         self.step = checkpoint.progress.step
         for name, tensor in checkpoint.ema.items():
             self.average.tensors[name].copy_(tensor)
-        settings = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in self.optimizer.param_groups
-        ]
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        # The state comes with the settings that it was saved with, but those of the config are in force.
-        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)
         return checkpoint.progress.elapsed
 
     def _report_resume(self, checkpoint: Checkpoint) -> None:
@@ -251,20 +250,20 @@ class _Run:
     def _train_step(self) -> dict[str, torch.Tensor | float]:
         config = self.config
         torch.manual_seed(counter_seed(config.seed, self.stage.name, self.step))
-        rate = learning_rate(config, self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = rate_factor(config, self.progress)
+        self.optimizer.scale_rates(factor)
         batch = self.stage.batch(self.step)
         device_type = torch.device(config.device).type
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=config.autocast):
             loss, metrics = self.stage.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
         if not math.isfinite(float(norm)):
             raise FloatingPointError(f"{self.stage.name}: gradient norm is {float(norm)} at step {self.step}")
         self.optimizer.step()
         self.average.update(self.module, step=self.step)
+        rate = factor * config.learning_rate
         return {"loss": loss.detach(), **metrics, "gradient_norm": norm, "learning_rate": rate}
 
     def _log(self, values: dict[str, float]) -> None:

@@ -19,7 +19,7 @@ from ultraflash.training.loop import (
     WeightAverage,
     _Run,
     fraction_done,
-    learning_rate,
+    rate_factor,
     train,
 )
 from ultraflash.training.run_log import read_log
@@ -118,7 +118,7 @@ def test_settings_of_the_optimizer_are_those_of_the_run_that_resumes(tmp_path: P
     assert {(group["betas"], group["weight_decay"]) for group in run.optimizer.param_groups} == {
         ((0.5, 0.6), 0.125)
     }
-    assert run.optimizer.state_dict()["state"][0]["step"] == 17
+    assert run.optimizer.state_dict()["parts"][0]["state"][0]["step"] == 17
 
 
 def test_a_checkpoint_of_another_network_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -139,16 +139,16 @@ def test_a_time_budget_ends_the_run_before_its_steps(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
-    rates = [learning_rate(CONFIG, Progress(step=step, elapsed=0.0)) for step in range(41)]
-    assert rates[0] == pytest.approx(CONFIG.learning_rate / 4, rel=1e-3)
+    rates = [rate_factor(CONFIG, Progress(step=step, elapsed=0.0)) for step in range(41)]
+    assert rates[0] == pytest.approx(1 / 4, rel=1e-3)
     assert max(rates) == rates[3]
-    assert rates[20] == pytest.approx(CONFIG.learning_rate * (1 + CONFIG.final_rate) / 2)
-    assert rates[40] == pytest.approx(CONFIG.learning_rate * CONFIG.final_rate)
+    assert rates[20] == pytest.approx((1 + CONFIG.final_rate) / 2)
+    assert rates[40] == pytest.approx(CONFIG.final_rate)
 
 
 def test_a_constant_rate_stays_after_the_warm_up() -> None:
     config = replace(CONFIG, schedule="constant")
-    assert {learning_rate(config, Progress(step=step, elapsed=0.0)) for step in range(4, 41)} == {1e-2}
+    assert {rate_factor(config, Progress(step=step, elapsed=0.0)) for step in range(4, 41)} == {1.0}
 
 
 def test_progress_is_steps_or_minutes_whichever_is_further() -> None:
