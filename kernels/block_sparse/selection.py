@@ -71,7 +71,8 @@ class BlockSelection:
 
     Attributes:
         row_ptr: int32 (batch * heads * query_blocks + 1,).
-        col_idx: int32 (selected pairs,).
+        col_idx: int32, at least as many as there are selected pairs; what comes after them is not read. Lists
+            made on a GPU have room for every allowed pair, since counting first would wait for the GPU.
     """
 
     row_ptr: Tensor
@@ -103,8 +104,25 @@ class BlockSelection:
         mask = torch.zeros(n_rows, self.key_blocks, dtype=torch.bool, device=self.col_idx.device)
         counts = self.row_ptr.diff().long()
         rows = torch.repeat_interleave(torch.arange(n_rows, device=mask.device), counts)
-        mask[rows, self.col_idx.long()] = True
+        mask[rows, self.col_idx[: len(rows)].long()] = True
         return mask.view(self.batch, self.heads, self.query_blocks, self.key_blocks)
+
+    def transposed(self) -> tuple[Tensor, Tensor]:
+        """Lists by key block: column c = (batch * heads + head) * key_blocks + key block is seen by the query
+        blocks ``row_idx[col_ptr[c] : col_ptr[c + 1]]``, ascending. Returns int32 (col_ptr, row_idx); does not wait
+        for a GPU.
+        """
+        n_rows = self.batch * self.heads * self.query_blocks
+        n_columns = self.batch * self.heads * self.key_blocks
+        at = torch.arange(len(self.col_idx), device=self.col_idx.device, dtype=torch.int32)
+        row = torch.searchsorted(self.row_ptr[1:], at, right=True, out_int32=True)
+        column = torch.where(
+            row < n_rows, row // self.query_blocks * self.key_blocks + self.col_idx, n_columns
+        )
+        column, order = column.sort(stable=True)
+        bounds = torch.arange(n_columns + 1, device=column.device, dtype=column.dtype)
+        col_ptr = torch.searchsorted(column, bounds, out_int32=True)
+        return col_ptr, (row % self.query_blocks)[order].to(torch.int32)
 
 
 def allowed_pairs(
