@@ -45,7 +45,7 @@ def interpreted(kernel: Any) -> Any:
 
 @contextlib.contextmanager
 def interpreted_language() -> Iterator[None]:
-    """Within, the functions of Triton's language that are kernels themselves, such as `tl.sum`, are interpreted ones."""
+    """Within, the parts of Triton's language that are kernels themselves, such as `tl.sum`, are interpreted ones."""
     import triton.language as tl
     from triton.runtime.jit import JITFunction
 
