@@ -16,7 +16,8 @@ WIDTHS = (64, 128)
 BLOCK_TOKENS = 128
 """Tokens of a block that block-sparse kernels are compiled for; smaller blocks have smaller tiles."""
 
-DTYPES = ("bfloat16", "float16", "float32")
+DTYPES = ("bfloat16", "float32")
+"""float16 takes the tiles of bfloat16."""
 
 TILES = tuple(
     Tiles(m=m, j=j, warps=warps, stages=stages)
@@ -64,6 +65,7 @@ class Variant:
         return {**sizes, "T": BLOCK_TOKENS} if self.listed else sizes
 
 
+_DENSE = "ultraflash.kernels.attention.triton"
 _BLOCK_SPARSE = "ultraflash.kernels.block_sparse.triton"
 _BACKWARD = "ultraflash.kernels.block_sparse.triton_backward"
 
@@ -73,6 +75,9 @@ VARIANTS = {
     ),
     "attend_forward_int8": Variant(
         module=_BLOCK_SPARSE, function="attend_forward", flags=(("CACHED", True), ("QUANTIZED", True))
+    ),
+    "attend_dense": Variant(
+        module=_DENSE, function="attend_dense", flags=(("QUANTIZED", False),), listed=False
     ),
     "query_gradient": Variant(module=_BACKWARD, function="query_gradient", flags=(("CACHED", True),)),
     "key_gradient": Variant(module=_BACKWARD, function="key_gradient"),

@@ -47,7 +47,11 @@ def table() -> tuple[dict[str, Any], ...]:
 
 
 def survivors(kernel: str, arch: str, dtype: str, width: int) -> list[Tiles]:
-    """Tiles that neither spill registers nor exceed the device's memory, the one to use first."""
+    """Tiles that neither spill registers nor exceed the device's memory, the one to use first.
+
+    float16 has those of bfloat16, which differs in no size.
+    """
+    dtype = "bfloat16" if dtype == "float16" else dtype
     return [
         Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
         for row in table()
@@ -58,8 +62,14 @@ def survivors(kernel: str, arch: str, dtype: str, width: int) -> list[Tiles]:
 
 @functools.cache
 def tiles_for(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> Tiles:
-    """The tiles to use on a GPU: the first survivor of the table, or `FALLBACK`."""
-    found = survivors(kernel, architecture(device), str(dtype).removeprefix("torch."), width)
+    """The tiles to use on a GPU: what was measured there, or the first survivor of the table, or `FALLBACK`."""
+    from ultraflash.kernels.tuning import tuned, tuning_name
+
+    kind = str(dtype).removeprefix("torch.")
+    measured = tuned(tuning_name(kernel, torch.cuda.get_device_name(device), kind, width))
+    if measured is not None:
+        return measured
+    found = survivors(kernel, architecture(device), kind, width)
     return found[0] if found else FALLBACK
 
 

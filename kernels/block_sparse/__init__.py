@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ultraflash.kernels.backends import BackendUnavailable, check_backend, gpu_problem
+from ultraflash.kernels.quantization import dequantize
 
-from . import autograd, gather, reference
+from . import autograd, device_selection, gather, reference
 from .layout import BlockGrid
 from .past import PastBlocks
-from .selection import BlockSelection, SelectionRule, allowed_pairs, select_blocks, selection_mask
+from .selection import BlockSelection, SelectionRule, allowed_pairs, check_blocks, selection_mask
 
 __all__ = [
     "BackendUnavailable",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 BACKENDS = ("gather", "reference", "triton", "interpreter")
+SELECTION_BACKENDS = ("reference", "triton", "interpreter")
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +96,50 @@ def block_sparse_attention(
         k_BKTND, v_BKTND = torch.cat([cached_k, k_BKTND], dim=1), torch.cat([cached_v, v_BKTND], dim=1)
     attend = gather.attend if name == "gather" else reference.attend
     return attend(q_BQTND, k_BKTND, v_BKTND, selection)
+
+
+def select_blocks(
+    q_BQTND: Tensor,
+    k_BKTND: Tensor,
+    grid: BlockGrid,
+    rule: SelectionRule,
+    *,
+    cached_k_BCTND: Tensor | None = None,
+    cached_k_scale_BCTN: Tensor | None = None,
+    backend: str = "auto",
+) -> BlockSelection:
+    """The choice of `selection_mask`, as the lists that `block_sparse_attention` takes.
+
+    Args:
+        q_BQTND, k_BKTND, grid, rule, cached_k_BCTND: as in `selection_mask`. Cached keys may be int8 with scales.
+        cached_k_scale_BCTN: float32 scales of int8 cached keys.
+        backend: "auto"; "reference", which waits for the GPU where there is one, to know how long the lists are; "triton",
+            which does not; or "interpreter", to test the latter without a GPU.
+
+    Raises:
+        BackendUnavailable: no such backend here.
+        ValueError: blocks do not match the grid.
+    """
+    if backend == "auto":
+        backend = "triton" if _auto_backend(q_BQTND.device) == "triton" else "reference"
+    check_backend("block selection", backend, SELECTION_BACKENDS, q_BQTND.device.type)
+    if backend == "reference":
+        if cached_k_BCTND is not None and cached_k_scale_BCTN is not None:
+            cached_k_BCTND = dequantize(cached_k_BCTND, cached_k_scale_BCTN, q_BQTND.dtype)
+        mask_BNQK = selection_mask(q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND)
+        return BlockSelection.from_mask(mask_BNQK)
+    cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
+    check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
+    with torch.no_grad():
+        return device_selection.select(
+            q_BQTND,
+            k_BKTND,
+            grid,
+            rule,
+            cached_k_BCTND=cached_k_BCTND,
+            cached_k_scale_BCTN=cached_k_scale_BCTN,
+            interpret=backend == "interpreter",
+        )
 
 
 @functools.cache

@@ -38,7 +38,9 @@ def attend(
             "there is no gradient over 8-bit keys and values; train with a cache in a floating dtype"
         )
     cached_k, cached_v = cached or (None, None)
-    out: Tensor = _Attend.apply(q_BQTND, k_BKTND, v_BKTND, cached_k, cached_v, selection, interpret)
+    out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
+        q_BQTND, k_BKTND, v_BKTND, cached_k, cached_v, selection, interpret
+    )
     return out
 
 

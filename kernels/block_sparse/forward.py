@@ -37,7 +37,9 @@ def attend(
     out = torch.empty_like(q)
     lse = torch.empty(batch, heads, query_blocks, tokens, dtype=torch.float32, device=q.device)
     if tiles is None:
-        tiles = INTERPRETED if interpret else tiles_for("attend_forward", q.device, q.dtype, tile_width(size))
+        narrow = past is not None and past.k_scale_BCTN is not None
+        name = "attend_forward_int8" if narrow else "attend_forward"
+        tiles = INTERPRETED if interpret else tiles_for(name, q.device, q.dtype, tile_width(size))
     tile_m, tile_j = min(tiles.m, tile_width(tokens)), min(tiles.j, tile_width(tokens))
     arguments = {
         "q_ptr": q,

@@ -183,7 +183,7 @@ def selection_mask(
         ValueError: blocks do not match the grid.
     """
     cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
-    _check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
+    check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
     key_means = block_means(k_BKTND)
     if cached_k_BCTND is not None:
         key_means = torch.cat([block_means(cached_k_BCTND), key_means], dim=1)
@@ -206,20 +206,12 @@ def selection_mask(
     return mask_BNQK
 
 
-def select_blocks(
-    q_BQTND: Tensor,
-    k_BKTND: Tensor,
-    grid: BlockGrid,
-    rule: SelectionRule,
-    *,
-    cached_k_BCTND: Tensor | None = None,
-) -> BlockSelection:
-    """`selection_mask` as the lists that `block_sparse_attention` takes."""
-    mask_BNQK = selection_mask(q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND)
-    return BlockSelection.from_mask(mask_BNQK)
+def check_blocks(q_BQTND: Tensor, k_BKTND: Tensor, cached_blocks: int, grid: BlockGrid) -> None:
+    """Refuse queries and keys that are not laid out as the grid, and a cache of broken frame blocks.
 
-
-def _check_blocks(q_BQTND: Tensor, k_BKTND: Tensor, cached_blocks: int, grid: BlockGrid) -> None:
+    Raises:
+        ValueError: saying what was expected.
+    """
     expected = (grid.n_blocks, grid.block_tokens)
     for name, x in (("queries", q_BQTND), ("keys", k_BKTND)):
         if tuple(x.shape[1:3]) != expected:

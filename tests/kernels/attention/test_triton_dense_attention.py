@@ -43,7 +43,10 @@ def test_the_kernel_equals_sdpa(dtype: torch.dtype, size: int, quantized: bool) 
 @needs_triton
 @settings(max_examples=6)
 @given(
-    queries=st.integers(1, 40), keys=st.integers(1, 40), size=st.sampled_from([8, 12, 16, 20]), seed=st.integers(0, 99)
+    queries=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    size=st.sampled_from([8, 12, 16, 20]),
+    seed=st.integers(0, 99),
 )
 def test_any_shape_is_computed(queries: int, keys: int, size: int, seed: int) -> None:
     q, k, v = draw(queries, size, seed=seed), draw(keys, size, seed=seed + 1), draw(keys, size, seed=seed + 2)
