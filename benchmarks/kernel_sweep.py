@@ -60,7 +60,7 @@ def key(row: Row) -> tuple[Any, ...]:
 def markdown(rows: Sequence[Row]) -> str:
     """The tiles in use: the first survivor of each group."""
     lines = [
-        "| kernel | device | dtype | D | queries x keys | warps | stages | registers | spilled | shared KiB | resident |",
+        "| kernel | device | dtype | D | queries x keys | warps | stages | registers | spilled | KiB shared | fit |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, group in itertools.groupby(sorted(rows, key=key), key=key):

@@ -113,8 +113,8 @@ def select_blocks(
     Args:
         q_BQTND, k_BKTND, grid, rule, cached_k_BCTND: as in `selection_mask`. Cached keys may be int8 with scales.
         cached_k_scale_BCTN: float32 scales of int8 cached keys.
-        backend: "auto"; "reference", which waits for the GPU where there is one, to know how long the lists are; "triton",
-            which does not; or "interpreter", to test the latter without a GPU.
+        backend: "auto"; "reference", which waits for the GPU, where there is one, to know how long the lists are;
+            "triton", which does not; or "interpreter", to test the latter without a GPU.
 
     Raises:
         BackendUnavailable: no such backend here.

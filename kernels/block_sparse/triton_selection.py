@@ -32,7 +32,7 @@ def block_means(
     TILE_T: tl.constexpr,
     QUANTIZED: tl.constexpr,
 ):
-    """Mean over the tokens of one block of one head, into mean (B, N, all_blocks, SIZE) float32 from `first_block` on."""
+    """Mean over the tokens of one block of one head, into (B, N, all_blocks, SIZE) float32 from `first_block` on."""
     RAGGED: tl.constexpr = T % TILE_T != 0
     block = (tl.program_id(0) % blocks).to(tl.int64)
     head = ((tl.program_id(0) // blocks) % heads).to(tl.int64)

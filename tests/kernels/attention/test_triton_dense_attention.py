@@ -23,6 +23,7 @@ def draw(tokens: int, size: int, dtype: torch.dtype = torch.float32, *, seed: in
 
 
 @needs_triton
+@pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])

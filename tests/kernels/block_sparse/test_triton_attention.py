@@ -57,14 +57,6 @@ def expected_lse(q: Tensor, k: Tensor, selection: BlockSelection) -> Tensor:
     return scores.logsumexp(-1).unflatten(-1, (-1, tokens))
 
 
-@pytest.fixture
-def outputs_start_as_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel leaves unwritten shows."""
-    plain_empty, plain_empty_like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: plain_empty(*a, **k).fill_(torch.nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: plain_empty_like(*a, **k).fill_(torch.nan))
-
-
 @needs_triton
 @pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
