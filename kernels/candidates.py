@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ultraflash.kernels.block_sparse.device_selection import TILE_PLACES, TILE_PLACES_SCORED, TILE_TOKENS
 from ultraflash.kernels.tiles import Tiles
 
 WIDTHS = (64, 128)
@@ -83,3 +84,24 @@ VARIANTS = {
     "key_gradient": Variant(module=_BACKWARD, function="key_gradient"),
 }
 """By the name that the table of tiles has for them."""
+
+_CHOICE = "ultraflash.kernels.block_sparse.triton_selection"
+
+CHOICE: tuple[tuple[Variant, dict[str, Any]], ...] = (
+    (
+        Variant(module=_CHOICE, function="block_means"),
+        {"T": BLOCK_TOKENS, "SIZE": 128, "WIDTH": 128, "TILE_T": TILE_TOKENS, "QUANTIZED": False},
+    ),
+    (
+        Variant(module=_CHOICE, function="pair_scores"),
+        {"SIZE": 128, "WIDTH": 128, "TILE_W": TILE_PLACES_SCORED, "CAUSAL": True},
+    ),
+    *(
+        (
+            Variant(module=_CHOICE, function="kept_places"),
+            {"TILE_W": TILE_PLACES, "CAUSAL": True, "DIAGONAL": True, "WRITE": write},
+        )
+        for write in (False, True)
+    ),
+)
+"""The kernels that choose blocks, whose tiles are the same everywhere, with their compile-time constants."""

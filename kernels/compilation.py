@@ -15,8 +15,9 @@ from typing import Any
 from ultraflash.kernels.devices import DEVICES
 
 _TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-_FLOAT32_POINTERS = ("lse_ptr", "delta_ptr", "k_scale_ptr", "v_scale_ptr")
-_INDEX_POINTERS = ("row_ptr", "col_ptr", "col_idx", "row_idx")
+_FLOAT32 = re.compile(r"^(lse|delta|threshold|weight|score|(\w+_)?mean|(\w+_)?scale)_ptr$")
+_INT32 = re.compile(r"^((row|col|count)_ptr|(row|col)_idx)$")
+_FLOATS = ("score_scale", "root")
 _STRIDE = re.compile(r"^(new|cached|scale|q|k|x)_(batch|block|token|head)$")
 
 
@@ -85,16 +86,16 @@ def _signature(kernel: Any, constants: Mapping[str, Any], element: str) -> tuple
     for name in kernel.arg_names:
         if name in constants:
             types[name] = "constexpr"
-        elif name in _FLOAT32_POINTERS:
+        elif _FLOAT32.match(name):
             types[name] = "*fp32"
-        elif name in _INDEX_POINTERS:
+        elif _INT32.match(name):
             types[name] = "*i32"
         elif name.startswith("cached_") and name.endswith("_ptr") and constants.get("QUANTIZED"):
             types[name] = "*i8"
         elif name.endswith("_ptr"):
             types[name] = f"*{element}"
         else:
-            types[name] = "fp32" if name == "score_scale" else "i32"
+            types[name] = "fp32" if name in _FLOATS else "i32"
     aligned = [name for name, kind in types.items() if kind.startswith("*") or _STRIDE.match(name)]
     return types, aligned
 

@@ -21,9 +21,9 @@ from ultraflash.kernels.launch import launch, tile_width
 from .layout import BlockGrid
 from .selection import BlockSelection, SelectionRule
 
-_TILE_TOKENS = 64
-_TILE_PLACES = 128
-_TILE_PLACES_SCORED = 32  # each brings a vector of D numbers
+TILE_TOKENS = 64
+TILE_PLACES = 128
+TILE_PLACES_SCORED = 32  # each brings a vector of D numbers
 
 
 def select(
@@ -104,7 +104,7 @@ def _pool(
         "T": tokens,
         "SIZE": size,
         "WIDTH": tile_width(size),
-        "TILE_T": min(_TILE_TOKENS, tile_width(tokens)),
+        "TILE_T": min(TILE_TOKENS, tile_width(tokens)),
         "QUANTIZED": scale is not None,
     }
     launch(block_means, (batch * heads * blocks,), arguments, interpret=interpret)
@@ -129,7 +129,7 @@ def _scores(
         "root": size**0.5,
         "SIZE": size,
         "WIDTH": tile_width(size),
-        "TILE_W": _TILE_PLACES_SCORED,
+        "TILE_W": TILE_PLACES_SCORED,
     }
     launch(pair_scores, (batch * heads * query_blocks,), arguments, interpret=interpret)
     return scores
@@ -171,7 +171,7 @@ def _lists(
         "spatial_blocks": grid.spatial_blocks,
         "places": places,
         **window,
-        "TILE_W": _TILE_PLACES,
+        "TILE_W": TILE_PLACES,
         "DIAGONAL": diagonal,
     }
     launch(kept_places, (rows,), {**arguments, "WRITE": False}, interpret=interpret)

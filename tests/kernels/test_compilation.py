@@ -1,9 +1,11 @@
 """Every kernel in the tiles that ship, compiled for devices that are not here."""
 
+from typing import Any
+
 import pytest
 
 from ultraflash.kernels.backends import has_triton
-from ultraflash.kernels.candidates import VARIANTS, WIDTHS
+from ultraflash.kernels.candidates import CHOICE, VARIANTS, WIDTHS, Variant
 from ultraflash.kernels.compilation import compile_ahead
 from ultraflash.kernels.devices import DEVICES
 from ultraflash.kernels.tiles import FALLBACK, survivors, table
@@ -19,6 +21,16 @@ def test_the_tiles_in_use_fit_and_do_not_spill(kernel: str, arch: str, dtype: st
     usage = compile_ahead(
         VARIANTS[kernel].kernel(), constants, arch=arch, dtype=dtype, warps=tiles.warps, stages=tiles.stages
     )
+    assert usage.survives, usage
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize(("variant", "constants"), CHOICE)
+def test_the_kernels_that_choose_blocks_fit_and_do_not_spill(
+    arch: str, variant: Variant, constants: dict[str, Any]
+) -> None:
+    usage = compile_ahead(variant.kernel(), constants, arch=arch, dtype="bfloat16", warps=4, stages=1)
     assert usage.survives, usage
 
 
