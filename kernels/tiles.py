@@ -35,7 +35,7 @@ class Tiles:
 INTERPRETED = Tiles(m=64, j=64, warps=1, stages=1)
 """Compiled for nothing; small enough that tests see several tiles."""
 
-FALLBACK = Tiles(m=64, j=32, warps=4, stages=2)
+FALLBACK = Tiles(m=32, j=32, warps=4, stages=2)
 """For devices and data types that the table does not know: small, so that it fits any of them."""
 
 

@@ -54,4 +54,4 @@ def test_the_table_says_of_every_row_what_its_numbers_say() -> None:
 
 def test_a_device_that_nothing_is_known_of_gets_small_tiles() -> None:
     assert survivors("attend_forward", "sm_75", "bfloat16", 64) == []
-    assert (FALLBACK.m, FALLBACK.j) == (64, 32)
+    assert FALLBACK.m * FALLBACK.j <= 32 * 32
