@@ -35,10 +35,10 @@ def test_the_kernels_that_choose_blocks_fit_and_do_not_spill(
 
 
 @pytest.mark.parametrize("kernel", list(VARIANTS))
-@pytest.mark.parametrize("arch", list(DEVICES))
+@pytest.mark.parametrize("arch", [arch for arch in DEVICES if arch.startswith("sm_")])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_every_kernel_has_tiles_for_every_device_in_16_bits(
+def test_every_kernel_has_tiles_for_every_nvidia_device_in_16_bits(
     kernel: str, arch: str, width: int, dtype: str
 ) -> None:
     assert survivors(kernel, arch, dtype, width)
