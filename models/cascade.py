@@ -196,6 +196,7 @@ class Cascade:
                 head_dim=sr.dit.head_dim,
                 dtype=self._dtype,
                 device=self._device,
+                storage=sr.kv,
             ),
         )
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
+from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.prediction import Prediction
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
@@ -76,6 +77,7 @@ class BaseConfig:
         sink_frames: first frames that are never evicted.
         schedule: denoising steps.
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
+        kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
     """
 
     dit: DiTConfig
@@ -86,8 +88,10 @@ class BaseConfig:
     sink_frames: int
     schedule: FlowSchedule
     prediction: Prediction = "flow"
+    kv: KvStorage = "model"
 
     def __post_init__(self) -> None:
+        check_storage(self.kv)
         if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
             raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")
         if self.block_frames > self.window_frames - self.sink_frames:
@@ -112,6 +116,7 @@ class SuperResolutionConfig:
         cached_blocks: temporal blocks kept from earlier calls.
         rule: which key blocks a query block sees.
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
+        kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
     """
 
     dit: DiTConfig
@@ -121,8 +126,10 @@ class SuperResolutionConfig:
     cached_blocks: int
     rule: SelectionRule
     prediction: Prediction = "flow"
+    kv: KvStorage = "model"
 
     def __post_init__(self) -> None:
+        check_storage(self.kv)
         if self.group_blocks < 1 or self.cached_blocks < 0:
             raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
         if len(self.block) != 3 or min(self.block) < 1:

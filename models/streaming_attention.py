@@ -29,6 +29,7 @@ def window_cache(config: BaseConfig, *, batch: int, dtype: torch.dtype, device: 
         head_dim=config.dit.head_dim,
         dtype=dtype,
         device=device,
+        storage=config.kv,
     )
 
 
