@@ -5,6 +5,8 @@ Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and c
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,16 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig, MissingWeights
+from ultraflash.models.errors import BadConfig, MissingWeights, StreamOffloaded
+from ultraflash.models.fingerprint import preset_digest, weights_digest
 from ultraflash.models.noise import check_seed, counter_noise
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size, load_preset
+from ultraflash.models.prompt_change import Transition, blend_between, check_transition
 from ultraflash.models.ring_cache import BlockCache
-from ultraflash.models.schedule import TRAIN_STEPS, add_noise
+from ultraflash.models.schedule import TRAIN_STEPS
+from ultraflash.models.snapshot import Identity, Snapshot, capture, fill
 from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
-from ultraflash.models.streaming_attention import SparseAttention, WindowAttention, window_cache
+from ultraflash.models.streaming_attention import SparseAttention, window_cache
 from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import (
@@ -33,6 +39,7 @@ from ultraflash.models.weights import (
     upsampler_file,
     verify_manifest,
 )
+from ultraflash.models.window_latents import WindowLatents
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -77,6 +84,7 @@ class Cascade:
             factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
+        self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
 
     @classmethod
     def load(
@@ -133,18 +141,44 @@ class Cascade:
             EmptyPrompt, PromptTooLong, UnknownSize, InvalidSeed.
         """
         chosen = self.preset.size(size or self.preset.default_size)
+        base = self.preset.base
         return StreamState(
             seed=check_seed(seed),
             prompt_context=self._encode(prompt),
-            base_cache=window_cache(self.preset.base, batch=1, dtype=self._dtype, device=self._device),
+            base_cache=window_cache(base, batch=1, dtype=self._dtype, device=self._device),
+            window=WindowLatents(
+                (base.dit.out_channels, base.rows, base.cols),
+                frames=base.window_frames,
+                sink_frames=base.sink_frames,
+                device=self._device,
+            ),
             picture=self._new_picture(chosen),
             next_size=chosen,
+            dynamic_cache=self.preset.dynamic_cache,
         )
 
     @torch.inference_mode()
-    def set_prompt(self, state: StreamState, prompt: str) -> None:
-        """Show something else from the next group on. Raises EmptyPrompt or PromptTooLong and changes nothing then."""
-        state.prompt_context = self._encode(prompt)
+    def set_prompt(
+        self, state: StreamState, prompt: str, *, transition: Transition = "recompute", groups: int = 1
+    ) -> None:
+        """Show something else from the next group on.
+
+        Args:
+            state: the stream.
+            prompt: what to show.
+            transition: what becomes of the past, see :mod:`ultraflash.models.prompt_change`.
+            groups: over which a blend is spread; 1 for the others.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
+        """
+        check_transition(transition, groups)
+        context = self._encode(prompt)
+        blends = transition == "blend"
+        before = state.prompt_context
+        state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
+        state.prompt_context = replace(before, prompt=context.prompt) if blends else context
+        state.recompute_window = transition == "recompute"
 
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
@@ -156,28 +190,95 @@ class Cascade:
 
         Returns:
             uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.
+
+        Raises:
+            StreamOffloaded: it rests in host memory; nothing has changed.
         """
+        if state.offloaded:
+            raise StreamOffloaded("the stream rests in host memory; Cascade.resume brings it back")
         clock = StageSeconds()
         if state.next_size != state.picture.size:
             with clock.measure("resize"):
                 self._resize(state)
+        if state.blend is not None or state.recompute_window:
+            with clock.measure("prompt"):
+                self._change_prompt(state)
         with clock.measure("base"):
             latents = self._generate(state)
         frames = self._show(state, latents, state.latent_frames, clock)
         if state.latent_frames == 0:
             frames = frames[UNTRIMMED_FRAMES:]
         state.last_latents_BCFHW = latents
+        state.groups += 1
         state.latent_frames += latents.shape[2]
         state.frames_emitted += frames.shape[0]
         state.stage_seconds = clock.seconds
         return frames.contiguous()
 
+    def pause(self, state: StreamState) -> None:
+        """Move a stream to host memory, so that it takes none of the device's while it makes no frames."""
+        state.to(torch.device("cpu"))
+        state.offloaded = True
+
+    def resume(self, state: StreamState) -> None:
+        """Bring a paused stream back; it goes on bit for bit as if it had never been away."""
+        state.to(self._device)
+        state.offloaded = False
+
+    @torch.inference_mode()
+    def snapshot(self, state: StreamState) -> Snapshot:
+        """Copy everything that a stream carries, between two groups, to host memory."""
+        return capture(state, self._identity)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> StreamState:
+        """Make the stream of a snapshot, which goes on without a seam.
+
+        Raises:
+            ForeignSnapshot: it is of another preset, other weights or another number type.
+            BadSnapshot: it is no whole snapshot.
+        """
+        self._identity.check(snapshot.identity)
+        fields = snapshot.fields
+        state = self.open(fields["prompt"], size=fields["size"], seed=fields["seed"])
+        state.next_size = self.preset.size(fields["next_size"])
+        fill(state, snapshot, self._device)
+        if state.blend is not None:
+            state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
+        return state
+
+    @cached_property
+    def _identity(self) -> Identity:
+        networks = {"base": self._base, "sr": self._sr, "decoder": self._decoder}
+        networks |= {f"upsampler_x{factor}": net for factor, net in self._upsamplers.items()}
+        return Identity(
+            preset=self.preset.name,
+            preset_digest=preset_digest(self.preset),
+            weights_digest=weights_digest(networks),
+            dtype=str(self._dtype),
+        )
+
     def _encode(self, prompt: str) -> PromptContext:
         checked = self.check_prompt(prompt)
-        states = self._text.encode(checked).to(self._device)[None]
+        return self._context(checked, self._text.encode(checked).to(self._device)[None])
+
+    def _context(self, prompt: str, states_1XW: Tensor) -> PromptContext:
         return PromptContext(
-            prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states)
+            prompt=prompt,
+            states_1XW=states_1XW,
+            base=self._base.encode_text(states_1XW),
+            sr=self._sr.encode_text(states_1XW),
         )
+
+    def _change_prompt(self, state: StreamState) -> None:
+        """Take a blend one group further, and make the window anew where that was asked for."""
+        if state.blend is not None:
+            blend = replace(state.blend, done=state.blend.done + 1)
+            state.prompt_context = self._context(state.prompt, blend.states_1XW)
+            state.blend = blend if blend.done < blend.groups else None
+        if state.recompute_window:
+            self._blocks.recompute_window(state)
+            state.recompute_window = False
 
     def _new_picture(self, size: Size) -> Picture:
         sr = self.preset.sr
@@ -214,33 +315,10 @@ class Cascade:
     def _generate(self, state: StreamState) -> Tensor:
         """Clean base latents (1, C, F, H, W) of the next group."""
         start, size = state.latent_frames, self.preset.base.block_frames
-        blocks = [self._denoise(state, start + i * size) for i in range(self.preset.sr.group_blocks)]
+        blocks = [
+            self._blocks.denoise(state, start + i * size, size) for i in range(self.preset.sr.group_blocks)
+        ]
         return torch.cat(blocks, dim=2)
-
-    def _denoise(self, state: StreamState, start: int) -> Tensor:
-        """Denoise the block whose first latent frame is ``start`` and leave its clean keys and values in the cache."""
-        base = self.preset.base
-        shape = (1, base.dit.out_channels, base.block_frames, base.rows, base.cols)
-        sigmas = base.schedule.sigmas
-        clean = noisy = self._noise(state, shape, "base.step0", start)
-        for step, (sigma, timestep) in enumerate(zip(sigmas, base.schedule.timesteps, strict=True)):
-            if step:
-                noisy = add_noise(clean, self._noise(state, shape, f"base.step{step}", start), sigma)
-            output = self._run_base(state, noisy, timestep, start)
-            clean = clean_estimate(output, prediction=base.prediction, noisy=noisy, sigma=sigma)
-        self._run_base(state, clean, 0.0, start)
-        state.base_cache.commit()
-        return clean
-
-    def _run_base(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
-        frames = latent_BCFHW.shape[2]
-        return self._base(
-            latent_BCFHW,
-            torch.full((1, frames), timestep, device=self._device),
-            state.prompt_context.base,
-            torch.arange(start, start + frames, device=self._device),
-            WindowAttention(state.base_cache),
-        )
 
     def _show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
         """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
@@ -258,6 +336,7 @@ class Cascade:
     def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents."""
         picture, sr = state.picture, self.preset.sr
+        picture.sr.limit(state.dynamic_cache.sr_window(sr.cached_blocks, state.groups))
         noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
         frames = condition_BCFHW.shape[2]
         output = self._sr(

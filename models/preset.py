@@ -10,9 +10,9 @@ from typing import Any
 
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
+from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
 from ultraflash.models.kv_store import KvStorage, check_storage
-from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.prediction import Prediction
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
@@ -169,6 +169,7 @@ class Preset:
         sr: super-resolution; None when the decoder shows base latents.
         sizes: what can be made, smallest first.
         text: the text encoder.
+        dynamic_cache: what streams leave out for speed.
         sources: where the networks come from that do not ship with the package.
     """
 
@@ -184,6 +185,7 @@ class Preset:
     upsampler: Mapping[int, UpsamplerConfig] = field(default_factory=dict)
     sr: SuperResolutionConfig | None = None
     text: TextConfig = field(default_factory=TextConfig)
+    dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
@@ -193,6 +195,7 @@ class Preset:
             raise BadConfig("two sizes have the same name", param="sizes")
         if not self.weights and not self.sources:
             raise BadConfig("the preset lacks 'weights', and names no sources", param="weights")
+        self.dynamic_cache.check(self.base.schedule)
         self._check_channels()
         self._check_decoder()
         for size in self.sizes:
@@ -331,6 +334,7 @@ def dump_preset(preset: Preset) -> str:
     kind = "patch" if isinstance(preset.decoder, PatchConfig) else "tiny"
     table["decoder"] = {"kind": kind, **to_table(preset.decoder)}
     table["text"] = to_table(preset.text)
+    table["dynamic_cache"] = to_table(preset.dynamic_cache)
     table["sizes"] = [
         {key: value for key, value in to_table(size).items() if key != "spatial"} for size in preset.sizes
     ]
@@ -374,6 +378,7 @@ def _parse(table: dict[str, Any]) -> Preset:
             "decoder": decoder,
             "sizes": sizes,
             "text": build(TextConfig, table.get("text", {})),
+            "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
             "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },
     )

@@ -68,6 +68,11 @@ class RingCache:
         return self._filled
 
     @property
+    def occupancy(self) -> float:
+        """Part of the frames that are in use, 0 to 1."""
+        return self._filled / self._frames
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""
         return self._store.nbytes
@@ -169,7 +174,7 @@ class BlockCache:
         self._spatial = spatial_blocks
         shape = (layers, batch, frame_blocks * spatial_blocks, block_tokens, heads, head_dim)
         self._store = KvStore(shape, storage=storage, dtype=dtype, device=device)
-        self._capacity = frame_blocks
+        self._capacity = self._window = frame_blocks
         self.reset()
 
     def reset(self) -> None:
@@ -177,10 +182,25 @@ class BlockCache:
         self._filled = 0
         self._pending = 0
 
+    def limit(self, frame_blocks: int) -> None:
+        """Show and keep at most ``frame_blocks`` temporal blocks from now on, which may be fewer than fit.
+
+        Raises:
+            ValueError: more than fit.
+        """
+        if not 0 <= frame_blocks <= self._capacity:
+            raise ValueError(f"the cache holds {self._capacity} temporal blocks, not {frame_blocks}")
+        self._window = frame_blocks
+
     @property
     def frame_blocks(self) -> int:
         """Temporal blocks that :meth:`view` shows."""
-        return self._filled
+        return min(self._filled, self._window)
+
+    @property
+    def occupancy(self) -> float:
+        """Temporal blocks that are shown, as a part of those that fit, 0 to 1."""
+        return self.frame_blocks / self._capacity if self._capacity else 0.0
 
     @property
     def nbytes(self) -> int:
@@ -188,8 +208,9 @@ class BlockCache:
         return self._store.nbytes
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Cached keys and values (B, filled * spatial_blocks, block_tokens, N, D), oldest temporal block first."""
-        return self._store.read(layer, 0, self._filled * self._spatial)
+        """Cached keys and values (B, shown * spatial_blocks, block_tokens, N, D), oldest temporal block first."""
+        first = self._filled - self.frame_blocks
+        return self._store.read(layer, first * self._spatial, self._filled * self._spatial)
 
     def append(self, layer: int, k_BKTND: Tensor, v_BKTND: Tensor) -> None:
         """Keep the last blocks of (cached + new) for one layer; :meth:`commit` makes them visible for all layers.
@@ -205,13 +226,11 @@ class BlockCache:
                 f"a cache of {wanted[0]} streams, {self._spatial} blocks a temporal block and blocks of "
                 f"{tuple(wanted[2:])} cannot hold {tuple(k_BKTND.shape)} and {tuple(v_BKTND.shape)}"
             )
-        kept = min(self._capacity, self._filled + new)
+        kept = min(self._window, self._filled + new)
         from_new = min(kept, new)
         from_old = kept - from_new
         if from_old and self._filled > from_old:
-            self._store.shift(
-                layer, (self._filled - from_old) * self._spatial, self._filled * self._spatial
-            )
+            self._store.shift(layer, (self._filled - from_old) * self._spatial, self._filled * self._spatial)
         fresh = slice((new - from_new) * self._spatial, None)
         self._store.write(layer, from_old * self._spatial, k_BKTND[:, fresh], v_BKTND[:, fresh])
         self._pending = kept
@@ -222,10 +241,12 @@ class BlockCache:
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """What a stream would miss: the filled part of the buffers, without a copy, and how much that is."""
-        return self._store.tensors(self._filled * self._spatial), {"filled": self._filled}
+        fields = {"filled": self._filled, "window": self._window}
+        return self._store.tensors(self._filled * self._spatial), fields
 
     def restore(self, tensors: dict[str, Tensor], fields: dict[str, int]) -> None:
         """Go on where :meth:`capture` was called."""
+        self.limit(fields["window"])
         self._filled = self._pending = fields["filled"]
         self._store.restore(tensors, self._filled * self._spatial)
 

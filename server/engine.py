@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from ultraflash.server.errors import BadOption
 
@@ -61,12 +61,32 @@ class EnginePreset(Protocol):
         """The size called ``text``, a name or ``WxH``. Raises ``UnknownSize``."""
 
 
+class CacheUse(Protocol):
+    """What a stream has left out so far, and how full its caches are."""
+
+    @property
+    def steps_saved(self) -> int:
+        """Denoising passes left out."""
+
+    @property
+    def refreshes_skipped(self) -> int:
+        """Passes that only refresh a cache, left out."""
+
+    @property
+    def occupancy(self) -> Mapping[str, float]:
+        """By cache, the part of it that the next block can see, 0 to 1."""
+
+
 class EngineState(Protocol):
-    """State of one stream, opaque but for the times it reports."""
+    """State of one stream, opaque but for what it reports."""
 
     @property
     def stage_seconds(self) -> Mapping[str, float]:
         """Seconds of the newest group by stage."""
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """Work left out, and caches."""
 
 
 class Engine(Protocol):
@@ -88,8 +108,11 @@ class Engine(Protocol):
     def next_group(self, state: Any) -> torch.Tensor:
         """Next frames, uint8 (T, H, W, 3) RGB, contiguous, on the CPU."""
 
-    def set_prompt(self, state: Any, prompt: str) -> None:
-        """Changes the prompt from the next group on."""
+    def set_prompt(
+        self, state: Any, prompt: str, *, transition: Literal["recompute", "blend"], groups: int
+    ) -> None:
+        """Changes the prompt from the next group on: at once, with the past seen under the new prompt too
+        (``recompute``), or in equal steps over ``groups`` groups (``blend``)."""
 
     def set_size(self, state: Any, size: str) -> None:
         """Changes the size from the next group on."""

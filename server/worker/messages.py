@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgpack
 
@@ -57,11 +57,13 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPrompt:
-    """Changes the prompt from the next group on."""
+    """Changes the prompt from the next group on, at once or, with ``blend``, over ``groups`` groups."""
 
     stream_id: str
     event_id: str
     prompt: str
+    transition: Literal["cut", "blend"]
+    groups: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +210,9 @@ class StreamStats:
     encoded_kbps: float
     ahead_ms: float
     stages: dict[str, float]
+    steps_saved: int
+    refreshes_skipped: int
+    cache_occupancy: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
