@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.block_generator import BlockGenerator
+from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig, MissingWeights, StreamOffloaded
 from ultraflash.models.fingerprint import preset_digest, weights_digest
+from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed, counter_noise
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
 from ultraflash.models.prediction import clean_estimate
@@ -85,22 +87,34 @@ class Cascade:
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
+        self._plans: dict[str, MemoryPlan] = {}
 
     @classmethod
     def load(
-        cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None
+        cls,
+        preset: str | Path | Preset = "mini",
+        *,
+        size: str | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> Cascade:
         """Load a preset and its weights.
 
         Args:
             preset: a name, the path of a TOML file, or a preset.
+            size: the largest that streams will have, for which there must be memory; the default size if None.
             device: torch device.
             dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
 
         Raises:
-            UnknownPreset, BadConfig, MissingWeights.
+            UnknownPreset, BadConfig, UnknownSize, MissingWeights.
+            NotEnoughMemory: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
+        where = torch.device(device)
+        dtype = dtype or fastest_dtype(where)
+        if (free := free_bytes(where)) is not None:
+            check_memory(chosen, memory_plan(chosen, size, dtype=dtype), free_bytes=free, dtype=dtype)
         folder = weights_folder(chosen)
         verify_manifest(folder)
         base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
@@ -110,7 +124,6 @@ class Cascade:
         load_file(decoder, folder / DECODER_FILE)
         for factor, net in upsamplers.items():
             load_file(net, folder / upsampler_file(factor))
-        where = torch.device(device)
         return cls(
             chosen,
             text=MiniLMEncoder(),
@@ -119,7 +132,7 @@ class Cascade:
             sr=sr,
             decoder=decoder,
             device=where,
-            dtype=dtype or fastest_dtype(where),
+            dtype=dtype,
         )
 
     def check_prompt(self, prompt: str) -> str:
@@ -139,8 +152,10 @@ class Cascade:
 
         Raises:
             EmptyPrompt, PromptTooLong, UnknownSize, InvalidSeed.
+            NotEnoughMemory: the device has no room for one more stream of that size.
         """
         chosen = self.preset.size(size or self.preset.default_size)
+        self._check_room(chosen)
         base = self.preset.base
         return StreamState(
             seed=check_seed(seed),
@@ -257,6 +272,15 @@ class Cascade:
             weights_digest=weights_digest(networks),
             dtype=str(self._dtype),
         )
+
+    def _check_room(self, size: Size) -> None:
+        free = free_bytes(self._device)
+        if free is None:
+            return
+        if size.name not in self._plans:
+            self._plans[size.name] = memory_plan(self.preset, size.name, dtype=self._dtype)
+        plan = self._plans[size.name]
+        check_memory(self.preset, plan, free_bytes=free, dtype=self._dtype, loaded=True)
 
     def _encode(self, prompt: str) -> PromptContext:
         checked = self.check_prompt(prompt)

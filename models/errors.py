@@ -100,6 +100,7 @@ class NotEnoughMemory(UltraflashError):
     """
 
     code = "not_enough_memory"
+    retryable = True
 
     def __init__(self, message: str, *, needed_bytes: int, free_bytes: int) -> None:
         super().__init__(message, param="preset")

@@ -9,8 +9,9 @@ Shapes: B batch (1), C channels, F latent frames, H W rows and columns, X text t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,14 @@ from ultraflash.models.preset import (
     load_preset,
 )
 from ultraflash.models.streaming_attention import block_cache, sr_grid, window_cache
-from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.tiny_decoder import TinyDecoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
 
 META = torch.device("meta")
 GIB = 1 << 30
+
+_Networks = Mapping[str, nn.Module]
 
 # Bytes of text encoders as they run: the int8 network of `minilm` with onnxruntime's working memory, and the encoder
 # half of UMT5-XXL in bfloat16.
@@ -91,15 +93,17 @@ def memory_plan(
         UnknownSize: the preset does not make it.
     """
     chosen = preset.size(size or preset.default_size)
-    with META:
+    # Parameters cannot be cast in inference mode, in which a stream is opened.
+    with META, torch.inference_mode(False), torch.no_grad():
+        nets = _networks(preset, dtype)
         return MemoryPlan(
             preset=preset.name,
             size=chosen.name,
-            weights={name: _bytes_of(net) for name, net in _networks(preset, dtype).items()},
-            stream=_stream_bytes(preset, chosen, dtype),
+            weights={name: _bytes_of(net) for name, net in nets.items()},
+            stream=_stream_bytes(preset, chosen, dtype, nets),
             estimates={
                 "text": _TEXT_BYTES[preset.text.kind],
-                "activations": _activation_bytes(preset, chosen, dtype),
+                "activations": _activation_bytes(preset, chosen, dtype, nets),
             },
         )
 
@@ -118,31 +122,30 @@ def largest_that_fits(preset: Preset, free_bytes: int, *, dtype: torch.dtype) ->
 
 
 def check_memory(
-    preset: Preset, size: str | None, *, free_bytes: int, dtype: torch.dtype, part: str = "total"
-) -> MemoryPlan:
-    """The plan of a preset at a size, if it fits.
+    preset: Preset, plan: MemoryPlan, *, free_bytes: int, dtype: torch.dtype, loaded: bool = False
+) -> None:
+    """Refuse what does not fit.
 
     Args:
-        preset, size, dtype: as of :func:`memory_plan`.
+        preset, dtype: what ``plan`` was made of.
+        plan: what is wanted.
         free_bytes: what the device has.
-        part: ``total``, or ``stream`` for one more stream where the networks are loaded.
+        loaded: whether the networks are in memory already, so that only the stream and its passes count.
 
     Raises:
-        NotEnoughMemory: it does not; the message says what would.
-        UnknownSize: the preset does not make it.
+        NotEnoughMemory: it does not fit; the message says what would.
     """
-    plan = memory_plan(preset, size, dtype=dtype)
-    needed = plan.total_bytes if part == "total" else plan.total_bytes - plan.loaded_bytes
+    there = plan.loaded_bytes if loaded else 0
+    needed = plan.total_bytes - there
     if needed <= free_bytes:
-        return plan
-    loaded = 0 if part == "total" else plan.loaded_bytes
-    best = largest_that_fits(preset, free_bytes + loaded, dtype=dtype)
+        return
+    best = largest_that_fits(preset, free_bytes + there, dtype=dtype)
     advice = (
         "nothing that ships with the package does"
         if best is None
         else f"{best.preset} at {best.size} does, with {best.total_bytes / GIB:.2f} GiB in all"
     )
-    what = "" if part == "total" else "one more stream of "
+    what = "one more stream of " if loaded else ""
     raise NotEnoughMemory(
         f"{what}{plan.preset} at {plan.size} needs {needed / GIB:.2f} GiB ({needed} bytes), and "
         f"{free_bytes / GIB:.2f} GiB ({free_bytes} bytes) are free, which is not enough; {advice}",
@@ -151,7 +154,7 @@ def check_memory(
     )
 
 
-def _networks(preset: Preset, dtype: torch.dtype) -> dict[str, nn.Module]:
+def _networks(preset: Preset, dtype: torch.dtype) -> _Networks:
     nets: dict[str, nn.Module] = {"base": CausalDiT(preset.base.dit).cast(dtype)}
     if preset.sr is not None:
         nets["sr"] = CausalDiT(preset.sr.dit).cast(dtype)
@@ -169,7 +172,7 @@ def _bytes_of(net: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
 
 
-def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype) -> dict[str, int]:
+def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Networks) -> dict[str, int]:
     base = preset.base
     frame = (base.dit.out_channels, base.rows, base.cols)
     window = WindowLatents(frame, frames=base.window_frames, sink_frames=base.sink_frames, device=META)
@@ -178,72 +181,62 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype) -> dict[str, i
         "window_latents": window.nbytes,
         "last_latents": preset.group_frames * math.prod(frame) * torch.float32.itemsize,
         "prompt": _prompt_bytes(preset, dtype),
-        "decoder_memory": _memory_after(lambda: _decode(preset, size, dtype, frames=1)),
+        "decoder_memory": _decode(preset, size, nets, frames=1).nbytes,
     }
     if size.refine and preset.sr is not None:
         grid = sr_grid(preset.sr, size, frames=preset.group_frames)
         parts["sr_cache"] = block_cache(preset.sr, grid, dtype=dtype, device=META).nbytes
-        parts["upsampler_memory"] = _memory_after(lambda: _upsample(preset, size, dtype, frames=1))
+        parts["upsampler_memory"] = _upsample(size, nets, frames=1).nbytes
     return parts
 
 
 def _prompt_bytes(preset: Preset, dtype: torch.dtype) -> int:
-    """Text states and the cross-attention keys and values of both transformers."""
-    total = _text_states(preset.text).nbytes
+    """Text states and, for both transformers, cross-attention keys and values and what the text states sum up to."""
+    total = preset.text.tokens * preset.text.width * torch.float32.itemsize
     for dit in (preset.base.dit, *([preset.sr.dit] if preset.sr is not None else [])):
-        context = CausalDiT(dit).cast(dtype).encode_text(_text_states(preset.text))
-        summary = [] if context.summary_B1E is None else [context.summary_B1E]
-        total += sum(tensor.nbytes for tensor in (*context.keys, *context.values, *summary))
+        total += 2 * dit.layers * dit.text_tokens * dit.dim * dtype.itemsize
+        total += dit.dim * torch.float32.itemsize if dit.text_summary else 0
     return total
 
 
-def _text_states(text: TextConfig) -> Tensor:
-    return torch.empty(1, text.tokens, text.width)
-
-
-def _memory_after(run: Callable[[], FrameMemory]) -> int:
-    with torch.inference_mode():
-        return run().nbytes
-
-
-def _upsample(preset: Preset, size: Size, dtype: torch.dtype, *, frames: int) -> FrameMemory:
-    config = preset.upsampler[size.factor]
-    net = LatentUpsampler(config).to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    memory: FrameMemory = net.init_memory()
-    net(torch.empty(1, frames, config.channels, size.rows, size.cols), memory)
+def _upsample(size: Size, nets: _Networks, *, frames: int) -> FrameMemory:
+    """Run the upsampler over a stream's first frames; returns its memory."""
+    net = cast(LatentUpsampler, nets[f"upsampler_x{size.factor}"])
+    memory = net.init_memory()
+    net(torch.empty(1, frames, net.config.channels, size.rows, size.cols), memory)
     return memory
 
 
-def _decode(preset: Preset, size: Size, dtype: torch.dtype, *, frames: int) -> FrameMemory:
-    net = _decoder(preset.decoder).to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    memory: FrameMemory = net.init_memory()
+def _decode(preset: Preset, size: Size, nets: _Networks, *, frames: int) -> FrameMemory:
+    """Run the decoder over a stream's first frames; returns its memory."""
+    net = cast("PatchDecoder | TinyDecoder", nets["decoder"])
+    memory = net.init_memory()
     rows, cols = size.rows * size.factor, size.cols * size.factor
     net.decode_uint8(torch.empty(1, frames, preset.decoder.latent_channels, rows, cols), memory)
     return memory
 
 
-def _activation_bytes(preset: Preset, size: Size, dtype: torch.dtype) -> int:
+def _activation_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Networks) -> int:
     """The largest of the stages' peaks: they run one after the other."""
     base, frames = preset.base, preset.group_frames
     tokens = math.prod(base.dit.token_grid(base.rows, base.cols))
-    kept = 0 if base.kv == "model" else 2 * base.window_frames * tokens * base.dit.dim * dtype.itemsize
+    read = 0 if base.kv == "model" else 2 * base.window_frames * tokens * base.dit.dim * dtype.itemsize
     peaks = [
-        _dit_peak(base.dit, (base.block_frames, base.rows, base.cols), dtype) + kept,
-        activation_peak(lambda: _decode(preset, size, dtype, frames=frames)),
+        read + _dit_peak(base.dit, (base.block_frames, base.rows, base.cols), dtype),
+        activation_peak(lambda: _decode(preset, size, nets, frames=frames)),
     ]
     if size.refine and preset.sr is not None:
         rows, cols = size.rows * size.factor, size.cols * size.factor
         gathered = _sparse_bytes(preset.sr, sr_grid(preset.sr, size, frames=frames), dtype)
-        peaks.append(_dit_peak(preset.sr.dit, (frames, rows, cols), dtype) + gathered)
-        peaks.append(activation_peak(lambda: _upsample(preset, size, dtype, frames=frames)))
+        peaks.append(gathered + _dit_peak(preset.sr.dit, (frames, rows, cols), dtype))
+        peaks.append(activation_peak(lambda: _upsample(size, nets, frames=frames)))
     return max(peaks)
 
 
 def _dit_peak(config: DiTConfig, shape_FHW: tuple[int, int, int], dtype: torch.dtype) -> int:
     """Of one layer, which is that of all: nothing of a layer outlives it but the residual stream."""
     net = CausalDiT(replace(config, layers=1)).cast(dtype)
-    heads = (1, config.text_tokens, config.heads, config.head_dim)
-    keys = (torch.empty(heads, dtype=dtype),)
+    keys = (torch.empty(1, config.text_tokens, config.heads, config.head_dim, dtype=dtype),)
     summary = torch.empty(1, 1, config.dim) if config.text_summary else None
     frames = shape_FHW[0]
 

@@ -118,8 +118,10 @@ class Engine(Protocol):
         """Changes the size from the next group on."""
 
 
-def load_engine(factory: str, preset: str) -> Engine:
+def load_engine(factory: str, preset: str, size: str | None) -> Engine:
     """Builds the engine that ``factory`` (``module:attribute``) makes of a preset's name or path.
+
+    ``size`` is that of streams that ask for none, for which there must be memory; None is the preset's own.
 
     Raises ``BadOption`` when there is no such factory, and whatever loading raises.
     """
@@ -134,4 +136,4 @@ def load_engine(factory: str, preset: str) -> Engine:
         if isinstance(error, ModuleNotFoundError) and not module_name.startswith(error.name or "?"):
             raise
         raise BadOption(f"No engine factory {factory!r}: {error}.", param="engine") from error
-    return cast(Engine, target(preset))
+    return cast(Engine, target(preset, size=size))

@@ -98,7 +98,7 @@ class PatternEngine:
         self._seconds = float(os.environ.get("PATTERN_SECONDS", "0.01"))
 
     @classmethod
-    def load(cls, preset: str) -> PatternEngine:
+    def load(cls, preset: str, size: str | None = None) -> PatternEngine:
         if preset == "broken":
             raise BadConfig("the preset 'broken' cannot be loaded")
         if preset == "dying":
