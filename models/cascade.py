@@ -12,27 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
-from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig, MissingWeights
+from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.errors import BadConfig
+from ultraflash.models.frame_memory import FrameMemory
+from ultraflash.models.loading import Decoder, load_networks
 from ultraflash.models.noise import check_seed, counter_noise
-from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.ring_cache import BlockCache
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention, window_cache
-from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
+from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import (
-    BASE_FILE,
-    DECODER_FILE,
-    SHIPPED,
-    SR_FILE,
-    load_file,
-    upsampler_file,
-    verify_manifest,
-)
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -47,11 +40,11 @@ class Cascade:
         self,
         preset: Preset,
         *,
-        text: MiniLMEncoder,
+        text: TextEncoder,
         base: CausalDiT,
         upsamplers: dict[int, LatentUpsampler],
-        sr: CausalDiT,
-        decoder: PatchDecoder,
+        sr: CausalDiT | None,
+        decoder: Decoder,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -60,11 +53,12 @@ class Cascade:
         Raises:
             BadConfig: the preset's transformers want another text encoder.
         """
-        for part, dit in (("base", preset.base.dit), ("sr", preset.sr.dit)):
-            if (dit.text_tokens, dit.text_dim) != (TOKENS, WIDTH):
+        wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
+        for part, dit in wanted:
+            if (dit.text_tokens, dit.text_dim) != (text.tokens, text.width):
                 raise BadConfig(
                     f"{part} takes {dit.text_tokens} text tokens of width {dit.text_dim}, "
-                    f"but the encoder makes {TOKENS} of width {WIDTH}",
+                    f"but the encoder makes {text.tokens} of width {text.width}",
                     param=f"{part}.dit.text_tokens",
                 )
         self.preset = preset
@@ -72,7 +66,7 @@ class Cascade:
         self._device = device
         self._dtype = dtype
         self._base = base.cast(dtype).to(device).eval()
-        self._sr = sr.cast(dtype).to(device).eval()
+        self._sr = None if sr is None else sr.cast(dtype).to(device).eval()
         self._upsamplers = {
             factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
@@ -93,25 +87,18 @@ class Cascade:
             UnknownPreset, BadConfig, MissingWeights.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
-        folder = weights_folder(chosen)
-        verify_manifest(folder)
-        base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
-        upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
-        load_file(base, folder / BASE_FILE)
-        load_file(sr, folder / SR_FILE)
-        load_file(decoder, folder / DECODER_FILE)
-        for factor, net in upsamplers.items():
-            load_file(net, folder / upsampler_file(factor))
         where = torch.device(device)
+        kind = dtype or fastest_dtype(where)
+        networks = load_networks(chosen, device=where, dtype=kind)
         return cls(
             chosen,
-            text=MiniLMEncoder(),
-            base=base,
-            upsamplers=upsamplers,
-            sr=sr,
-            decoder=decoder,
+            text=networks.text,
+            base=networks.base,
+            upsamplers=networks.upsamplers,
+            sr=networks.sr,
+            decoder=networks.decoder,
             device=where,
-            dtype=dtype or fastest_dtype(where),
+            dtype=kind,
         )
 
     def check_prompt(self, prompt: str) -> str:
@@ -175,33 +162,36 @@ class Cascade:
     def _encode(self, prompt: str) -> PromptContext:
         checked = self.check_prompt(prompt)
         states = self._text.encode(checked).to(self._device)[None]
-        return PromptContext(
-            prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states)
-        )
+        sr = TextContext((), ()) if self._sr is None else self._sr.encode_text(states)
+        return PromptContext(prompt=checked, base=self._base.encode_text(states), sr=sr)
 
     def _new_picture(self, size: Size) -> Picture:
-        sr = self.preset.sr
-        grid = self._sr_grid(size)
+        upsampler = self._upsamplers[size.factor].init_memory() if size.refine else FrameMemory(0, "zeros")
         return Picture(
-            size=size,
-            upsampler=self._upsamplers[size.factor].init_memory(),
-            decoder=self._decoder.init_memory(),
-            sr=BlockCache(
-                layers=sr.dit.layers,
-                batch=1,
-                frame_blocks=sr.cached_blocks,
-                spatial_blocks=grid.spatial_blocks,
-                block_tokens=grid.block_tokens,
-                heads=sr.dit.heads,
-                head_dim=sr.dit.head_dim,
-                dtype=self._dtype,
-                device=self._device,
-            ),
+            size=size, upsampler=upsampler, decoder=self._decoder.init_memory(), sr=self._new_sr_cache(size)
         )
 
-    def _sr_grid(self, size: Size) -> BlockGrid:
-        rows, cols = self.preset.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
-        return BlockGrid(frames=self.preset.group_frames, rows=rows, cols=cols, block=self.preset.sr.block)
+    def _new_sr_cache(self, size: Size) -> BlockCache:
+        """The empty cache of super-resolution; one that holds nothing for a size that goes without."""
+        sr = self.preset.sr if size.refine else None
+        grid = None if sr is None else self._sr_grid(size, self.preset.group_frames)
+        return BlockCache(
+            layers=sr.dit.layers if sr else 0,
+            batch=1,
+            frame_blocks=sr.cached_blocks if sr else 0,
+            spatial_blocks=grid.spatial_blocks if grid else 1,
+            block_tokens=grid.block_tokens if grid else 1,
+            heads=sr.dit.heads if sr else 1,
+            head_dim=sr.dit.head_dim if sr else 1,
+            dtype=self._dtype,
+            device=self._device,
+        )
+
+    def _sr_grid(self, size: Size, frames: int) -> BlockGrid:
+        sr = self.preset.sr
+        assert sr is not None  # a preset without super-resolution has no size that refines
+        rows, cols = sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+        return BlockGrid(frames=frames, rows=rows, cols=cols, block=sr.block)
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
@@ -212,14 +202,16 @@ class Cascade:
 
     def _generate(self, state: StreamState) -> Tensor:
         """Clean base latents (1, C, F, H, W) of the next group."""
-        start, size = state.latent_frames, self.preset.base.block_frames
-        blocks = [self._denoise(state, start + i * size) for i in range(self.preset.sr.group_blocks)]
+        start, blocks = state.latent_frames, []
+        for frames in self.preset.group_at(start):
+            blocks.append(self._denoise(state, start, frames))
+            start += frames
         return torch.cat(blocks, dim=2)
 
-    def _denoise(self, state: StreamState, start: int) -> Tensor:
-        """Denoise the block whose first latent frame is ``start`` and leave its clean keys and values in the cache."""
+    def _denoise(self, state: StreamState, start: int, frames: int) -> Tensor:
+        """Denoise ``frames`` latent frames from ``start`` on and leave their clean keys and values in the cache."""
         base = self.preset.base
-        shape = (1, base.dit.out_channels, base.block_frames, base.rows, base.cols)
+        shape = (1, base.dit.out_channels, frames, base.rows, base.cols)
         sigmas = base.schedule.sigmas
         clean = noisy = self._noise(state, shape, "base.step0", start)
         for step, (sigma, timestep) in enumerate(zip(sigmas, base.schedule.timesteps, strict=True)):
@@ -245,8 +237,11 @@ class Cascade:
         """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
         picture = state.picture
         size = picture.size
+        cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self._dtype)
+        if not size.refine:
+            with clock.measure("decode"):
+                return self._decoder.decode_uint8(cropped.transpose(1, 2), picture.decoder)[0].cpu()
         with clock.measure("upsample"):
-            cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self._dtype)
             upsampler = self._upsamplers[size.factor]
             condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
         with clock.measure("sr"):
@@ -255,16 +250,26 @@ class Cascade:
             return self._decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
 
     def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
-        """One step of super-resolution on upsampled latents."""
+        """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
         picture, sr = state.picture, self.preset.sr
+        assert sr is not None
         noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
+        frames = condition_BCFHW.shape[2]
+        call = frames if sr.call_frames is None or picture.sr.frame_blocks == 0 else sr.call_frames
+        parts = zip(noise.split(call, dim=2), condition_BCFHW.split(call, dim=2), strict=True)
+        refined = [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)]
+        return torch.cat(refined, dim=2)
+
+    def _run_sr(self, state: StreamState, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
+        picture, sr = state.picture, self.preset.sr
+        assert sr is not None and self._sr is not None
         frames = condition_BCFHW.shape[2]
         output = self._sr(
             torch.cat((noise, condition_BCFHW), dim=1),
             torch.full((1, 1), sr.timestep, device=self._device),
             state.prompt_context.sr,
             torch.arange(start, start + frames, device=self._device),
-            SparseAttention(picture.sr, self._sr_grid(picture.size), sr.rule),
+            SparseAttention(picture.sr, self._sr_grid(picture.size, frames), sr.rule),
         )
         picture.sr.commit()
         sigma = sr.timestep / TRAIN_STEPS
@@ -285,19 +290,6 @@ def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:
     top = (latents_BCFHW.shape[3] - rows) // 2
     left = (latents_BCFHW.shape[4] - cols) // 2
     return latents_BCFHW[..., top : top + rows, left : left + cols]
-
-
-def weights_folder(preset: Preset) -> Path:
-    """Where a preset's weights lie: a folder shipped with the package, or a path."""
-    shipped = SHIPPED / preset.weights
-    folder = shipped if shipped.is_dir() else Path(preset.weights)
-    if not folder.is_dir():
-        raise MissingWeights(
-            f"{preset.name} wants weights in {folder}, which is no folder; "
-            "`weights` in a preset is a folder of the package, or a path",
-            param="weights",
-        )
-    return folder
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -66,3 +66,16 @@ class MissingWeights(UltraflashError):
     """A weights file, or a tensor in it, that is absent or has another shape."""
 
     code = "missing_weights"
+
+
+class MissingExtra(UltraflashError):
+    """An optional package that the preset wants and that is not installed."""
+
+    code = "missing_extra"
+
+
+class HubUnreachable(UltraflashError):
+    """Files that could not be fetched from the Hugging Face hub."""
+
+    code = "hub_unreachable"
+    retryable = True
