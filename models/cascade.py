@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import FrameMemory
-from ultraflash.models.loading import Decoder, load_networks
+from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.noise import check_seed, counter_noise
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.prediction import clean_estimate
@@ -47,6 +48,7 @@ class Cascade:
         decoder: Decoder,
         device: torch.device,
         dtype: torch.dtype,
+        lora: LiveLora | None = None,
     ) -> None:
         """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
 
@@ -71,6 +73,7 @@ class Cascade:
             factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
+        self._lora = lora
 
     @classmethod
     def load(
@@ -99,6 +102,19 @@ class Cascade:
             decoder=networks.decoder,
             device=where,
             dtype=kind,
+            lora=networks.lora,
+        )
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that it runs, as they are on the device."""
+        return Networks(
+            text=self._text,
+            base=self._base,
+            upsamplers=self._upsamplers,
+            sr=self._sr,
+            decoder=self._decoder,
+            lora=self._lora,
         )
 
     def check_prompt(self, prompt: str) -> str:

@@ -132,3 +132,16 @@ class LiveLora:
     def scale(self, value: float) -> None:
         for layer in self._layers:
             layer.scale = value
+
+
+def without_live_lora(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network as if what lies beside its layers had been added into them at its present scale."""
+    tensors = net.state_dict()
+    for name, layer in net.named_modules():
+        if isinstance(layer, LowRankLinear):
+            change = tensors.pop(f"{name}.lora_up").float() @ tensors.pop(f"{name}.lora_down").float()
+            weight = tensors[f"{name}.weight"]
+            tensors[f"{name}.weight"] = (weight.float() + layer.scale * layer.factor * change).to(
+                weight.dtype
+            )
+    return tensors
