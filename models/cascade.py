@@ -13,34 +13,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.block_generator import BlockGenerator
+from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
-from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig, MissingWeights, StreamOffloaded
-from ultraflash.models.fingerprint import preset_digest, weights_digest
+from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.errors import BadConfig, StreamOffloaded
+from ultraflash.models.fingerprint import identity_of
+from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
-from ultraflash.models.noise import check_seed, counter_noise
-from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
-from ultraflash.models.prediction import clean_estimate
+from ultraflash.models.noise import check_seed
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
+from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
-from ultraflash.models.ring_cache import BlockCache
-from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.snapshot import Identity, Snapshot, capture, fill
-from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
-from ultraflash.models.streaming_attention import SparseAttention, window_cache
-from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
+from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
+from ultraflash.models.streaming_attention import window_cache
+from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import (
-    BASE_FILE,
-    DECODER_FILE,
-    SHIPPED,
-    SR_FILE,
-    load_file,
-    upsampler_file,
-    verify_manifest,
-)
 from ultraflash.models.window_latents import WindowLatents
 
 NetT = TypeVar("NetT", bound=nn.Module)
@@ -56,24 +46,26 @@ class Cascade:
         self,
         preset: Preset,
         *,
-        text: MiniLMEncoder,
+        text: TextEncoder,
         base: CausalDiT,
         upsamplers: dict[int, LatentUpsampler],
-        sr: CausalDiT,
-        decoder: PatchDecoder,
+        sr: CausalDiT | None,
+        decoder: Decoder,
         device: torch.device,
         dtype: torch.dtype,
+        lora: LiveLora | None = None,
     ) -> None:
         """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
         """
-        for part, dit in (("base", preset.base.dit), ("sr", preset.sr.dit)):
-            if (dit.text_tokens, dit.text_dim) != (TOKENS, WIDTH):
+        wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
+        for part, dit in wanted:
+            if (dit.text_tokens, dit.text_dim) != (text.tokens, text.width):
                 raise BadConfig(
                     f"{part} takes {dit.text_tokens} text tokens of width {dit.text_dim}, "
-                    f"but the encoder makes {TOKENS} of width {WIDTH}",
+                    f"but the encoder makes {text.tokens} of width {text.width}",
                     param=f"{part}.dit.text_tokens",
                 )
         self.preset = preset
@@ -81,12 +73,21 @@ class Cascade:
         self._device = device
         self._dtype = dtype
         self._base = base.cast(dtype).to(device).eval()
-        self._sr = sr.cast(dtype).to(device).eval()
+        self._sr = None if sr is None else sr.cast(dtype).to(device).eval()
         self._upsamplers = {
             factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
+        self._lora = lora
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
+        self._pictures = PictureStage(
+            preset=preset,
+            upsamplers=self._upsamplers,
+            sr=self._sr,
+            decoder=self._decoder,
+            device=device,
+            dtype=dtype,
+        )
         self._plans: dict[str, MemoryPlan] = {}
 
     @classmethod
@@ -112,27 +113,32 @@ class Cascade:
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = torch.device(device)
-        dtype = dtype or fastest_dtype(where)
+        kind = dtype or fastest_dtype(where)
         if (free := free_bytes(where)) is not None:
-            check_memory(chosen, memory_plan(chosen, size, dtype=dtype), free_bytes=free, dtype=dtype)
-        folder = weights_folder(chosen)
-        verify_manifest(folder)
-        base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
-        upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
-        load_file(base, folder / BASE_FILE)
-        load_file(sr, folder / SR_FILE)
-        load_file(decoder, folder / DECODER_FILE)
-        for factor, net in upsamplers.items():
-            load_file(net, folder / upsampler_file(factor))
+            check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
+        networks = load_networks(chosen, device=where, dtype=kind)
         return cls(
             chosen,
-            text=MiniLMEncoder(),
-            base=base,
-            upsamplers=upsamplers,
-            sr=sr,
-            decoder=decoder,
+            text=networks.text,
+            base=networks.base,
+            upsamplers=networks.upsamplers,
+            sr=networks.sr,
+            decoder=networks.decoder,
             device=where,
-            dtype=dtype,
+            dtype=kind,
+            lora=networks.lora,
+        )
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that it runs, as they are on the device."""
+        return Networks(
+            text=self._text,
+            base=self._base,
+            upsamplers=self._upsamplers,
+            sr=self._sr,
+            decoder=self._decoder,
+            lora=self._lora,
         )
 
     def check_prompt(self, prompt: str) -> str:
@@ -167,7 +173,7 @@ class Cascade:
                 sink_frames=base.sink_frames,
                 device=self._device,
             ),
-            picture=self._new_picture(chosen),
+            picture=self._pictures.open(chosen),
             next_size=chosen,
             dynamic_cache=self.preset.dynamic_cache,
         )
@@ -220,7 +226,7 @@ class Cascade:
                 self._change_prompt(state)
         with clock.measure("base"):
             latents = self._generate(state)
-        frames = self._show(state, latents, state.latent_frames, clock)
+        frames = self._pictures.show(state, latents, state.latent_frames, clock)
         if state.latent_frames == 0:
             frames = frames[UNTRIMMED_FRAMES:]
         state.last_latents_BCFHW = latents
@@ -252,11 +258,11 @@ class Cascade:
         Raises:
             ForeignSnapshot: it is of another preset, other weights or another number type.
             BadSnapshot: it is no whole snapshot.
+            NotEnoughMemory: the device has no room for the stream.
         """
         self._identity.check(snapshot.identity)
-        fields = snapshot.fields
-        state = self.open(fields["prompt"], size=fields["size"], seed=fields["seed"])
-        state.next_size = self.preset.size(fields["next_size"])
+        state = self.open(snapshot.prompt, size=snapshot.size, seed=snapshot.seed)
+        state.next_size = self.preset.size(snapshot.next_size)
         fill(state, snapshot, self._device)
         if state.blend is not None:
             state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
@@ -264,14 +270,7 @@ class Cascade:
 
     @cached_property
     def _identity(self) -> Identity:
-        networks = {"base": self._base, "sr": self._sr, "decoder": self._decoder}
-        networks |= {f"upsampler_x{factor}": net for factor, net in self._upsamplers.items()}
-        return Identity(
-            preset=self.preset.name,
-            preset_digest=preset_digest(self.preset),
-            weights_digest=weights_digest(networks),
-            dtype=str(self._dtype),
-        )
+        return identity_of(self.preset, self.networks, self._dtype)
 
     def _check_room(self, size: Size) -> None:
         free = free_bytes(self._device)
@@ -287,12 +286,9 @@ class Cascade:
         return self._context(checked, self._text.encode(checked).to(self._device)[None])
 
     def _context(self, prompt: str, states_1XW: Tensor) -> PromptContext:
-        return PromptContext(
-            prompt=prompt,
-            states_1XW=states_1XW,
-            base=self._base.encode_text(states_1XW),
-            sr=self._sr.encode_text(states_1XW),
-        )
+        sr = TextContext((), ()) if self._sr is None else self._sr.encode_text(states_1XW)
+        base = self._base.encode_text(states_1XW)
+        return PromptContext(prompt=prompt, states_1XW=states_1XW, base=base, sr=sr)
 
     def _change_prompt(self, state: StreamState) -> None:
         """Take a blend one group further, and make the window anew where that was asked for."""
@@ -304,104 +300,25 @@ class Cascade:
             self._blocks.recompute_window(state)
             state.recompute_window = False
 
-    def _new_picture(self, size: Size) -> Picture:
-        sr = self.preset.sr
-        grid = self._sr_grid(size)
-        return Picture(
-            size=size,
-            upsampler=self._upsamplers[size.factor].init_memory(),
-            decoder=self._decoder.init_memory(),
-            sr=BlockCache(
-                layers=sr.dit.layers,
-                batch=1,
-                frame_blocks=sr.cached_blocks,
-                spatial_blocks=grid.spatial_blocks,
-                block_tokens=grid.block_tokens,
-                heads=sr.dit.heads,
-                head_dim=sr.dit.head_dim,
-                dtype=self._dtype,
-                device=self._device,
-                storage=sr.kv,
-            ),
-        )
-
-    def _sr_grid(self, size: Size) -> BlockGrid:
-        rows, cols = self.preset.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
-        return BlockGrid(frames=self.preset.group_frames, rows=rows, cols=cols, block=self.preset.sr.block)
-
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
-        state.picture = self._new_picture(state.next_size)
+        state.picture = self._pictures.open(state.next_size)
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
-            self._show(state, state.last_latents_BCFHW, start, StageSeconds())
+            self._pictures.show(state, state.last_latents_BCFHW, start, StageSeconds())
 
     def _generate(self, state: StreamState) -> Tensor:
         """Clean base latents (1, C, F, H, W) of the next group."""
-        start, size = state.latent_frames, self.preset.base.block_frames
-        blocks = [
-            self._blocks.denoise(state, start + i * size, size) for i in range(self.preset.sr.group_blocks)
-        ]
+        start, blocks = state.latent_frames, []
+        for frames in self.preset.group_at(start):
+            blocks.append(self._blocks.denoise(state, start, frames))
+            start += frames
         return torch.cat(blocks, dim=2)
-
-    def _show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
-        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
-        picture = state.picture
-        size = picture.size
-        with clock.measure("upsample"):
-            cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self._dtype)
-            upsampler = self._upsamplers[size.factor]
-            condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
-        with clock.measure("sr"):
-            refined = self._refine(state, condition, start)
-        with clock.measure("decode"):
-            return self._decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
-
-    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
-        """One step of super-resolution on upsampled latents."""
-        picture, sr = state.picture, self.preset.sr
-        picture.sr.limit(state.dynamic_cache.sr_window(sr.cached_blocks, state.groups))
-        noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
-        frames = condition_BCFHW.shape[2]
-        output = self._sr(
-            torch.cat((noise, condition_BCFHW), dim=1),
-            torch.full((1, 1), sr.timestep, device=self._device),
-            state.prompt_context.sr,
-            torch.arange(start, start + frames, device=self._device),
-            SparseAttention(picture.sr, self._sr_grid(picture.size), sr.rule),
-        )
-        picture.sr.commit()
-        sigma = sr.timestep / TRAIN_STEPS
-        return clean_estimate(
-            output, prediction=sr.prediction, noisy=noise, sigma=sigma, condition=condition_BCFHW
-        )
-
-    def _noise(self, state: StreamState, shape: tuple[int, ...], role: str, index: int) -> Tensor:
-        return counter_noise(shape, seed=state.seed, role=role, index=index).to(self._device)
 
 
 def _channels_last(net: NetT) -> NetT:
     """Lay convolution weights out as the frames are: several times faster on a CPU."""
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:
-    top = (latents_BCFHW.shape[3] - rows) // 2
-    left = (latents_BCFHW.shape[4] - cols) // 2
-    return latents_BCFHW[..., top : top + rows, left : left + cols]
-
-
-def weights_folder(preset: Preset) -> Path:
-    """Where a preset's weights lie: a folder shipped with the package, or a path."""
-    shipped = SHIPPED / preset.weights
-    folder = shipped if shipped.is_dir() else Path(preset.weights)
-    if not folder.is_dir():
-        raise MissingWeights(
-            f"{preset.name} wants weights in {folder}, which is no folder; "
-            "`weights` in a preset is a folder of the package, or a path",
-            param="weights",
-        )
-    return folder
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

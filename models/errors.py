@@ -106,3 +106,16 @@ class NotEnoughMemory(UltraflashError):
         super().__init__(message, param="preset")
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
+
+
+class MissingExtra(UltraflashError):
+    """An optional package that the preset wants and that is not installed."""
+
+    code = "missing_extra"
+
+
+class HubUnreachable(UltraflashError):
+    """Files that could not be fetched from the Hugging Face hub."""
+
+    code = "hub_unreachable"
+    retryable = True

@@ -21,9 +21,8 @@ from ultraflash.models.activation_peak import activation_peak
 from ultraflash.models.dit import CausalDiT, DiTConfig, TextContext
 from ultraflash.models.errors import NotEnoughMemory
 from ultraflash.models.frame_memory import FrameMemory
-from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
+from ultraflash.models.loading import Decoder, build_decoder
 from ultraflash.models.preset import (
-    DecoderShape,
     Preset,
     Size,
     SuperResolutionConfig,
@@ -31,7 +30,6 @@ from ultraflash.models.preset import (
     load_preset,
 )
 from ultraflash.models.streaming_attention import block_cache, sr_grid, window_cache
-from ultraflash.models.tiny_decoder import TinyDecoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
 
@@ -160,12 +158,8 @@ def _networks(preset: Preset, dtype: torch.dtype) -> _Networks:
         nets["sr"] = CausalDiT(preset.sr.dit).cast(dtype)
     for factor, config in preset.upsampler.items():
         nets[f"upsampler_x{factor}"] = LatentUpsampler(config).to(dtype)
-    nets["decoder"] = _decoder(preset.decoder).to(dtype)
+    nets["decoder"] = build_decoder(preset).to(dtype)
     return nets
-
-
-def _decoder(config: DecoderShape) -> PatchDecoder | TinyDecoder:
-    return PatchDecoder(config) if isinstance(config, PatchConfig) else TinyDecoder(config)
 
 
 def _bytes_of(net: nn.Module) -> int:
@@ -209,7 +203,7 @@ def _upsample(size: Size, nets: _Networks, *, frames: int) -> FrameMemory:
 
 def _decode(preset: Preset, size: Size, nets: _Networks, *, frames: int) -> FrameMemory:
     """Run the decoder over a stream's first frames; returns its memory."""
-    net = cast("PatchDecoder | TinyDecoder", nets["decoder"])
+    net = cast(Decoder, nets["decoder"])
     memory = net.init_memory()
     rows, cols = size.rows * size.factor, size.cols * size.factor
     net.decode_uint8(torch.empty(1, frames, preset.decoder.latent_channels, rows, cols), memory)

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
-from ultraflash.models.errors import BadConfig, BadSnapshot, ForeignSnapshot
+from ultraflash.models.errors import BadConfig, BadSnapshot
+from ultraflash.models.fingerprint import Identity
 from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.stream_state import StreamState
 
@@ -30,36 +31,6 @@ _FORMAT = "ultraflash-stream"
 VERSION = 1
 
 _COUNTS = ("groups", "latent_frames", "frames_emitted", "steps_saved", "refreshes_skipped")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What a stream was made with; only the same can go on with it.
-
-    Attributes:
-        preset: name of the preset.
-        preset_digest, weights_digest: see :mod:`ultraflash.models.fingerprint`.
-        dtype: of the matrix products.
-    """
-
-    preset: str
-    preset_digest: str
-    weights_digest: str
-    dtype: str
-
-    def check(self, other: Identity) -> None:
-        """Raise ForeignSnapshot, which says what differs, unless ``other`` is the same."""
-        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        if ours == theirs:
-            return
-        differing = ", ".join(
-            f"{name.replace('_digest', '')} ({theirs[name][:16]}, here {ours[name][:16]})"
-            for name in ("preset", "preset_digest", "weights_digest", "dtype")
-            if ours[name] != theirs[name]
-        )
-        raise ForeignSnapshot(
-            f"the snapshot was made with another {differing}; restore it where it was made, or open a new stream"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +46,35 @@ class Snapshot:
     identity: Identity
     fields: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt in force, or at the end of a blend that has begun."""
+        return self._word("prompt")
+
+    @property
+    def size(self) -> str:
+        """Name of the size of the newest group."""
+        return self._word("size")
+
+    @property
+    def next_size(self) -> str:
+        """Name of the size in force from the next group on."""
+        return self._word("next_size")
+
+    @property
+    def seed(self) -> int:
+        """Of all noise of the stream."""
+        seed = self.fields.get("seed")
+        if not isinstance(seed, int):
+            raise BadSnapshot(f"the snapshot's seed is {seed!r}")
+        return seed
+
+    def _word(self, name: str) -> str:
+        word = self.fields.get(name)
+        if not isinstance(word, str):
+            raise BadSnapshot(f"the snapshot's {name} is {word!r}")
+        return word
 
     @property
     def nbytes(self) -> int:

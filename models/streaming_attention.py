@@ -57,6 +57,21 @@ def block_cache(
     )
 
 
+def no_cache(dtype: torch.dtype, device: torch.device) -> BlockCache:
+    """The cache of a stream that goes without super-resolution: it holds nothing."""
+    return BlockCache(
+        layers=0,
+        batch=1,
+        frame_blocks=0,
+        spatial_blocks=1,
+        block_tokens=1,
+        heads=1,
+        head_dim=1,
+        dtype=dtype,
+        device=device,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class WindowAttention:
     """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache."""
