@@ -19,7 +19,7 @@ from ultraflash.models.checkpoints.files import store
 from ultraflash.models.checkpoints.lora import without_live_lora
 from ultraflash.models.errors import BadConfig, UnknownPreset
 from ultraflash.models.noise import MAX_SEED
-from ultraflash.models.preset import Preset, available_presets, dump_preset, load_preset
+from ultraflash.models.preset import HERE, Preset, available_presets, dump_preset, load_preset
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.umt5 import UMT5Encoder
 from ultraflash.models.weights import write_manifest
@@ -215,7 +215,7 @@ class UltraFlashPipeline:
         if isinstance(networks.text, UMT5Encoder):
             store(networks.text.state_dict(), target, "text")
             networks.text.write_tokenizer(target / "tokenizer.json")
-        preset = replace(self.preset, weights=".", sources=())
+        preset = replace(self.preset, weights=HERE, sources=())
         (target / PRESET_FILE).write_text(dump_preset(preset), encoding="utf-8")
         write_manifest(target)
 
@@ -253,7 +253,7 @@ def _preset_of(name: str | Path, token: str | None) -> Preset:
         path = fetch_folder(str(name), token=token)
     if not (path / PRESET_FILE).is_file():
         raise UnknownPreset(f"{path} holds no {PRESET_FILE}; save_pretrained writes one")
-    return replace(load_preset(path / PRESET_FILE), weights=str(path))
+    return load_preset(path / PRESET_FILE)
 
 
 def _size_name(size: str | None, height: int | None, width: int | None) -> str | None:

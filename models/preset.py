@@ -29,6 +29,9 @@ else:
 
 PRESETS = Path(__file__).parent / "presets"
 
+HERE = "."
+"""What ``weights`` says when they lie beside the preset's file, wherever that is."""
+
 DecoderShape = PatchConfig | DecoderConfig
 """What a preset's decoder may be: that of `mini`, or one in the layout of the official files."""
 
@@ -163,7 +166,8 @@ class Preset:
     """Everything that defines a cascade, weights aside.
 
     Args:
-        weights: name of a folder of shipped weights, or a path; empty when ``sources`` tell where they lie.
+        weights: name of a folder of shipped weights, or a path, ``"."`` in a file being the file's own folder; empty
+            when ``sources`` tell where they lie.
         fps: playback rate.
         upsampler: of every factor, the factor aside.
         sr: super-resolution; None when the decoder shows base latents.
@@ -311,11 +315,12 @@ def load_preset(name: str | Path) -> Preset:
         names = ", ".join(available_presets())
         raise UnknownPreset(f"no preset {str(name)!r}; there are {names}, or give the path of a TOML file")
     try:
-        return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
+        preset = _parse(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is no valid TOML: {error}") from error
     except (TypeError, ValueError) as error:  # a value of another type than its key wants
         raise BadConfig(f"{path}: {error}") from error
+    return replace(preset, weights=str(path.parent)) if preset.weights == HERE else preset
 
 
 def dump_preset(preset: Preset) -> str:

@@ -118,7 +118,7 @@ class UMT5Encoder:
         """Raise PromptTooLong for a prompt of more tokens than are read."""
         self._ids(prompt)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
         """Encode a prompt.
 

@@ -1,84 +1,51 @@
-"""A cascade of small networks with drawn weights: the code paths of the shipped one in a fraction of the time."""
+"""Fixtures of the tests of models."""
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent / "rig"))
+
+from small_cascade import small_cascade, small_preset
+from tiny_official import Official, write_official
 
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.dit import CausalDiT
-from ultraflash.models.patch_autoencoder import PatchDecoder
-from ultraflash.models.preset import Preset, load_preset
+from ultraflash.models.preset import Preset
+from ultraflash.models.sources import HOME_VARIABLE
 from ultraflash.models.text import MiniLMEncoder
-from ultraflash.models.upsampler import LatentUpsampler
-
-
-def small_preset() -> Preset:
-    """Two blocks a group, a window of three blocks, three cached temporal blocks, two sizes."""
-    preset = load_preset("mini")
-    dit = replace(
-        preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2, position_grid=None, text_summary=False
-    )
-    sizes = (
-        replace(preset.sizes[0], rows=6, cols=8, factor=2),
-        replace(preset.sizes[1], rows=4, cols=6, factor=4),
-    )
-    steps = replace(preset.base.schedule, nominal_steps=(1000, 750, 500, 250))
-    return replace(
-        preset,
-        base=replace(preset.base, dit=dit, rows=6, cols=8, block_frames=2, window_frames=6, schedule=steps),
-        sr=replace(
-            preset.sr, dit=replace(dit, in_channels=64), block=(1, 4, 4), cached_blocks=3, group_blocks=2
-        ),
-        sizes=sizes,
-    )
-
-
-def drawn(net: nn.Module, seed: int) -> Any:
-    """Weights that keep activations alive: the zeros that training starts from would hide every mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in net.parameters():
-        scale = 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.05
-        parameter.data = (
-            torch.randn(parameter.shape, generator=generator) * scale + (parameter.dim() == 1) * 0.5
-        )
-    return net
 
 
 @pytest.fixture(scope="session")
-def text() -> MiniLMEncoder:
-    return MiniLMEncoder()
+def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
+    """A tiny cascade in official files."""
+    return write_official(tmp_path_factory.mktemp("official"))
+
+
+@pytest.fixture
+def official_home(official: Official, monkeypatch: pytest.MonkeyPatch) -> Official:
+    """`official`, with its files where sources are looked for."""
+    monkeypatch.setenv(HOME_VARIABLE, str(official.home))
+    return official
 
 
 @pytest.fixture(scope="session")
 def preset() -> Preset:
+    """That of small networks over small grids."""
     return small_preset()
 
 
 @pytest.fixture(scope="session")
-def build(text: MiniLMEncoder) -> Callable[..., Cascade]:
-    """Makes a fresh cascade of a preset, with weights that depend on ``seed`` alone."""
-
-    def make(preset: Preset, *, seed: int = 5, dtype: torch.dtype = torch.float32) -> Cascade:
-        return Cascade(
-            preset,
-            text=text,
-            base=drawn(CausalDiT(preset.base.dit), seed),
-            upsamplers={f: drawn(LatentUpsampler(config), seed) for f, config in preset.upsampler.items()},
-            sr=drawn(CausalDiT(preset.sr.dit), seed),
-            decoder=drawn(PatchDecoder(preset.decoder), seed),
-            device=torch.device("cpu"),
-            dtype=dtype,
-        )
-
-    return make
+def build() -> Callable[..., Cascade]:
+    """Makes a fresh cascade of a preset; see `small_cascade`."""
+    return functools.partial(small_cascade, text=MiniLMEncoder())
 
 
 @pytest.fixture(scope="session")
 def cascade(build: Callable[..., Cascade], preset: Preset) -> Cascade:
+    """A cascade of `preset` that tests share: it holds weights only."""
     return build(preset)
