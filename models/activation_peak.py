@@ -22,7 +22,7 @@ class _Alive(TorchDispatchMode):
     """Counts the bytes of storages that were made under it and are still referred to."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: set[int] = set()
 

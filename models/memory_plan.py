@@ -30,6 +30,7 @@ from ultraflash.models.preset import (
     load_preset,
 )
 from ultraflash.models.streaming_attention import block_cache, sr_grid, window_cache
+from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
 
@@ -38,9 +39,11 @@ GIB = 1 << 30
 
 _Networks = Mapping[str, nn.Module]
 
-# Bytes of text encoders as they run: the int8 network of `minilm` with onnxruntime's working memory, and the encoder
-# half of UMT5-XXL in bfloat16.
-_TEXT_BYTES = {"minilm": 60 << 20, "umt5": 2 * 5_680_910_336}
+# The int8 network of `minilm` with onnxruntime's working memory.
+_MINILM_BYTES = 60 << 20
+# Of UMT5, whose sizes differ in their width: words, layers, heads, buckets of distances, and the MLP's width over
+# the model's. With width 4096 this is what UMT5-XXL's encoder has.
+_UMT5_WORDS, _UMT5_LAYERS, _UMT5_HEADS, _UMT5_BUCKETS, _UMT5_MLP = 256_384, 24, 64, 32, 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +103,7 @@ def memory_plan(
             weights={name: _bytes_of(net) for name, net in nets.items()},
             stream=_stream_bytes(preset, chosen, dtype, nets),
             estimates={
-                "text": _TEXT_BYTES[preset.text.kind],
+                "text": _text_bytes(preset.text, dtype),
                 "activations": _activation_bytes(preset, chosen, dtype, nets),
             },
         )
@@ -160,6 +163,15 @@ def _networks(preset: Preset, dtype: torch.dtype) -> _Networks:
         nets[f"upsampler_x{factor}"] = LatentUpsampler(config).to(dtype)
     nets["decoder"] = build_decoder(preset).to(dtype)
     return nets
+
+
+def _text_bytes(text: TextConfig, dtype: torch.dtype) -> int:
+    if text.kind == "minilm":
+        return _MINILM_BYTES
+    width = text.width
+    matrices = (4 + 3 * _UMT5_MLP) * width**2
+    layer = matrices + _UMT5_HEADS * _UMT5_BUCKETS + 2 * width
+    return round(_UMT5_WORDS * width + _UMT5_LAYERS * layer + width) * dtype.itemsize
 
 
 def _bytes_of(net: nn.Module) -> int:

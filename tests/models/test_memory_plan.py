@@ -93,6 +93,10 @@ def test_every_preset_that_ships_has_a_plan_without_its_weights(name: str) -> No
     assert plan.weights["base"] == pytest.approx(2 * parameters, rel=0.15)
 
 
+def test_the_text_encoder_of_the_official_presets_is_umt5_xxl() -> None:
+    assert memory_plan(load_preset("self-forcing")).estimates["text"] == 2 * 5_680_910_336
+
+
 def test_the_official_window_takes_the_bytes_that_its_shapes_say() -> None:
     plan = memory_plan(load_preset("ultraflash-1k"), "1K")
     assert plan.stream["base_cache"] == 21 * 1560 * 30 * 2 * 1536 * 2

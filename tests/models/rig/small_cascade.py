@@ -26,7 +26,7 @@ def small_preset() -> Preset:
         replace(preset.sizes[0], rows=6, cols=8, factor=2),
         replace(preset.sizes[1], rows=4, cols=6, factor=4),
     )
-    steps = replace(preset.base.schedule, nominal_steps=(1000, 750, 500, 250))
+    steps = replace(preset.base.schedule, nominal_steps=(1000, 750, 500, 250), shift=5.0)
     return replace(
         preset,
         base=replace(preset.base, dit=dit, rows=6, cols=8, block_frames=2, window_frames=6, schedule=steps),
