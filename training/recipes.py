@@ -14,11 +14,11 @@ from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
+from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import PatchesConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.trajectory import TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
-from ultraflash.training.upsampler_pairs import PairsConfig
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
@@ -107,8 +107,6 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             batch_size=2,
             learning_rate=2e-3,
             warmup_steps=20,
-            rows=4,
-            cols=8,
             ema_decay=0.995,
             autocast=True,
             export_to=ship,
@@ -157,11 +155,28 @@ def debug() -> dict[str, StageConfig]:
             log_steps=1,
             batch_size=2,
             pairs=PairsConfig(
-                pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
+                pairs_per_shard=2,
+                latent_frames=2,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                shards=1,
             ),
             workers=0,
         ),
         "sr": SuperResolutionStageConfig(
-            steps=3, batch_size=1, log_steps=1, preset=DEBUG_PRESET, rows=2, cols=2, evaluated_windows=1
+            steps=3,
+            batch_size=1,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            evaluated_windows=1,
+            pairs=PairsConfig(
+                pairs_per_shard=2,
+                latent_frames=6,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                shards=1,
+                with_text=True,
+            ),
+            workers=0,
         ),
     }
