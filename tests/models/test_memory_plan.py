@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_cascade import small_long_preset
 from torch import Tensor, nn
 
 from ultraflash.models import cascade as cascade_module
@@ -54,18 +55,21 @@ def held(state: StreamState) -> dict[str, int]:
 
 
 def networks(cascade: Cascade) -> dict[str, nn.Module]:
-    nets: dict[str, nn.Module] = {"base": cascade._base, "sr": cascade._sr, "decoder": cascade._decoder}
-    return nets | {f"upsampler_x{factor}": net for factor, net in cascade._upsamplers.items()}
+    nets = cascade.networks
+    assert nets.sr is not None
+    upsamplers = {f"upsampler_x{factor}": net for factor, net in nets.upsamplers.items()}
+    return {"base": nets.base, "sr": nets.sr, "decoder": nets.decoder, **upsamplers}
 
 
-def check_exact(cascade: Cascade, size: str, dtype: torch.dtype) -> MemoryPlan:
+def check_exact(cascade: Cascade, size: str, dtype: torch.dtype, groups: int = 1) -> MemoryPlan:
     plan = memory_plan(cascade.preset, size, dtype=dtype)
     assert plan.weights == {
         name: allocated(*net.state_dict().values()) for name, net in networks(cascade).items()
     }
     state = cascade.open("a calm sea at dawn", size=size, seed=1)
-    cascade.next_group(state)
-    assert plan.stream == held(state)
+    for _ in range(groups):
+        cascade.next_group(state)
+    assert {**dict.fromkeys(held(state), 0), **plan.stream} == held(state)
     assert plan.stream_bytes == allocated(state)
     return plan
 
@@ -82,6 +86,15 @@ def test_small_keys_and_values_are_planned_exactly_too(
 ) -> None:
     small = replace(preset, base=replace(preset.base, kv=storage), sr=replace(preset.sr, kv=storage))
     check_exact(build(small), "1K", torch.float32)
+
+
+def test_the_official_layout_is_planned_exactly_with_and_without_super_resolution(
+    build: Callable[..., Cascade],
+) -> None:
+    cascade = build(small_long_preset())
+    for size in ("0.5K", "1K", "2K"):
+        plan = check_exact(cascade, size, torch.float32, groups=2)
+        assert ("sr_cache" in plan.stream) == (size != "0.5K")
 
 
 @pytest.mark.parametrize("name", available_presets())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from small_cascade import small_long_preset
 from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
@@ -72,6 +73,17 @@ def test_a_stream_goes_on_from_disk_in_a_fresh_cascade_bit_for_bit(
     assert restored.prompt == state.prompt
     assert restored.frames_emitted == state.frames_emitted
     assert restored.cache_use == state.cache_use
+
+
+def test_a_stream_of_the_official_layout_goes_on_through_a_change_of_prompt_and_size(build: Build) -> None:
+    cascade = build(small_long_preset())
+    state = cascade.open("a calm sea", size="0.5K", seed=1)
+    run(cascade, state, 3)
+    new_prompt(cascade, state)
+    cascade.set_size(state, "2K")
+    for _ in range(2):
+        restored = cascade.restore(Snapshot.from_bytes(cascade.snapshot(state).to_bytes()))
+        assert torch.equal(cascade.next_group(restored), cascade.next_group(state))
 
 
 def test_half_of_a_stream_and_its_other_half_from_disk_are_the_whole_one(

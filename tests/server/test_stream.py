@@ -261,8 +261,8 @@ async def test_stats_come_each_second_with_the_time_of_every_stage(server: LiveS
     assert stats["encoded_kbps"] > 0
     assert 0 <= stats["ahead_ms"] <= 1500
     assert first.keys() == stats.keys()
-    assert stats["steps_saved"] > first["steps_saved"] > 0
-    assert stats["refreshes_skipped"] > 0
+    assert stats["steps_saved"] > first["steps_saved"] >= 0
+    assert stats["refreshes_skipped"] == stats["steps_saved"] // 4
     assert stats["cache_occupancy"] == {"base": 1.0, "sr": 0.5}
     _, metrics = server.get("/metrics")
     counted = {

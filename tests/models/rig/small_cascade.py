@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from tiny_official import tiny_official_preset
 from torch import nn
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.patch_autoencoder import PatchDecoder
+from ultraflash.models.loading import build_decoder
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.text import MiniLMEncoder
+from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.upsampler import LatentUpsampler
 
 
@@ -37,6 +39,21 @@ def small_preset() -> Preset:
     )
 
 
+def small_long_preset() -> Preset:
+    """The official layout on the text encoder of `mini`: a sink, a single first frame, a size that is not refined, and
+    super-resolution in calls of two frames."""
+    preset = tiny_official_preset()
+    text = TextConfig()
+    dit = replace(preset.base.dit, text_tokens=text.tokens, text_dim=text.width)
+    assert preset.sr is not None
+    return replace(
+        preset,
+        text=text,
+        base=replace(preset.base, dit=dit, window_frames=9, sink_frames=3, independent_first_frame=True),
+        sr=replace(preset.sr, dit=replace(dit, in_channels=preset.sr.dit.in_channels)),
+    )
+
+
 def drawn(net: nn.Module, seed: int) -> Any:
     """Weights that keep activations alive: the zeros that training starts from would hide every mistake."""
     generator = torch.Generator().manual_seed(seed)
@@ -58,7 +75,7 @@ def small_cascade(
         base=drawn(CausalDiT(preset.base.dit), seed),
         upsamplers={f: drawn(LatentUpsampler(config), seed) for f, config in preset.upsampler.items()},
         sr=drawn(CausalDiT(preset.sr.dit), seed) if preset.sr else None,
-        decoder=drawn(PatchDecoder(preset.decoder), seed),
+        decoder=drawn(build_decoder(preset), seed),
         device=torch.device("cpu"),
         dtype=dtype,
     )
