@@ -18,7 +18,7 @@ from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, StreamOffloaded
-from ultraflash.models.fingerprint import identity_of
+from ultraflash.models.fingerprint import Identity, identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
@@ -26,7 +26,7 @@ from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
-from ultraflash.models.snapshot import Identity, Snapshot, capture, fill
+from ultraflash.models.snapshot import Snapshot, capture, fill
 from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
