@@ -111,15 +111,17 @@ def memory_plan(
 
 def largest_that_fits(preset: Preset, free_bytes: int, *, dtype: torch.dtype) -> MemoryPlan | None:
     """The plan of the largest size of ``preset`` that fits, else that of another preset that ships, else None."""
+    best = _largest_size(preset, free_bytes, dtype)
+    if best is not None:
+        return best
     shipped = [load_preset(name) for name in available_presets() if name != preset.name]
-    plans = (
-        memory_plan(candidate, size.name, dtype=dtype)
-        for candidate in (preset, *shipped)
-        for size in reversed(candidate.sizes)
-    )
-    fitting = [plan for plan in plans if plan.total_bytes <= free_bytes]
-    own = [plan for plan in fitting if plan.preset == preset.name]
-    return own[0] if own else max(fitting, key=lambda plan: plan.total_bytes, default=None)
+    fitting = [plan for other in shipped if (plan := _largest_size(other, free_bytes, dtype)) is not None]
+    return max(fitting, key=lambda plan: plan.total_bytes, default=None)
+
+
+def _largest_size(preset: Preset, free_bytes: int, dtype: torch.dtype) -> MemoryPlan | None:
+    plans = (memory_plan(preset, size.name, dtype=dtype) for size in reversed(preset.sizes))
+    return next((plan for plan in plans if plan.total_bytes <= free_bytes), None)
 
 
 def check_memory(
