@@ -11,13 +11,19 @@ from ultraflash.models.checkpoints.files import stored_files
 from ultraflash.models.errors import HubUnreachable, MissingExtra, MissingWeights
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import Source
+from ultraflash.models.weights import MANIFEST
 
 
 def missing_sources(preset: Preset) -> tuple[Source, ...]:
-    """Sources of a preset whose folder on this machine holds no files of ours yet; none where it has its own folder."""
+    """Sources of a preset that are not converted on this machine yet; none where the preset has its own folder."""
     if preset.weights:
         return ()
-    return tuple(source for source in preset.sources if not stored_files(source.folder, source.part))
+    return tuple(source for source in preset.sources if not _is_converted(source))
+
+
+def _is_converted(source: Source) -> bool:
+    # The manifest comes last, so that a conversion that was cut short is done again.
+    return (source.folder / MANIFEST).is_file() and bool(stored_files(source.folder, source.part))
 
 
 def pull(preset: Preset, *, say: Callable[[str], None]) -> tuple[Source, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,17 +70,17 @@ def load_networks(preset: Preset, *, device: torch.device, dtype: torch.dtype) -
     for folder in {part_folder(preset, part) for part in parts_of(preset)}:
         if _bytes_of(folder) <= QUICKLY_HASHED:
             verify_manifest(folder)
-    base = _network(preset, "base", device, lambda: CausalDiT(preset.base.dit))
-    sr_config = preset.sr
+    base = _network(preset, "base", device, partial(CausalDiT, preset.base.dit))
+    sr = preset.sr
     return Networks(
         text=load_text(preset, device=device, dtype=dtype),
         base=base,
         upsamplers={
-            factor: _network(preset, f"upsampler_x{factor}", device, lambda c=config: LatentUpsampler(c))  # type: ignore[misc]
+            factor: _network(preset, f"upsampler_x{factor}", device, partial(LatentUpsampler, config))
             for factor, config in preset.upsampler.items()
         },
-        sr=None if sr_config is None else _network(preset, "sr", device, lambda: CausalDiT(sr_config.dit)),
-        decoder=_network(preset, "decoder", device, lambda: build_decoder(preset)),
+        sr=None if sr is None else _network(preset, "sr", device, partial(CausalDiT, sr.dit)),
+        decoder=_network(preset, "decoder", device, partial(build_decoder, preset)),
         lora=_live_lora(preset, base, device),
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.checkpoints.files import store
@@ -206,7 +206,7 @@ class UltraFlashPipeline:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         networks = self.cascade.networks
-        nets = {"base": networks.base, "decoder": networks.decoder}
+        nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
         nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
         if networks.sr is not None:
             nets["sr"] = networks.sr

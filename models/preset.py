@@ -326,25 +326,14 @@ def load_preset(name: str | Path) -> Preset:
 def dump_preset(preset: Preset) -> str:
     """TOML of a preset, which :func:`load_preset` reads back equal."""
     table = to_table(preset)
-    base = {**to_table(preset.base), "dit": to_table(preset.base.dit)}
-    schedule = base.pop("schedule")
-    table["base"] = {"steps": schedule.nominal_steps, "shift": schedule.shift, **base}
-    if preset.sr is not None:
-        table["sr"] = {
-            **to_table(preset.sr),
-            "dit": to_table(preset.sr.dit),
-            "rule": to_table(preset.sr.rule),
-        }
+    schedule = table["base"].pop("schedule")
+    table["base"] = {"steps": schedule["nominal_steps"], "shift": schedule["shift"], **table["base"]}
     table["upsampler"] = _dump_upsamplers(preset.upsampler)
     kind = "patch" if isinstance(preset.decoder, PatchConfig) else "tiny"
-    table["decoder"] = {"kind": kind, **to_table(preset.decoder)}
-    table["text"] = to_table(preset.text)
-    table["dynamic_cache"] = to_table(preset.dynamic_cache)
-    table["sizes"] = [
-        {key: value for key, value in to_table(size).items() if key != "spatial"} for size in preset.sizes
-    ]
-    table["sources"] = [to_table(source) for source in preset.sources]
-    return dump({key: value for key, value in table.items() if value not in ([], {})})
+    table["decoder"] = {"kind": kind, **table["decoder"]}
+    for size in table["sizes"]:
+        del size["spatial"]
+    return dump({key: value for key, value in table.items() if value not in ((), {})})
 
 
 def _dump_upsamplers(upsamplers: Mapping[int, UpsamplerConfig]) -> dict[str, Any]:

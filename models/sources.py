@@ -50,6 +50,8 @@ class Source:
             raise BadConfig(f"store is the name of a folder, not {self.store!r}", param="sources")
         if not self.repo or not self.files:
             raise BadConfig(f"the source of {self.part} names a repo and files", param="sources")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in (*self.files, self.lora)):
+            raise BadConfig(f"files of {self.repo} are named as they are in it", param="sources")
 
     @property
     def folder(self) -> Path:

@@ -46,12 +46,18 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def to_table(config: Any) -> dict[str, Any]:
-    """The table that :func:`build` makes ``config`` of; without what is None, for which TOML has no word."""
+    """A dataclass, and those in it, as tables; without what is None, for which TOML has no word."""
     return {
-        field.name: value
+        field.name: _plain(value)
         for field in dataclasses.fields(config)
         if (value := getattr(config, field.name)) is not None
     }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(entry) for entry in value)
+    return to_table(value) if dataclasses.is_dataclass(value) else value
 
 
 def dump(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:

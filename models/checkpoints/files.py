@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return dict(_tensors_in(path, "cpu"))
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files of before torch 1.6 are no archives and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise MissingWeights(
             f"{path} is no whole file of tensors ({str(error).splitlines()[0]}); fetch it again",
@@ -127,12 +130,12 @@ def store(
     shards = _shards(tensors, shard_bytes)
     if len(shards) == 1:
         path = folder / f"{stem}.safetensors"
-        save_file(_owned(shards[0]), path)
+        _save(shards[0], path)
         (folder / index_file(stem)).unlink(missing_ok=True)
         return (path,)
     names = [f"{stem}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        save_file(_owned(shard), folder / name)
+        _save(shard, folder / name)
     weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
     index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": weight_map}
     (folder / index_file(stem)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -149,6 +152,13 @@ def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]
         shards[-1][key] = tensor
         filled += _bytes(tensor)
     return shards
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file that has its name only once it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(_owned(tensors), partial)
+    partial.replace(path)
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

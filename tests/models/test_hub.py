@@ -64,6 +64,8 @@ def test_files_that_lie_in_the_folder_already_are_converted_without_the_hub(
     pull(official.preset, say=said.append)
     assert said and all(line.startswith("converting") for line in said)
     assert missing_sources(official.preset) == ()
+    (tmp_path / "models" / "self-forcing" / "SHA256SUMS").unlink()
+    assert [source.part for source in missing_sources(official.preset)] == ["base"]
 
 
 def test_a_preset_with_a_folder_of_its_own_has_nothing_to_fetch() -> None:

@@ -91,6 +91,7 @@ def test_a_preset_that_is_written_to_a_file_reads_back_equal(tmp_path: Path, nam
         ("factor = 1\nrefine = false", "factor = 2\nrefine = false", "takes an upsampler"),
         ('part = "sr"', 'part = "srs"', "a source is of"),
         ('store = "self-forcing"', 'store = "../self-forcing"', "name of a folder"),
+        ('["sr_dit_sparse.pth"]', '["/sr_dit_sparse.pth"]', "named as they are in it"),
         ("call_frames = 2", "call_frames = 0", "call_frames starts at 1"),
     ],
 )

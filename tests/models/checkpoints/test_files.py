@@ -78,6 +78,8 @@ def test_torch_files_and_safetensors_are_read_alike(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "net.safetensors")
     assert same(read_network(tmp_path / "net.pth"))
     assert same(read_network(tmp_path / "net.safetensors"))
+    torch.save(TENSORS, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert same(read_network(tmp_path / "old.pth"))
 
 
 class Harmful:
