@@ -74,19 +74,26 @@ def no_cache(dtype: torch.dtype, device: torch.device) -> BlockCache:
 
 @dataclass(frozen=True, slots=True)
 class WindowAttention:
-    """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache."""
+    """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache.
+
+    ``backend`` is one of `dense_attention`.
+    """
 
     cache: RingCache
+    backend: str = "auto"
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         self.cache.append(layer, k_BLND, v_BLND)
         keys, values = self.cache.view(layer)
-        return dense_attention(q_BLND, keys, values)
+        return dense_attention(q_BLND, keys, values, backend=self.backend)
 
 
 @dataclass(frozen=True, slots=True)
 class SparseAttention:
-    """Block-sparse attention of a group over itself and cached temporal blocks; writes the group into the cache."""
+    """Block-sparse attention of a group over itself and cached temporal blocks; writes the group into the cache.
+
+    ``backend`` is one of `block_sparse_attention`, for the choice of blocks as well.
+    """
 
     cache: BlockCache
     grid: BlockGrid
@@ -96,7 +103,8 @@ class SparseAttention:
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         q, k, v = (self.grid.to_blocks(x) for x in (q_BLND, k_BLND, v_BLND))
         past_k, past_v = self.cache.view(layer)
-        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k)
+        chooser = "reference" if self.backend == "gather" else self.backend
+        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k, backend=chooser)
         out = block_sparse_attention(
             q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend
         )
