@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultraflash.training.adherence import AdherenceConfig
 from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import PICTURES_FILE, BaseStageConfig
+from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PatchesConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
+from ultraflash.training.trajectory import TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 from ultraflash.training.upsampler_pairs import PairsConfig
 
@@ -27,7 +28,10 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
     ship = None if export_to is None else str(export_to)
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
-        "latents": LatentsConfig(steps=99),
+        "latents": LatentsConfig(steps=170),
+        "classifier": ClassifierConfig(
+            steps=1500, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
+        ),
         "pictures": BaseStageConfig(
             stage="pictures",
             result=PICTURES_FILE,
@@ -56,6 +60,19 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             ema_decay=0.99,
             autocast=True,
         ),
+        "trajectory": TrajectoryConfig(
+            steps=20_000,
+            minutes=20,
+            batch_size=4,
+            guidance=1.0,
+            learning_rate=5e-4,
+            muon_rate=1e-3,
+            warmup_steps=20,
+            betas=(0.9, 0.95),
+            ema_decay=0.98,
+            autocast=True,
+            export_to=ship,
+        ),
         "few_step": FewStepConfig(
             steps=4_000,
             minutes=12,
@@ -68,7 +85,6 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
-        "adherence": AdherenceConfig(steps=500, batch_size=64, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,
@@ -105,6 +121,7 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
+        "classifier": ClassifierConfig(steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8),
         "pictures": BaseStageConfig(
             stage="pictures",
             result=PICTURES_FILE,
@@ -120,10 +137,10 @@ def debug() -> dict[str, StageConfig]:
         "base": BaseStageConfig(
             start_from=PICTURES_FILE, steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2
         ),
-        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
-        "adherence": AdherenceConfig(
-            steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8, prompts=4
+        "trajectory": TrajectoryConfig(
+            steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
         ),
+        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,
