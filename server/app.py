@@ -17,6 +17,9 @@ from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
+from ultraflash.server.errors import RestError
+from ultraflash.server.jobs.routes import video_routes
+from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
@@ -42,16 +45,19 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         metrics=Metrics(),
     )
 
+    jobs = JobService(settings, server.supervisor)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        supervision = asyncio.create_task(server.supervisor.run())
-        yield
-        server.supervisor.stop()
-        _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
-        for task in unfinished:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await supervision
+        async with jobs.running():
+            supervision = asyncio.create_task(server.supervisor.run())
+            yield
+            server.supervisor.stop()
+            _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
+            for task in unfinished:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await supervision
 
     app = FastAPI(
         title="ultraflash",
@@ -66,6 +72,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_health(app, server)
     _add_models(app, server)
     _add_stream(app, server)
+    app.include_router(video_routes(jobs))
     _add_page(app)
     return app
 
@@ -180,6 +187,12 @@ def _add_errors(app: FastAPI) -> None:
         headers = {"Retry-After": "5"} if error.retryable else None
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)
+
+    @app.exception_handler(RestError)
+    async def rest(request: Request, error: RestError) -> JSONResponse:
+        body = error_body(error.code, error.message, param=error.param, status=error.status)
+        headers = None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return JSONResponse(body, status_code=error.status, headers=headers)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -36,7 +36,11 @@ class LiveServer:
         self._environment = dict(os.environ)
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self._environment.update(
-            {"PYTHONPATH": os.pathsep.join(filter(None, path)), "ULTRAFLASH_ENGINE": PATTERN}
+            {
+                "PYTHONPATH": os.pathsep.join(filter(None, path)),
+                "ULTRAFLASH_ENGINE": PATTERN,
+                "ULTRAFLASH_DATA__FOLDER": str(folder / "data"),
+            }
         )
         for name, value in settings.items():
             key = name if name.isupper() else f"ULTRAFLASH_{name.upper()}"
