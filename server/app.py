@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
@@ -26,6 +28,8 @@ from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "web"
 WORKER_STOP_S = 6.0
@@ -191,8 +195,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RestError)
     async def rest(request: Request, error: RestError) -> JSONResponse:
         body = error_body(error.code, error.message, param=error.param, status=error.status)
-        headers = None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-        return JSONResponse(body, status_code=error.status, headers=headers)
+        return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(OperationalError)
+    async def database(request: Request, error: OperationalError) -> JSONResponse:
+        log.error("the database does not answer: %s", error)
+        body = error_body("database_away", "The database does not answer; try again.", param=None, status=503)
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -142,14 +142,15 @@ class RestError(UltraflashError):
 
     Attributes:
         status: of the response.
-        retry_after_s: when the same request may succeed, where that can be said.
+        headers: of the response.
     """
 
     status = 400
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        """``retry_after_s`` says when the same request may succeed, where that can be said."""
         super().__init__(message, param=param)
-        self.retry_after_s = retry_after_s
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
 
 class BadBody(RestError):
@@ -215,10 +216,14 @@ class IdempotencyConflict(RestError):
 
 
 class RangeNotSatisfiable(RestError):
-    """A byte range that lies outside of the file."""
+    """A byte range that lies outside of the file of ``size`` bytes."""
 
     code = "range_not_satisfiable"
     status = 416
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message, param="Range")
+        self.headers["Content-Range"] = f"bytes */{size}"
 
 
 class QueueFull(RestError):

@@ -132,13 +132,17 @@ class JobDispatcher:
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _step(self) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            tiding = await asyncio.wait_for(self._tidings.get(), POLL_S)
-            await self._handle(tiding)
+        await self._handle(await self._next_tiding())
         await self._keep_claim()
         await self._tidy()
         if self._running is None and self._supervisor.is_ready:
             await self._start_next()
+
+    async def _next_tiding(self) -> Tiding:
+        try:
+            return await asyncio.wait_for(self._tidings.get(), POLL_S)
+        except asyncio.TimeoutError:
+            return "wake"
 
     async def _handle(self, tiding: Tiding) -> None:
         job = self._running

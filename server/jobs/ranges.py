@@ -27,7 +27,5 @@ def asked_range(header: str | None, size: int) -> tuple[int, int] | None:
             return None
         length = min(int(last) + 1 if last else size, size) - start
     if length <= 0:
-        raise RangeNotSatisfiable(
-            f"The video has {size} bytes; the range {header!r} has none of them.", param="Range"
-        )
+        raise RangeNotSatisfiable(f"The video has {size} bytes; none are in {header!r}.", size=size)
     return start, length

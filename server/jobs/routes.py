@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -180,7 +181,8 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
 def _content(jobs: JobService, job: Job, asked: str | None) -> Response:
     if job.state != "completed":
         raise VideoNotReady(f"The video is {job.state} ({job.progress}%); its file comes with 'completed'.")
-    if not job.has_file:
+    expired = job.expires_at is not None and job.expires_at <= time.time()
+    if expired or not job.has_file:
         raise VideoGone("The file of this video has expired or had to make room; remix it to make it anew.")
     size = jobs.artifacts.size(job.id)
     part = asked_range(asked, size)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ultraflash.server.errors import (
@@ -140,7 +140,8 @@ class JobStore:
 
     def work_before(self, job: Job | None = None) -> tuple[int, float]:
         """Jobs ahead of this one, or of one that would come now, and the pixels that they have yet to make."""
-        pixels = JOBS.c.width * JOBS.c.height * (JOBS.c.frames - JOBS.c.frames_done) * 1.0
+        # As floating point from the start: the product does not fit an integer of PostgreSQL.
+        pixels = cast(JOBS.c.width, Float) * JOBS.c.height * (JOBS.c.frames - JOBS.c.frames_done)
         query = select(func.count(), func.coalesce(func.sum(pixels), 0.0)).where(JOBS.c.state.in_(WAITING))
         if job is not None:
             query = query.where(JOBS.c.number < job.number)

@@ -1,0 +1,42 @@
+"""schemathesis against the description of ``/v1/videos``: whatever is sent, no answer is a server error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+EXAMPLES = 5
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_no_request_makes_a_server_error(start_server: Any) -> None:
+    server = start_server(jobs__max_seconds=1, jobs__max_queued=20)
+    server.wait_until_ready()
+    base = f"http://{server.address}"
+    schema = schemathesis.openapi.from_url(f"{base}/v1/openapi.json")
+    answers: dict[str, set[int]] = {}
+    for result in schema.include(path_regex="^/v1/videos").get_all_operations():
+        operation = result.ok()
+        statuses = answers.setdefault(operation.label, set())
+        for mode in schemathesis.GenerationMode:
+
+            @BOUNDED
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def send(case: schemathesis.Case, statuses: set[int] = statuses) -> None:
+                statuses.add(case.call(base_url=base, timeout=120).status_code)
+
+            send()
+    assert len(answers) == 10
+    assert all(statuses for statuses in answers.values())
+    assert {status for statuses in answers.values() for status in statuses if status >= 500} == set(), answers
+    assert server.get("/healthz")[0] == 200
+    assert "Traceback" not in server.output()
