@@ -137,7 +137,8 @@ class JobSettings(BaseModel):
         max_attempts: lives of the worker that one job may take without getting further than before.
         lease_s: silence after which the jobs of another server are taken over.
         max_upload_bytes: longest body of a request.
-        patience_s: longest time that live streams may keep a job from its next group while none of them is late.
+        patience_s: longest time that live streams may keep a job from its next group of frames.
+        checkpoint_s: time between two points of a job from which it can go on, where the engine can keep streams.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -150,6 +151,7 @@ class JobSettings(BaseModel):
     lease_s: float = Field(default=30.0, gt=0)
     max_upload_bytes: int = Field(default=16 * 2**20, ge=1024)
     patience_s: float = Field(default=30.0, gt=0)
+    checkpoint_s: float = Field(default=5.0, ge=0)
 
 
 class Settings(BaseSettings):
@@ -186,6 +188,7 @@ class Settings(BaseSettings):
             ack_end_s=self.stream.ack_end_s,
             paused_end_s=self.stream.paused_end_s,
             job_patience_s=self.jobs.patience_s,
+            job_checkpoint_s=self.jobs.checkpoint_s,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +14,11 @@ from typing import Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from ultraflash.server.jobs.artifacts import ArtifactStore
-from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.prompt_checks import PromptChecks
 from ultraflash.server.jobs.records import Job
 from ultraflash.server.jobs.speed import JobSpeed
 from ultraflash.server.jobs.store import JobStore
+from ultraflash.server.jobs.work_folders import WorkFolders
 from ultraflash.server.worker.messages import (
     CancelJob,
     JobFailed,
@@ -50,6 +49,16 @@ Tiding = JobProgress | JobFinished | JobFailed | JobStopped | WorkerLost | Liter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost:
+    """A worker has ended; ``next_life`` counts the ones that come after it."""
+
+    next_life: int
+
+
+Tiding = JobProgress | JobFinished | JobFailed | JobStopped | WorkerLost | Literal["wake"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
     """Where files are while they are made, by which name this server claims, how long records are kept."""
 
@@ -62,15 +71,21 @@ class JobDispatcher:
     """One task that does all of it, so that nothing about a job happens twice at a time."""
 
     def __init__(
-        self, store: JobStore, artifacts: ArtifactStore, supervisor: WorkerSupervisor, keeping: Keeping
+        self,
+        store: JobStore,
+        artifacts: ArtifactStore,
+        supervisor: WorkerSupervisor,
+        folders: WorkFolders,
+        *,
+        keep_s: float,
     ) -> None:
         self.speed = JobSpeed()
         self.prompts = PromptChecks(supervisor)
         self._store = store
         self._artifacts = artifacts
         self._supervisor = supervisor
-        self._keeping = keeping
-        self._folder = keeping.work_folder / keeping.me
+        self._folders = folders
+        self._keep_s = keep_s
         self._tidings: asyncio.Queue[Tiding] = asyncio.Queue()
         self._running: Job | None = None
         self._life = self._sent_in_life = 0
@@ -126,10 +141,9 @@ class JobDispatcher:
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """After the worker has ended: the job in work goes back into the queue, its pieces go away."""
+        """After the worker has ended: the job in work goes back into the queue; what is there of it stays."""
         self._running = None
         await asyncio.to_thread(self._store.recover, None)
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _step(self) -> None:
         await self._handle(await self._next_tiding())
@@ -150,7 +164,7 @@ class JobDispatcher:
             return
         if isinstance(tiding, WorkerLost):
             if self._sent_in_life < tiding.next_life:
-                await self._release(self._store.give_back, job.id)
+                await self._release(self._store.give_back, job.id, goes_on=True)
         elif tiding.job_id != job.id:
             return
         elif isinstance(tiding, JobProgress):
@@ -164,17 +178,18 @@ class JobDispatcher:
         else:
             await self._release(lambda: None)
 
-    async def _release(self, last: Callable[..., object], *args: object) -> None:
+    async def _release(self, last: Callable[..., object], *args: object, goes_on: bool = False) -> None:
         """The worker is done with the job; ``last`` is what is left to do for it.
 
-        If that fails the job stays claimed without being run, which the next tidying finds.
+        What there is of the video is removed unless the next attempt may use it. If ``last`` fails the job stays
+        claimed without being run, which the next tidying finds.
         """
         job, self._running = self._running, None
         try:
             await asyncio.to_thread(last, *args)
         finally:
-            if job is not None:
-                await asyncio.to_thread(shutil.rmtree, self._folder / job.id, ignore_errors=True)
+            if job is not None and not goes_on:
+                await asyncio.to_thread(self._folders.remove, job.id)
             self._tell_watchers()
 
     def _store_file(self, job: Job, path: Path) -> None:
@@ -212,8 +227,7 @@ class JobDispatcher:
         job = await asyncio.to_thread(self._store.claim, ready.model)
         if job is None:
             return
-        folder = self._folder / job.id
-        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        folder, before = await asyncio.to_thread(self._folders.prepare, job.id)
         if not self._supervisor.is_ready:
             await asyncio.to_thread(self._store.recover, None)
             return
@@ -229,6 +243,7 @@ class JobDispatcher:
                 fps=order.fps,
                 frames=order.frames,
                 path=str(folder / RESULT),
+                resume_from=None if before is None else str(before),
             )
         )
         self._tell_watchers()
@@ -247,11 +262,8 @@ class JobDispatcher:
         for job_id in self._store.expired():
             self._artifacts.remove(job_id)
             self._store.file_removed(job_id, "expired")
-        self._store.forget_older(self._keeping.keep_s)
-        folder = self._keeping.work_folder
-        for left in folder.iterdir() if folder.is_dir() else ():
-            if surely_gone(left.name, self._keeping.me):
-                shutil.rmtree(left, ignore_errors=True)
+        self._store.forget_older(self._keep_s)
+        self._folders.tidy(self._store.is_waiting)
 
     def _tell_watchers(self) -> None:
         self._change.set()

@@ -16,12 +16,13 @@ from starlette.concurrency import run_in_threadpool
 from ultraflash.server.errors import DataUnusable, NotReady
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.database import open_database
-from ultraflash.server.jobs.dispatcher import JobDispatcher, Keeping
+from ultraflash.server.jobs.dispatcher import JobDispatcher
 from ultraflash.server.jobs.orders import extension_order, new_order, remix_order
 from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.records import Job, Lineage, Order
 from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
 from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, Video, video_of
+from ultraflash.server.jobs.work_folders import WorkFolders
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -51,8 +52,10 @@ class JobService:
             raise DataUnusable(f"The data folder cannot be used: {error}.", param="data.folder") from error
         self.store = JobStore(open_database(data.database_url), limits, me=me)
         self.artifacts = ArtifactStore(data.artifacts_url)
-        keeping = Keeping(work_folder=data.work_folder, me=me, keep_s=settings.jobs.keep_s)
-        self.dispatcher = JobDispatcher(self.store, self.artifacts, supervisor, keeping)
+        folders = WorkFolders(data.work_folder, me)
+        self.dispatcher = JobDispatcher(
+            self.store, self.artifacts, supervisor, folders, keep_s=settings.jobs.keep_s
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -138,6 +138,12 @@ class JobStore:
             rows = connection.execute(query.order_by(EVENTS.c.number)).mappings().all()
         return [event_of(row) for row in rows]
 
+    def is_waiting(self, job_id: str) -> bool:
+        """Whether a job is there and not over."""
+        query = select(func.count()).where(JOBS.c.id == job_id, JOBS.c.state.in_(WAITING))
+        with self._reader.begin() as connection:
+            return connection.execute(query).scalar_one() > 0
+
     def work_before(self, job: Job | None = None) -> tuple[int, float]:
         """Jobs ahead of this one, or of one that would come now, and the pixels that they have yet to make."""
         # As floating point from the start: the product does not fit an integer of PostgreSQL.

@@ -70,6 +70,7 @@ class WorkerLoop:
             ack_end_s=config.ack_end_s,
             paused_end_s=config.paused_end_s,
         )
+        self._checkpoint_s = config.job_checkpoint_s
         self._commands = commands
         self._emit = emit
         self._clock = clock
@@ -153,7 +154,7 @@ class WorkerLoop:
 
     def _open_job(self, command: RunJob) -> None:
         try:
-            self._jobs[command.job_id] = open_job(self._engine, command, self._emit)
+            self._jobs[command.job_id] = open_job(self._engine, command, self._emit, self._clock())
         except UltraflashError as error:
             self._emit(JobFailed(job_id=command.job_id, code=error.code, message=error.message))
             return
@@ -260,7 +261,7 @@ class WorkerLoop:
 
     def _make_job_group(self, job: VideoJob) -> None:
         try:
-            make_job_group(self._engine, job)
+            make_job_group(self._engine, job, now=self._clock(), checkpoint_s=self._checkpoint_s)
         except Exception:
             log.exception("engine fault job=%s", job.job_id)
             message = "The engine could not make the next frames of this video; the server's log says why."

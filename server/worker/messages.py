@@ -27,6 +27,7 @@ class Configure:
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
+        job_checkpoint_s: time between two checkpoints of a job.
     """
 
     engine: str
@@ -37,6 +38,7 @@ class Configure:
     ack_end_s: float
     paused_end_s: float
     job_patience_s: float
+    job_checkpoint_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ class RunJob:
             starts at or after its frame.
         size: a name or ``WxH``.
         frames: number of frames.
-        path: the file to write, in a folder that exists.
+        path: the file to write, in an empty folder that exists.
+        resume_from: a folder that an attempt before this one may have left a checkpoint in.
     """
 
     job_id: str
@@ -118,6 +121,7 @@ class RunJob:
     fps: int
     frames: int
     path: str
+    resume_from: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,14 @@ FRAMES = 400
 
 @pytest.fixture
 def server(start_server: Any) -> LiveServer:
-    running: LiveServer = start_server(PATTERN_SECONDS=0.05)
+    running: LiveServer = start_server(PATTERN_SECONDS=0.05, jobs__checkpoint_s=0.2)
     running.wait_until_ready()
     return running
 
 
 def files(server: LiveServer) -> Iterator[str]:
     """Names of the videos under their final names, each of which must be whole."""
-    for path in (server.folder / "data" / "videos").iterdir():
+    for path in (server.data / "videos").iterdir():
         with av.open(str(path)) as container:
             decoded = sum(1 for _ in container.decode(video=0))
             assert decoded == container.streams.video[0].frames
@@ -66,6 +66,9 @@ def test_jobs_survive_a_kill(server: LiveServer, kill: Any) -> None:
     assert set(files(server)) == {video["id"] for video in (done, running, queued, again)}
     events = ask(server, "GET", f"/v1/videos/{running['id']}/events").body.decode()
     assert events.count("event: restarted") == 1
+    # It went on where it was, which the newest server's log says.
+    assert f"job={running['id']}" in server.output().split("going on at frame ")[1].splitlines()[0]
+    assert not list((server.data / "work").glob("*/*"))
 
 
 def make_once_ready(server: LiveServer) -> dict[str, Any]:
@@ -88,7 +91,6 @@ def test_a_server_that_is_stopped_gives_its_job_back(server: LiveServer) -> None
     running = make(server, num_frames=FRAMES)
     wait_for(server, running["id"], in_the_middle)
     server.stop()
-    assert not list((server.folder / "data" / "work").iterdir())
     server.start()
     assert wait_for(server, running["id"])["status"] == "completed"
     assert "Traceback" not in server.output()

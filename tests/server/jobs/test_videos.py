@@ -82,7 +82,7 @@ def test_the_openai_client_lists_remixes_extends_and_deletes(
     with pytest.raises(openai.NotFoundError) as gone:
         client.videos.retrieve(source.id)
     assert gone.value.code == "video_not_found"
-    assert not list(server.folder.glob(f"data/**/*{source.id}*"))
+    assert not list(server.data.glob(f"**/*{source.id}*"))
 
 
 def test_a_reference_picture_is_refused_in_words(client: openai.OpenAI) -> None:
@@ -231,7 +231,7 @@ def test_a_video_that_is_deleted_in_the_making_leaves_nothing(server: LiveServer
     assert ask(server, "DELETE", f"/v1/videos/{long['id']}").json["deleted"]
     wait_for(server, following["id"])
     assert ask(server, "GET", f"/v1/videos/{long['id']}").status == 404
-    assert not list(server.folder.glob(f"data/**/*{long['id']}*"))
+    assert not list(server.data.glob(f"**/*{long['id']}*"))
 
 
 def test_a_fault_fails_one_video_and_says_so(server: LiveServer) -> None:

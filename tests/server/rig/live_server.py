@@ -32,14 +32,15 @@ class LiveServer:
 
     def __init__(self, folder: Path, *options: str, **settings: object) -> None:
         self._command = [sys.executable, "-c", MAIN, "serve", "--port", "0", *options]
-        self.folder = folder
+        self._folder = folder
+        self.data = folder / "data"
         self._environment = dict(os.environ)
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self._environment.update(
             {
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "ULTRAFLASH_ENGINE": PATTERN,
-                "ULTRAFLASH_DATA__FOLDER": str(folder / "data"),
+                "ULTRAFLASH_DATA__FOLDER": str(self.data),
             }
         )
         for name, value in settings.items():
@@ -58,7 +59,7 @@ class LiveServer:
     def start(self) -> None:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
+                self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
         self._wait_for(lambda: "http://" in self.output(), "an address")
         self.address = self.output().split("http://")[1].split("/")[0]
