@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -17,6 +18,14 @@ from ultraflash.server.errors import DataUnusable, VideoGone
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Digest of the rest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while piece := file.read(CHUNK_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 class ArtifactStore:

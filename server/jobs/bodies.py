@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,15 +25,21 @@ from ultraflash.server.errors import (
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS = 64
 
+FindVideo = Callable[[UploadFile], Awaitable[str]]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-async def read_body(request: Request, model: type[ModelT], max_bytes: int) -> ModelT:
-    """The body as ``model``. Raises an error that says what is accepted."""
+async def read_body(
+    request: Request, model: type[ModelT], max_bytes: int, *, find_video: FindVideo | None = None
+) -> ModelT:
+    """The body as ``model``. Raises an error that says what is accepted.
+
+    ``find_video`` turns a file in the field ``video`` into the id of the video that it is.
+    """
     limited = _limited(request, max_bytes)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind in FORMS:
-        fields = await _form_fields(limited)
+        fields = await _form_fields(limited, find_video)
     elif kind in ("", "application/json"):
         fields = _json_fields(await limited.body())
     else:
@@ -80,13 +87,16 @@ def _json_fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-async def _form_fields(request: Request) -> dict[str, Any]:
+async def _form_fields(request: Request, find_video: FindVideo | None) -> dict[str, Any]:
     """Fields of a form; ``video[id]`` is the field ``id`` of ``video``."""
     fields: dict[str, Any] = {}
     try:
         async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
             for name, value in form.multi_items():
-                _place(fields, name, value)
+                if isinstance(value, UploadFile) and name == "video" and find_video is not None:
+                    _place(fields, "video[id]", await find_video(value))
+                else:
+                    _place(fields, name, value)
     except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
         raise BadBody(f"The form cannot be read: {error}") from error
     return fields

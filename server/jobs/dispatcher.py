@@ -13,7 +13,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
 from ultraflash.server.jobs.prompt_checks import PromptChecks
 from ultraflash.server.jobs.records import Job
 from ultraflash.server.jobs.speed import JobSpeed
@@ -200,8 +200,10 @@ class JobDispatcher:
             )
             return
         self._make_room(size)
+        with path.open("rb") as file:
+            digest = sha256_of(file)
         self._artifacts.put(path, job.id)
-        if not self._store.complete(job.id, size):
+        if not self._store.complete(job.id, size, digest):
             self._artifacts.remove(job.id)
 
     def _make_room(self, coming_bytes: int) -> None:

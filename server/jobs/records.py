@@ -57,6 +57,7 @@ JOBS = Table(
     Column("error_message", Text),
     Column("room_bytes", BigInteger, nullable=False),
     Column("has_file", Boolean, nullable=False),
+    Column("file_sha256", String(64), index=True),
     Column("idempotency_key", String(255), unique=True),
     Column("request_hash", String(64)),
     Index("jobs_by_state", "state", "number"),

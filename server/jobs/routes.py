@@ -72,7 +72,7 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))
     async def extend(request: Request, key: Key = None) -> Video:
         """Queue a completed video with more behind it: its frames first, the same as before, then new ones."""
-        wish = await read_body(request, ExtendVideo, limit)
+        wish = await read_body(request, ExtendVideo, limit, find_video=jobs.id_of_upload)
         return await jobs.described(await jobs.extend(wish, key))
 
     @router.post("/edits")

@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
-from ultraflash.server.errors import DataUnusable, NotReady
-from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.errors import DataUnusable, NotReady, UnsupportedField
+from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
 from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.dispatcher import JobDispatcher
 from ultraflash.server.jobs.orders import extension_order, new_order, remix_order
@@ -87,6 +88,18 @@ class JobService:
         source = await run_in_threadpool(self.store.get, wish.video.id)
         order = extension_order(source, wish.prompt, wish.seconds, self._able(), self.settings.max_seconds)
         return await self._queue(order, Lineage(extended_from=source.id), _idempotency(key, "extend", wish))
+
+    async def id_of_upload(self, upload: UploadFile) -> str:
+        """The video whose file was sent along, as it was downloaded. Raises ``UnsupportedField`` for any other."""
+        digest = await run_in_threadpool(sha256_of, upload.file)
+        job_id = await run_in_threadpool(self.store.id_of_file, digest)
+        if job_id is None:
+            raise UnsupportedField(
+                "Only a video that was made here can be gone on from: send its file as it was downloaded, or name it "
+                'as {"id": ...}.',
+                param="video",
+            )
+        return job_id
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job; its work stops within a group."""

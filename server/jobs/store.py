@@ -138,6 +138,12 @@ class JobStore:
             rows = connection.execute(query.order_by(EVENTS.c.number)).mappings().all()
         return [event_of(row) for row in rows]
 
+    def id_of_file(self, file_sha256: str) -> str | None:
+        """The newest job that has made this very file."""
+        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256).order_by(JOBS.c.number.desc())
+        with self._reader.begin() as connection:
+            return connection.execute(query.limit(1)).scalar_one_or_none()
+
     def is_waiting(self, job_id: str) -> bool:
         """Whether a job is there and not over."""
         query = select(func.count()).where(JOBS.c.id == job_id, JOBS.c.state.in_(WAITING))
@@ -198,7 +204,7 @@ class JobStore:
                 self._log(connection, job_id, "progress", progress=after.progress, frames=frames_done)
             return True
 
-    def complete(self, job_id: str, file_bytes: int) -> bool:
+    def complete(self, job_id: str, file_bytes: int, file_sha256: str) -> bool:
         """The file is in its place. Returns whether the claim still held; the file is nobody's otherwise."""
         now = self._clock()
         with self._engine.begin() as connection:
@@ -213,6 +219,7 @@ class JobStore:
                 expires_at=now + self.limits.expire_after_s,
                 room_bytes=file_bytes,
                 has_file=True,
+                file_sha256=file_sha256,
             )
             self._log(connection, job_id, "completed", progress=100)
             return True

@@ -100,10 +100,11 @@ def test_progress_is_kept_and_logged_once_a_percent(
     for frames in (5, 9, 12, 500, 1000):
         assert store.keep(job.id, frames)
     assert store.get(job.id).progress == 99
-    assert store.complete(job.id, 1234)
+    assert store.complete(job.id, 1234, "aa")
     job = store.get(job.id)
     assert (job.state, job.progress, job.has_file, job.room_bytes) == ("completed", 100, True, 1234)
     assert job.expires_at == clock.now + 3600
+    assert (store.id_of_file("aa"), store.id_of_file("bb")) == (job.id, None)
     log = store.events(job.id)
     assert [event.kind for event in log] == ["queued", "in_progress", *["progress"] * 3, "completed"]
     assert [event.data["progress"] for event in log] == [0, 0, 1, 50, 99, 100]
@@ -121,7 +122,7 @@ def test_what_was_cancelled_stays_cancelled(
         assert store.cancel(job.id).state == "cancelled"
     assert store.claim("pattern") is None
     assert not store.keep(running.id, 10)
-    assert not store.complete(running.id, 10)
+    assert not store.complete(running.id, 10, "aa")
     assert not store.fail(running.id, "late", "too late")
     store.give_back(running.id)
     clock.now += 1000
@@ -204,7 +205,7 @@ def test_old_files_go_first_and_old_records_later(
     for _ in range(3):
         jobs.append(store.create(make_order()).id)
         claimed(store)
-        store.complete(jobs[-1], 400 * 2**20)
+        store.complete(jobs[-1], 400 * 2**20, "aa")
         clock.now += 10
     assert store.beyond_quota(0) == jobs[:1]
     assert store.beyond_quota(300 * 2**20) == jobs[:2]
@@ -223,7 +224,7 @@ def test_a_deleted_job_is_forgotten(store: JobStore, make_order: MakeOrder) -> N
     job = store.create(make_order())
     claimed(store)
     assert store.delete(job.id).id == job.id
-    assert not store.complete(job.id, 10)
+    assert not store.complete(job.id, 10, "aa")
     for what in (store.get, store.cancel, store.delete):
         with pytest.raises(UnknownVideo):
             what(job.id)
