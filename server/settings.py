@@ -100,7 +100,8 @@ class DataSettings(BaseModel):
         database: URL as SQLAlchemy reads it, such as ``postgresql+psycopg://user@host/name``; by default an SQLite
             file in the folder.
         artifacts: URL as fsspec reads it, such as ``s3://bucket/videos``; by default a sub-folder.
-        quota_bytes: finished videos and room for those in the queue; the oldest finished ones go first.
+        quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
+            finished ones go first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,7 +109,7 @@ class DataSettings(BaseModel):
     folder: Path = Field(default_factory=lambda: data_home() / "ultraflash")
     database: str | None = None
     artifacts: str | None = None
-    quota_bytes: int = Field(default=20 * 2**30, ge=2**20)
+    quota_bytes: int = Field(default=20 * 2**30, ge=0)
 
     @property
     def database_url(self) -> str:
@@ -124,6 +125,11 @@ class DataSettings(BaseModel):
     def work_folder(self) -> Path:
         """Of videos in the making."""
         return self.folder.absolute() / "work"
+
+    @property
+    def tails_folder(self) -> Path:
+        """Of what extensions go on from; on the same file system as the videos in the making."""
+        return self.folder.absolute() / "tails"
 
 
 class JobSettings(BaseModel):

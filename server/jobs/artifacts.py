@@ -69,15 +69,12 @@ class ArtifactStore:
             raise VideoGone("The file of this video is no longer there.") from error
 
     def read(self, job_id: str, start: int, length: int) -> Iterator[bytes]:
-        """Bytes ``start`` to ``start + length`` in pieces."""
-        with self._files.open(self._name(job_id), "rb", block_size=CHUNK_BYTES) as file:
-            file.seek(start)
-            while length:
-                piece = file.read(min(CHUNK_BYTES, length))
-                if not piece:
-                    raise OSError(f"The file of {job_id} ended {length} bytes early.")
-                length -= len(piece)
-                yield piece
+        """Bytes ``start`` to ``start + length`` in pieces; the file is open already. Raises ``VideoGone``."""
+        try:
+            file = self._files.open(self._name(job_id), "rb", block_size=CHUNK_BYTES)
+        except FileNotFoundError as error:
+            raise VideoGone("The file of this video is no longer there.") from error
+        return _pieces(file, start, length)
 
     def remove(self, job_id: str) -> None:
         """Removes a video, if it is there."""
@@ -89,3 +86,14 @@ class ArtifactStore:
 
     def _name(self, job_id: str) -> str:
         return f"{self._root}/{job_id}.mp4"
+
+
+def _pieces(file: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while length:
+            piece = file.read(min(CHUNK_BYTES, length))
+            if not piece:
+                raise OSError(f"The file of a video ended {length} bytes early.")
+            length -= len(piece)
+            yield piece

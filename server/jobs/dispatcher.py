@@ -18,6 +18,7 @@ from ultraflash.server.jobs.prompt_checks import PromptChecks
 from ultraflash.server.jobs.records import Job
 from ultraflash.server.jobs.speed import JobSpeed
 from ultraflash.server.jobs.store import JobStore
+from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.work_folders import WorkFolders
 from ultraflash.server.worker.messages import (
     CancelJob,
@@ -48,25 +49,6 @@ class WorkerLost:
 Tiding = JobProgress | JobFinished | JobFailed | JobStopped | WorkerLost | Literal["wake"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLost:
-    """A worker has ended; ``next_life`` counts the ones that come after it."""
-
-    next_life: int
-
-
-Tiding = JobProgress | JobFinished | JobFailed | JobStopped | WorkerLost | Literal["wake"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
-    """Where files are while they are made, by which name this server claims, how long records are kept."""
-
-    work_folder: Path
-    me: str
-    keep_s: float
-
-
 class JobDispatcher:
     """One task that does all of it, so that nothing about a job happens twice at a time."""
 
@@ -76,6 +58,7 @@ class JobDispatcher:
         artifacts: ArtifactStore,
         supervisor: WorkerSupervisor,
         folders: WorkFolders,
+        tails: Tails,
         *,
         keep_s: float,
     ) -> None:
@@ -85,6 +68,7 @@ class JobDispatcher:
         self._artifacts = artifacts
         self._supervisor = supervisor
         self._folders = folders
+        self._tails = tails
         self._keep_s = keep_s
         self._tidings: asyncio.Queue[Tiding] = asyncio.Queue()
         self._running: Job | None = None
@@ -102,6 +86,11 @@ class JobDispatcher:
         if self._running is not None and self._running.id == job_id:
             self._supervisor.send(CancelJob(job_id=job_id))
         self._tell_watchers()
+
+    def remove_files(self, job_id: str) -> None:
+        """Removes a finished video and what its extensions would go on from. Blocking."""
+        self._artifacts.remove(job_id)
+        self._tails.remove(job_id)
 
     async def changed(self, seconds: float) -> None:
         """Waits until some job has changed, but not for ever: another server may have changed one."""
@@ -203,12 +192,13 @@ class JobDispatcher:
         with path.open("rb") as file:
             digest = sha256_of(file)
         self._artifacts.put(path, job.id)
-        if not self._store.complete(job.id, size, digest):
-            self._artifacts.remove(job.id)
+        tail_bytes = self._tails.keep(path.parent, job.id)
+        if not self._store.complete(job.id, size + tail_bytes, digest):
+            self.remove_files(job.id)
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):
-            self._artifacts.remove(job_id)
+            self.remove_files(job_id)
             self._store.file_removed(job_id, "made room")
 
     async def _keep_claim(self) -> None:
@@ -229,7 +219,7 @@ class JobDispatcher:
         job = await asyncio.to_thread(self._store.claim, ready.model)
         if job is None:
             return
-        folder, before = await asyncio.to_thread(self._folders.prepare, job.id)
+        folder, before = await asyncio.to_thread(self._folders.prepare, job.id, job.lineage.extended_from)
         if not self._supervisor.is_ready:
             await asyncio.to_thread(self._store.recover, None)
             return
@@ -262,7 +252,7 @@ class JobDispatcher:
 
     def _remove_old(self) -> None:
         for job_id in self._store.expired():
-            self._artifacts.remove(job_id)
+            self.remove_files(job_id)
             self._store.file_removed(job_id, "expired")
         self._store.forget_older(self._keep_s)
         self._folders.tidy(self._store.is_waiting)

@@ -22,6 +22,7 @@ from ultraflash.server.jobs.orders import extension_order, new_order, remix_orde
 from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.records import Job, Lineage, Order
 from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
+from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, Video, video_of
 from ultraflash.server.jobs.work_folders import WorkFolders
 from ultraflash.server.settings import Settings
@@ -53,9 +54,10 @@ class JobService:
             raise DataUnusable(f"The data folder cannot be used: {error}.", param="data.folder") from error
         self.store = JobStore(open_database(data.database_url), limits, me=me)
         self.artifacts = ArtifactStore(data.artifacts_url)
-        folders = WorkFolders(data.work_folder, me)
+        tails = Tails(data.tails_folder)
+        folders = WorkFolders(data.work_folder, me, tails)
         self.dispatcher = JobDispatcher(
-            self.store, self.artifacts, supervisor, folders, keep_s=settings.jobs.keep_s
+            self.store, self.artifacts, supervisor, folders, tails, keep_s=settings.jobs.keep_s
         )
 
     @asynccontextmanager
@@ -111,7 +113,7 @@ class JobService:
         """Forgets a job, its work and its file."""
         await run_in_threadpool(self.store.delete, job_id)
         self.dispatcher.stop(job_id)
-        await run_in_threadpool(self.artifacts.remove, job_id)
+        await run_in_threadpool(self.dispatcher.remove_files, job_id)
 
     async def described(self, job: Job) -> Video:
         """A job with its place in the queue and the time it will take."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.worker.job_checkpoint import CHECKPOINT
 
 BEFORE = ".before"
@@ -15,15 +16,17 @@ BEFORE = ".before"
 class WorkFolders:
     """Blocking; called from threads, by one at a time."""
 
-    def __init__(self, root: Path, me: str) -> None:
+    def __init__(self, root: Path, me: str, tails: Tails) -> None:
         self._root = root
         self._me = me
         self._mine = root / me
+        self._tails = tails
 
-    def prepare(self, job_id: str) -> tuple[Path, Path | None]:
-        """An empty folder for an attempt, and the one of the attempt before it, if there is one.
+    def prepare(self, job_id: str, source_id: str | None) -> tuple[Path, Path | None]:
+        """An empty folder for an attempt, and one to go on from, if there is one.
 
-        The latter is only read from then on, so that a worker that still writes into it does no harm.
+        The latter is that of the attempt before, or has the tail of the video that is to be extended. It is only
+        read from then on, so that a worker that still writes into it does no harm.
         """
         folder, before = self._mine / job_id, self._mine / f"{job_id}{BEFORE}"
         if folder.exists():
@@ -33,6 +36,8 @@ class WorkFolders:
         if folder.exists():
             folder.rename(before)
         folder.mkdir(parents=True)
+        if not before.exists() and source_id is not None:
+            self._tails.lend(source_id, before)
         return folder, before if before.exists() else None
 
     def remove(self, job_id: str) -> None:

@@ -260,7 +260,9 @@ def make_job_group(engine: Engine, job: VideoJob, *, now: float, checkpoint_s: f
     frames_THWC = np.asarray(engine.next_group(job.state))[: job.frames - job.next_index]
     job.next_index += len(frames_THWC)
     kept = None
-    if isinstance(engine, StreamKeeper) and not job.complete and now - job.kept_at >= checkpoint_s:
+    # The end may come within the next group, and an extension goes on from the last checkpoint.
+    due = now - job.kept_at >= checkpoint_s or job.next_index + 2 * len(frames_THWC) >= job.frames
+    if isinstance(engine, StreamKeeper) and due and not job.complete:
         state = engine.save_stream(job.state)
         kept = KeptStream(state=state, frames=job.next_index, cues_shown=job.cues_shown)
         job.kept_at = now

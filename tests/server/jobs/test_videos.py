@@ -84,6 +84,8 @@ def test_the_openai_client_lists_remixes_extends_and_deletes(
     assert all(shows(frame, "a hill") for frame in longer[:21])
     assert all(shows(frame, "a town") for frame in longer[21:])
 
+    assert f"going on at frame 9 job={extension.id}" in server.output()
+
     for video in (source, remix, extension):
         deleted = client.videos.delete(video.id)
         assert (deleted.id, deleted.object, deleted.deleted) == (video.id, "video.deleted", True)
@@ -167,6 +169,15 @@ def test_an_idempotency_key_makes_one_video(server: LiveServer) -> None:
     assert (first["id"], first["seed"]) == (again["id"], again["seed"])
     other = ask(server, "POST", "/v1/videos", {"prompt": "a lake", "num_frames": 5}, key)
     assert (other.status, other.code) == (409, "idempotency_key_reused")
+
+
+def test_a_foreign_page_cannot_send_a_form(server: LiveServer) -> None:
+    kind = "application/x-www-form-urlencoded"
+    page = {"Content-Type": kind, "Origin": "https://elsewhere.example"}
+    answer = ask(server, "POST", "/v1/videos", b"prompt=a+hill&num_frames=5", page)
+    assert (answer.status, answer.code) == (403, "origin_not_allowed")
+    own = {"Content-Type": kind, "Origin": f"http://{server.address}"}
+    assert ask(server, "POST", "/v1/videos", b"prompt=a+hill&num_frames=5", own).status == 200
 
 
 def test_parts_of_a_file_are_served(server: LiveServer) -> None:
@@ -276,6 +287,24 @@ def test_a_full_queue_says_when_to_come_back_and_expired_files_are_gone(start_se
         continue
     assert (answer.status, answer.code) == (410, "video_expired")
     assert ask(server, "POST", f"/v1/videos/{done['id']}/remix", {"prompt": "again"}).status == 200
+
+
+def test_the_oldest_video_makes_room_for_the_newest(start_server: Any) -> None:
+    server = start_server(data__quota_bytes=60_000)
+    server.wait_until_ready()
+    answer = ask(server, "POST", "/v1/videos", {"prompt": "too large", "seconds": "60"})
+    assert (answer.status, answer.code) == (413, "video_too_large")
+    made: list[str] = []
+    while not made or ask(server, "GET", f"/v1/videos/{made[0]}/content").status == 200:
+        assert len(made) < 40
+        made.append(make(server, num_frames=20)["id"])
+        assert wait_for(server, made[-1])["status"] == "completed"
+    gone = ask(server, "GET", f"/v1/videos/{made[0]}/content")
+    assert (gone.status, gone.code) == (410, "video_expired")
+    assert len(pictures(download(server, made[-1]))) == 20
+    files = [file for file in server.data.rglob("*") if file.is_file() and "ultraflash.db" not in file.name]
+    assert sum(file.stat().st_size for file in files) <= 60_000
+    assert not [file for file in files if made[0] in str(file)]
 
 
 def test_the_description_tells_of_bodies_and_answers(server: LiveServer) -> None:

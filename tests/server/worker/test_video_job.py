@@ -14,7 +14,7 @@ import pytest
 from pattern_engine import PatternEngine, colour, read_number
 
 from ultraflash.models.errors import EmptyPrompt, UnknownSize
-from ultraflash.server.worker.job_checkpoint import CHECKPOINT, JOURNAL
+from ultraflash.server.worker.job_checkpoint import CHECKPOINT, JOURNAL, read_checkpoint
 from ultraflash.server.worker.messages import JobFailed, JobFinished, JobProgress, JobStopped, RunJob
 from ultraflash.server.worker.video_job import VideoJob, make_job_group, open_job
 
@@ -188,3 +188,13 @@ def test_a_checkpoint_that_cannot_be_used_means_starting_over(tmp_path: Path, da
     run(engine, job)
     reports.last()
     assert [read_number(frame) for frame in pictures(tmp_path / "out.mp4")] == list(range(30))
+
+
+def test_the_last_checkpoint_is_the_last_whole_group(tmp_path: Path) -> None:
+    engine, reports = PatternEngine(), Reports()
+    run(engine, opened(engine, command(tmp_path / "out.mp4", frames=64), reports))
+    reports.last()
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.kept.frames == 57
+    assert [unit.index for unit in checkpoint.units()] == list(range(57))
