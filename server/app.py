@@ -49,7 +49,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         metrics=Metrics(),
     )
 
-    jobs = JobService(settings, server.supervisor)
+    jobs = JobService(settings, server.supervisor, server.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
 from ultraflash.server.jobs.prompt_checks import PromptChecks
 from ultraflash.server.jobs.records import Job
@@ -20,6 +18,7 @@ from ultraflash.server.jobs.speed import JobSpeed
 from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.work_folders import WorkFolders
+from ultraflash.server.metrics import Metrics
 from ultraflash.server.worker.messages import (
     CancelJob,
     JobFailed,
@@ -59,6 +58,7 @@ class JobDispatcher:
         supervisor: WorkerSupervisor,
         folders: WorkFolders,
         tails: Tails,
+        metrics: Metrics,
         *,
         keep_s: float,
     ) -> None:
@@ -69,6 +69,7 @@ class JobDispatcher:
         self._supervisor = supervisor
         self._folders = folders
         self._tails = tails
+        self._metrics = metrics
         self._keep_s = keep_s
         self._tidings: asyncio.Queue[Tiding] = asyncio.Queue()
         self._running: Job | None = None
@@ -124,8 +125,8 @@ class JobDispatcher:
     async def _try_step(self) -> None:
         try:
             await self._step()
-        except (SQLAlchemyError, OSError):
-            # The database or the place of the videos is away; jobs are safe in the former and wait.
+        except Exception:
+            # Most likely the database is away; jobs are safe in it and wait.
             log.exception("a job could not be followed; trying again")
             await asyncio.sleep(POLL_S)
 
@@ -159,10 +160,12 @@ class JobDispatcher:
         elif isinstance(tiding, JobProgress):
             self._running = replace(job, frames_done=tiding.frames)
             self.speed.progressed(job.order, tiding.frames - job.frames_done)
+            self._metrics.job_frames.inc(tiding.frames - job.frames_done)
             await self._keep(self._running)
         elif isinstance(tiding, JobFinished):
             await self._release(self._store_file, job, Path(tiding.path))
         elif isinstance(tiding, JobFailed):
+            self._metrics.jobs_ended.labels(status="failed").inc()
             await self._release(self._store.fail, job.id, tiding.code, tiding.message)
         else:
             await self._release(lambda: None)
@@ -191,10 +194,21 @@ class JobDispatcher:
         self._make_room(size)
         with path.open("rb") as file:
             digest = sha256_of(file)
-        self._artifacts.put(path, job.id)
+        try:
+            self._artifacts.put(path, job.id)
+        except Exception:
+            # Making it once more would not help, and cost as much again.
+            log.exception("a finished video could not be stored job=%s", job.id)
+            self._store.fail(
+                job.id, "storage_failed", "The finished video could not be stored; the server's log says why."
+            )
+            self._metrics.jobs_ended.labels(status="failed").inc()
+            return
         tail_bytes = self._tails.keep(path.parent, job.id)
         if not self._store.complete(job.id, size + tail_bytes, digest):
             self.remove_files(job.id)
+            return
+        self._metrics.jobs_ended.labels(status="completed").inc()
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):

@@ -25,6 +25,7 @@ from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
 from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, Video, video_of
 from ultraflash.server.jobs.work_folders import WorkFolders
+from ultraflash.server.metrics import Metrics
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -35,7 +36,7 @@ LONGEST_RETRY_S = 300
 class JobService:
     """Jobs as the routes see them. Opening it opens the database; ``running`` makes it work."""
 
-    def __init__(self, settings: Settings, supervisor: WorkerSupervisor) -> None:
+    def __init__(self, settings: Settings, supervisor: WorkerSupervisor, metrics: Metrics) -> None:
         """Opens the database and the place of the videos. Raises ``DataUnusable``."""
         self.settings = settings.jobs
         self._supervisor = supervisor
@@ -57,7 +58,7 @@ class JobService:
         tails = Tails(data.tails_folder)
         folders = WorkFolders(data.work_folder, me, tails)
         self.dispatcher = JobDispatcher(
-            self.store, self.artifacts, supervisor, folders, tails, keep_s=settings.jobs.keep_s
+            self.store, self.artifacts, supervisor, folders, tails, metrics, keep_s=settings.jobs.keep_s
         )
 
     @asynccontextmanager

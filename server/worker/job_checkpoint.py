@@ -47,7 +47,6 @@ class Checkpoint:
 
     kept: KeptStream
     journal: Path
-    journal_bytes: int
 
     def units(self) -> Iterator[AccessUnit]:
         """The encoded frames up to the checkpoint."""
@@ -94,12 +93,22 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         state, frames, cues_shown, journal_bytes = msgpack.unpackb((folder / CHECKPOINT).read_bytes())
         journal = folder / JOURNAL
-        if journal.stat().st_size < journal_bytes:
-            raise ValueError("the journal is too short")
+        if _end_of_frame(journal, frames) != journal_bytes:
+            raise ValueError("the journal does not belong to it")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, msgpack.UnpackException) as error:
+    except (OSError, ValueError, TypeError, struct.error, msgpack.UnpackException) as error:
         log.warning("the checkpoint in %s cannot be used: %s", folder, error)
         return None
-    kept = KeptStream(state=state, frames=frames, cues_shown=cues_shown)
-    return Checkpoint(kept=kept, journal=journal, journal_bytes=journal_bytes)
+    return Checkpoint(kept=KeptStream(state=state, frames=frames, cues_shown=cues_shown), journal=journal)
+
+
+def _end_of_frame(journal: Path, frames: int) -> int:
+    """Offset behind so many frames, all of which are there. Raises ``struct.error`` or ``ValueError``."""
+    size = journal.stat().st_size
+    with journal.open("rb") as file:
+        for _ in range(frames):
+            length, _ = _RECORD.unpack(file.read(_RECORD.size))
+            if file.seek(length, os.SEEK_CUR) > size:
+                raise ValueError("the journal is too short")
+        return file.tell()
