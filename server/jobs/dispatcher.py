@@ -165,8 +165,7 @@ class JobDispatcher:
         elif isinstance(tiding, JobFinished):
             await self._release(self._store_file, job, Path(tiding.path))
         elif isinstance(tiding, JobFailed):
-            self._metrics.jobs_ended.labels(status="failed").inc()
-            await self._release(self._store.fail, job.id, tiding.code, tiding.message)
+            await self._release(self._fail, job.id, tiding.code, tiding.message)
         else:
             await self._release(lambda: None)
 
@@ -187,7 +186,7 @@ class JobDispatcher:
     def _store_file(self, job: Job, path: Path) -> None:
         size = path.stat().st_size
         if size > self._store.limits.quota_bytes:
-            self._store.fail(
+            self._fail(
                 job.id, "video_too_large", f"The video has {size} bytes, more than all videos may have."
             )
             return
@@ -199,16 +198,18 @@ class JobDispatcher:
         except Exception:
             # Making it once more would not help, and cost as much again.
             log.exception("a finished video could not be stored job=%s", job.id)
-            self._store.fail(
-                job.id, "storage_failed", "The finished video could not be stored; the server's log says why."
-            )
-            self._metrics.jobs_ended.labels(status="failed").inc()
+            message = "The finished video could not be stored; the server's log says why."
+            self._fail(job.id, "storage_failed", message)
             return
         tail_bytes = self._tails.keep(path.parent, job.id)
         if not self._store.complete(job.id, size + tail_bytes, digest):
             self.remove_files(job.id)
             return
         self._metrics.jobs_ended.labels(status="completed").inc()
+
+    def _fail(self, job_id: str, code: str, message: str) -> None:
+        self._metrics.jobs_ended.labels(status="failed").inc()
+        self._store.fail(job_id, code, message)
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):
