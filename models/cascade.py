@@ -268,6 +268,14 @@ class Cascade:
             state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
         return state
 
+    def save_stream(self, state: StreamState) -> bytes:
+        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with."""
+        return self.snapshot(state).to_bytes()
+
+    def load_stream(self, data: bytes) -> StreamState:
+        """The stream that :meth:`save_stream` made bytes of. Raises what :meth:`restore` does."""
+        return self.restore(Snapshot.from_bytes(data))
+
     @cached_property
     def _identity(self) -> Identity:
         return identity_of(self.preset, self.networks, self._dtype)

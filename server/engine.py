@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from ultraflash.server.errors import BadOption
 
@@ -116,6 +116,20 @@ class Engine(Protocol):
 
     def set_size(self, state: Any, size: str) -> None:
         """Changes the size from the next group on."""
+
+
+@runtime_checkable
+class StreamKeeper(Protocol):
+    """An engine whose streams can be kept between two groups and gone on with later, by another process too."""
+
+    def save_stream(self, state: Any) -> bytes:
+        """A stream as bytes."""
+
+    def load_stream(self, data: bytes) -> EngineState:
+        """The stream of ``save_stream``, which goes on with the same frames.
+
+        Raises an ``UltraflashError`` for one that this engine cannot go on with.
+        """
 
 
 def load_engine(factory: str, preset: str, size: str | None) -> Engine:

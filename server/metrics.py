@@ -64,4 +64,8 @@ class Metrics:
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
         )
+        self.jobs_ended = Counter(
+            "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
+        )
+        self.job_frames = Counter("ultraflash_job_frames", "Encoded frames of video jobs.", registry=registry)
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)

@@ -6,6 +6,7 @@ whose colour is that of the prompt. Prompts with a special meaning are listed at
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import zlib
@@ -127,6 +128,16 @@ class PatternEngine:
 
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
+
+    def save_stream(self, state: PatternState) -> bytes:
+        return json.dumps([state.prompt, state.size.name, state.seed, state.frames_emitted]).encode()
+
+    def load_stream(self, data: bytes) -> PatternState:
+        try:
+            prompt, size, seed, frames = json.loads(data)
+        except ValueError as error:
+            raise BadConfig("not a kept stream") from error
+        return PatternState(prompt=prompt, size=self.preset.size(size), seed=seed, frames_emitted=frames)
 
     def next_group(self, state: PatternState) -> np.ndarray:
         """Frames; the prompt "fault" raises, "die" ends the process."""
