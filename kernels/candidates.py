@@ -23,11 +23,7 @@ DTYPES = ("bfloat16", "float32")
 SHAPES = ((128, 64, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (32, 32, 4))
 """Queries, keys and warps."""
 
-TILES = tuple(
-    Tiles(m=m, j=j, warps=warps, stages=stages)
-    for m, j, warps in SHAPES
-    for stages in (3, 2, 1)
-)
+TILES = tuple(Tiles(m=m, j=j, warps=warps, stages=stages) for m, j, warps in SHAPES for stages in (3, 2, 1))
 """Larger tiles first: each key that is loaded serves more queries."""
 
 

@@ -255,7 +255,7 @@ def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[Engin
 def make_job_group(engine: Engine, job: VideoJob, *, now: float, checkpoint_s: float) -> None:
     """Runs the engine for one group and hands the frames on, cut where the video ends."""
     while job.cues_shown < len(job.cues) and job.cues[job.cues_shown][0] <= job.next_index:
-        engine.set_prompt(job.state, job.cues[job.cues_shown][1])
+        engine.set_prompt(job.state, job.cues[job.cues_shown][1], transition="recompute", groups=1)
         job.cues_shown += 1
     frames_THWC = np.asarray(engine.next_group(job.state))[: job.frames - job.next_index]
     job.next_index += len(frames_THWC)
