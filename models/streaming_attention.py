@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
-from ultraflash.models.preset import BaseConfig
+from ultraflash.models.preset import BaseConfig, Size, SuperResolutionConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
 
 
@@ -27,6 +27,46 @@ def window_cache(config: BaseConfig, *, batch: int, dtype: torch.dtype, device: 
         frame_tokens=h * w,
         heads=config.dit.heads,
         head_dim=config.dit.head_dim,
+        dtype=dtype,
+        device=device,
+        storage=config.kv,
+    )
+
+
+def sr_grid(sr: SuperResolutionConfig, size: Size, *, frames: int) -> BlockGrid:
+    """The blocks that super-resolution regroups ``frames`` latent frames of a size into."""
+    rows, cols = sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+    return BlockGrid(frames=frames, rows=rows, cols=cols, block=sr.block)
+
+
+def block_cache(
+    sr: SuperResolutionConfig, grid: BlockGrid, *, dtype: torch.dtype, device: torch.device
+) -> BlockCache:
+    """The empty super-resolution cache of one stream at the size of ``grid``."""
+    return BlockCache(
+        layers=sr.dit.layers,
+        batch=1,
+        frame_blocks=sr.cached_blocks,
+        spatial_blocks=grid.spatial_blocks,
+        block_tokens=grid.block_tokens,
+        heads=sr.dit.heads,
+        head_dim=sr.dit.head_dim,
+        dtype=dtype,
+        device=device,
+        storage=sr.kv,
+    )
+
+
+def no_cache(dtype: torch.dtype, device: torch.device) -> BlockCache:
+    """The cache of a stream that goes without super-resolution: it holds nothing."""
+    return BlockCache(
+        layers=0,
+        batch=1,
+        frame_blocks=0,
+        spatial_blocks=1,
+        block_tokens=1,
+        heads=1,
+        head_dim=1,
         dtype=dtype,
         device=device,
     )
