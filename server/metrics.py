@@ -50,4 +50,7 @@ class Metrics:
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
         )
+        self.resident = Gauge(
+            "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
+        )
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)
