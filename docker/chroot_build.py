@@ -47,10 +47,12 @@ class Container:
 
     def mount_system(self) -> None:
         """Lays /proc, /dev, the names of hosts and what is shared."""
+        for name in ("/proc", "/dev"):
+            self.inside(name).mkdir(exist_ok=True)
         mount("-t", "proc", "proc", self.inside("/proc"))
         mount("--rbind", "/dev", self.inside("/dev"))
         for path in (Path("/etc/resolv.conf"), Path("/etc/hosts"), *self.shared):
-            self.show(path.resolve(), str(path))
+            self.show(path.resolve(), str(path), "-o", "ro")
 
     def show(self, path: Path, target: str, *options: str) -> None:
         """Binds a file or folder of this machine to a place inside."""

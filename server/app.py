@@ -98,7 +98,8 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
         """Prometheus text format."""
         server.metrics.worker_restarts.set(server.supervisor.status.restarts)
         server.metrics.ready.set(server.supervisor.is_ready)
-        for process, process_id in (("web", os.getpid()), ("worker", server.supervisor.process_id)):
+        processes: dict[str, int | None] = {"web": os.getpid(), "worker": server.supervisor.process_id}
+        for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0
             server.metrics.resident.labels(process=process).set(held)
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+import socket
 import ssl
 import statistics
 import time
@@ -65,9 +66,7 @@ def fetch(
     return connection.getresponse()
 
 
-def socket_to(proxy: Proxy) -> object:
-    import socket
-
+def socket_to(proxy: Proxy) -> socket.socket:
     return socket.create_connection(("127.0.0.1", proxy.port), timeout=120)
 
 
@@ -77,8 +76,8 @@ async def client(proxy: Proxy, **options: object) -> AsyncIterator[StreamClient]
     address = f"wss://{NAME}:{proxy.port}/v1/stream"
     options.setdefault("origin", f"https://{NAME}:{proxy.port}")
     where = {"host": "127.0.0.1", "port": proxy.port, "ssl": trust(proxy), "server_hostname": NAME}
-    async with websockets.connect(address, max_size=None, **where, **options) as socket:  # type: ignore[arg-type]
-        yield StreamClient(socket)
+    async with websockets.connect(address, max_size=None, **where, **options) as opened:  # type: ignore[arg-type]
+        yield StreamClient(opened)
 
 
 def test_the_page_comes_over_tls_with_our_headers_and_those_of_the_proxy(proxy: Proxy) -> None:
@@ -105,7 +104,7 @@ def test_metrics_are_not_for_the_world_and_readiness_is(proxy: Proxy) -> None:
 def test_another_host_name_gets_nothing_from_the_server(proxy: Proxy) -> None:
     try:
         answer = fetch(proxy, "/", name="other.example.com")
-    except http.client.RemoteDisconnected:
+    except ConnectionError:
         return
     assert b"<html" not in answer.read()
 
