@@ -14,11 +14,11 @@ from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
+from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import PatchesConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.trajectory import TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
-from ultraflash.training.upsampler_pairs import PairsConfig
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
@@ -36,29 +36,34 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             stage="pictures",
             result=PICTURES_FILE,
             steps=20_000,
-            minutes=30,
-            batch_size=96,
+            minutes=38,
+            batch_size=16,
             blocks=1,
             block_frames=1,
             cut_share=0.0,
             learning_rate=1.5e-3,
+            muon_rate=3e-3,
             warmup_steps=60,
             betas=(0.9, 0.95),
             weight_decay=0.01,
-            ema_decay=0.995,
+            ema_decay=0.999,
             autocast=True,
+            compile=True,
         ),
         "base": BaseStageConfig(
             start_from=PICTURES_FILE,
             steps=20_000,
-            minutes=25,
-            batch_size=8,
-            learning_rate=8e-4,
+            minutes=26,
+            batch_size=3,
+            guidance_weight=0.5,
+            learning_rate=6e-4,
+            muon_rate=1.2e-3,
             warmup_steps=30,
             betas=(0.9, 0.95),
             weight_decay=0.01,
-            ema_decay=0.99,
+            ema_decay=0.995,
             autocast=True,
+            compile=True,
         ),
         "trajectory": TrajectoryConfig(
             steps=20_000,
@@ -107,8 +112,6 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             batch_size=2,
             learning_rate=2e-3,
             warmup_steps=20,
-            rows=4,
-            cols=8,
             ema_decay=0.995,
             autocast=True,
             export_to=ship,
@@ -157,11 +160,31 @@ def debug() -> dict[str, StageConfig]:
             log_steps=1,
             batch_size=2,
             pairs=PairsConfig(
-                pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
+                pairs_per_shard=2,
+                latent_frames=2,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                base_cols=2,
+                shards=1,
             ),
             workers=0,
         ),
         "sr": SuperResolutionStageConfig(
-            steps=3, batch_size=1, log_steps=1, preset=DEBUG_PRESET, rows=2, cols=2, evaluated_windows=1
+            steps=3,
+            batch_size=1,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            evaluated_windows=1,
+            pairs=PairsConfig(
+                pairs_per_shard=2,
+                latent_frames=6,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                base_cols=2,
+                shards=1,
+                with_text=True,
+                remade=1.0,
+            ),
+            workers=0,
         ),
     }
