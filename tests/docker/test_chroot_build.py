@@ -37,6 +37,36 @@ base = Container(root=work / "base", shared=(Path("/usr"),))
 text = (work / "Dockerfile").read_text()
 Build(text, context=context, work=work, base=base, arguments={"WORD": "given"}).run()
 """
+# The script has no ending that import knows.
+CONFINED = """import subprocess, sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+import chroot_build, dockerfile
+work, script = map(Path, sys.argv[1:])
+loader = SourceFileLoader("trial", str(script))
+trial = module_from_spec(spec_from_loader("trial", loader))
+loader.exec_module(trial)
+text = (work / "Dockerfile").read_text()
+base = chroot_build.Container(root=work / "base")
+built = chroot_build.Build(text, context=work, work=work, base=base, arguments={}).run()
+(stage,) = dockerfile.stages(text)
+container = trial.as_compose_runs_it(stage, built, work)
+command = ["sh", "-c", "echo $ULTRAFLASH_HTTP__ALLOW_UNAUTHENTICATED > up && exec sleep 600"]
+server = subprocess.Popen(container.command(command, network=False))
+trial.wait_for_health(stage, container, server)
+trial.check_confinement(container)
+server.terminate()
+print("ended with", server.wait(60))
+"""
+SERVER = """FROM nothing:1.0
+RUN mkdir -p /data /weights /tmp && chown 10001:10001 /data /weights
+VOLUME ["/data", "/weights"]
+USER 10001:10001
+WORKDIR /data
+HEALTHCHECK --interval=1s CMD ["/bin/sh", "-c", "test -e /data/up"]
+"""
+PROGRAMS = ("sh", "env", "id", "sleep", "mkdir", "chown")
 NAMESPACES = [
     "unshare",
     "--mount",
@@ -98,3 +128,28 @@ def test_a_step_that_fails_ends_the_build(work: Path, docker_dir: Path, line: st
     done = build(work, f"FROM nothing:1.0\n{line}\n", docker_dir)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_a_server_is_healthy_unprivileged_and_can_write_to_its_volumes_alone(
+    work: Path, docker_dir: Path
+) -> None:
+    shutil.rmtree(work / "base")
+    for name in PROGRAMS:
+        program = Path(shutil.which(name) or name).resolve()
+        needed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
+        libraries = [word for word in needed.split() if word.startswith("/")]
+        for source, target in ((str(program), f"/bin/{name}"), *((one, one) for one in libraries)):
+            place = work / "base" / target.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, place)
+    for folder in ("usr", "opt/ultraflash", "etc"):
+        (work / "base" / folder).mkdir(parents=True, exist_ok=True)
+    (work / "Dockerfile").write_text(SERVER)
+    command = [*NAMESPACES, sys.executable, "-c", CONFINED, str(work), str(docker_dir / "try-without-engine")]
+    environment = {**os.environ, "PYTHONPATH": str(docker_dir)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "user 10001 can write to /data /weights /tmp alone" in done.stdout
+    assert "ended with -15" in done.stdout
+    kept = work / "volumes" / "data" / "up"
+    assert (kept.read_text(), kept.stat().st_uid) == ("true\n", 10001)

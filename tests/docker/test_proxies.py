@@ -109,9 +109,14 @@ def test_another_host_name_gets_nothing_from_the_server(proxy: Proxy) -> None:
     assert b"<html" not in answer.read()
 
 
-def test_a_body_beyond_the_limit_is_refused(proxy: Proxy) -> None:
-    assert fetch(proxy, "/v1/models", method="POST", body=b"0" * 70_000).status in (405, 413)
-    assert fetch(proxy, "/v1/videos", method="POST", body=b"0" * 70_000).status != 413
+def test_a_body_beyond_the_limit_is_refused_by_the_proxy(proxy: Proxy) -> None:
+    # Caddy 2.6 notices while it hands the body on, and calls that a bad gateway; later ones say 413 too.
+    refusals = {413} if proxy.command[0] == "nginx" else {413, 502}
+    answers = [
+        fetch(proxy, path, method="POST", body=b"0" * size).status
+        for path, size in (("/v1/models", 70_000), ("/v1/models", 60_000), ("/v1/videos", 70_000))
+    ]
+    assert [status in refusals for status in answers] == [True, False, False], answers
 
 
 async def test_a_page_of_another_origin_may_not_stream(proxy: Proxy) -> None:
