@@ -5,34 +5,33 @@ Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and c
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ultraflash.kernels.block_sparse import BlockGrid
-from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig, MissingWeights
-from ultraflash.models.noise import check_seed, counter_noise
-from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES, PatchDecoder
-from ultraflash.models.prediction import clean_estimate
+from ultraflash.models.block_generator import BlockGenerator
+from ultraflash.models.checkpoints.lora import LiveLora
+from ultraflash.models.device_memory import free_bytes
+from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.errors import BadConfig, StreamOffloaded
+from ultraflash.models.fingerprint import Identity, identity_of
+from ultraflash.models.loading import Decoder, Networks, load_networks
+from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
+from ultraflash.models.noise import check_seed
+from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
+from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.preset import Preset, Size, load_preset
-from ultraflash.models.ring_cache import BlockCache
-from ultraflash.models.schedule import TRAIN_STEPS, add_noise
-from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds, StreamState
-from ultraflash.models.streaming_attention import SparseAttention, WindowAttention, window_cache
-from ultraflash.models.text import TOKENS, WIDTH, MiniLMEncoder
+from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.snapshot import Snapshot, capture, fill
+from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
+from ultraflash.models.streaming_attention import window_cache
+from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import (
-    BASE_FILE,
-    DECODER_FILE,
-    SHIPPED,
-    SR_FILE,
-    load_file,
-    upsampler_file,
-    verify_manifest,
-)
+from ultraflash.models.window_latents import WindowLatents
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -47,24 +46,26 @@ class Cascade:
         self,
         preset: Preset,
         *,
-        text: MiniLMEncoder,
+        text: TextEncoder,
         base: CausalDiT,
         upsamplers: dict[int, LatentUpsampler],
-        sr: CausalDiT,
-        decoder: PatchDecoder,
+        sr: CausalDiT | None,
+        decoder: Decoder,
         device: torch.device,
         dtype: torch.dtype,
+        lora: LiveLora | None = None,
     ) -> None:
         """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
         """
-        for part, dit in (("base", preset.base.dit), ("sr", preset.sr.dit)):
-            if (dit.text_tokens, dit.text_dim) != (TOKENS, WIDTH):
+        wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
+        for part, dit in wanted:
+            if (dit.text_tokens, dit.text_dim) != (text.tokens, text.width):
                 raise BadConfig(
                     f"{part} takes {dit.text_tokens} text tokens of width {dit.text_dim}, "
-                    f"but the encoder makes {TOKENS} of width {WIDTH}",
+                    f"but the encoder makes {text.tokens} of width {text.width}",
                     param=f"{part}.dit.text_tokens",
                 )
         self.preset = preset
@@ -72,46 +73,72 @@ class Cascade:
         self._device = device
         self._dtype = dtype
         self._base = base.cast(dtype).to(device).eval()
-        self._sr = sr.cast(dtype).to(device).eval()
+        self._sr = None if sr is None else sr.cast(dtype).to(device).eval()
         self._upsamplers = {
             factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
+        self._lora = lora
+        self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
+        self._pictures = PictureStage(
+            preset=preset,
+            upsamplers=self._upsamplers,
+            sr=self._sr,
+            decoder=self._decoder,
+            device=device,
+            dtype=dtype,
+        )
+        self._plans: dict[str, MemoryPlan] = {}
 
     @classmethod
     def load(
-        cls, preset: str | Path | Preset = "mini", *, device: str = "cpu", dtype: torch.dtype | None = None
+        cls,
+        preset: str | Path | Preset = "mini",
+        *,
+        size: str | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> Cascade:
         """Load a preset and its weights.
 
         Args:
             preset: a name, the path of a TOML file, or a preset.
+            size: the largest that streams will have, for which there must be memory; the default size if None.
             device: torch device.
             dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
 
         Raises:
-            UnknownPreset, BadConfig, MissingWeights.
+            UnknownPreset, BadConfig, UnknownSize, MissingWeights.
+            NotEnoughMemory: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
-        folder = weights_folder(chosen)
-        verify_manifest(folder)
-        base, sr, decoder = CausalDiT(chosen.base.dit), CausalDiT(chosen.sr.dit), PatchDecoder(chosen.decoder)
-        upsamplers = {factor: LatentUpsampler(config) for factor, config in chosen.upsampler.items()}
-        load_file(base, folder / BASE_FILE)
-        load_file(sr, folder / SR_FILE)
-        load_file(decoder, folder / DECODER_FILE)
-        for factor, net in upsamplers.items():
-            load_file(net, folder / upsampler_file(factor))
         where = torch.device(device)
+        kind = dtype or fastest_dtype(where)
+        if (free := free_bytes(where)) is not None:
+            check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
+        networks = load_networks(chosen, device=where, dtype=kind)
         return cls(
             chosen,
-            text=MiniLMEncoder(),
-            base=base,
-            upsamplers=upsamplers,
-            sr=sr,
-            decoder=decoder,
+            text=networks.text,
+            base=networks.base,
+            upsamplers=networks.upsamplers,
+            sr=networks.sr,
+            decoder=networks.decoder,
             device=where,
-            dtype=dtype or fastest_dtype(where),
+            dtype=kind,
+            lora=networks.lora,
+        )
+
+    @property
+    def networks(self) -> Networks:
+        """The networks that it runs, as they are on the device."""
+        return Networks(
+            text=self._text,
+            base=self._base,
+            upsamplers=self._upsamplers,
+            sr=self._sr,
+            decoder=self._decoder,
+            lora=self._lora,
         )
 
     def check_prompt(self, prompt: str) -> str:
@@ -131,20 +158,48 @@ class Cascade:
 
         Raises:
             EmptyPrompt, PromptTooLong, UnknownSize, InvalidSeed.
+            NotEnoughMemory: the device has no room for one more stream of that size.
         """
         chosen = self.preset.size(size or self.preset.default_size)
+        self._check_room(chosen)
+        base = self.preset.base
         return StreamState(
             seed=check_seed(seed),
             prompt_context=self._encode(prompt),
-            base_cache=window_cache(self.preset.base, batch=1, dtype=self._dtype, device=self._device),
-            picture=self._new_picture(chosen),
+            base_cache=window_cache(base, batch=1, dtype=self._dtype, device=self._device),
+            window=WindowLatents(
+                (base.dit.out_channels, base.rows, base.cols),
+                frames=base.window_frames,
+                sink_frames=base.sink_frames,
+                device=self._device,
+            ),
+            picture=self._pictures.open(chosen),
             next_size=chosen,
+            dynamic_cache=self.preset.dynamic_cache,
         )
 
     @torch.inference_mode()
-    def set_prompt(self, state: StreamState, prompt: str) -> None:
-        """Show something else from the next group on. Raises EmptyPrompt or PromptTooLong and changes nothing then."""
-        state.prompt_context = self._encode(prompt)
+    def set_prompt(
+        self, state: StreamState, prompt: str, *, transition: Transition = "recompute", groups: int = 1
+    ) -> None:
+        """Show something else from the next group on.
+
+        Args:
+            state: the stream.
+            prompt: what to show.
+            transition: what becomes of the past, see :mod:`ultraflash.models.prompt_change`.
+            groups: over which a blend is spread; 1 for the others.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
+        """
+        check_transition(transition, groups)
+        context = self._encode(prompt)
+        blends = transition == "blend"
+        before = state.prompt_context
+        state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
+        state.prompt_context = replace(before, prompt=context.prompt) if blends else context
+        state.recompute_window = transition == "recompute"
 
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
@@ -156,148 +211,122 @@ class Cascade:
 
         Returns:
             uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.
+
+        Raises:
+            StreamOffloaded: it rests in host memory; nothing has changed.
         """
+        if state.offloaded:
+            raise StreamOffloaded("the stream rests in host memory; Cascade.resume brings it back")
         clock = StageSeconds()
         if state.next_size != state.picture.size:
             with clock.measure("resize"):
                 self._resize(state)
+        if state.blend is not None or state.recompute_window:
+            with clock.measure("prompt"):
+                self._change_prompt(state)
         with clock.measure("base"):
             latents = self._generate(state)
-        frames = self._show(state, latents, state.latent_frames, clock)
+        frames = self._pictures.show(state, latents, state.latent_frames, clock)
         if state.latent_frames == 0:
             frames = frames[UNTRIMMED_FRAMES:]
         state.last_latents_BCFHW = latents
+        state.groups += 1
         state.latent_frames += latents.shape[2]
         state.frames_emitted += frames.shape[0]
         state.stage_seconds = clock.seconds
         return frames.contiguous()
 
+    def pause(self, state: StreamState) -> None:
+        """Move a stream to host memory, so that it takes none of the device's while it makes no frames."""
+        state.to(torch.device("cpu"))
+        state.offloaded = True
+
+    def resume(self, state: StreamState) -> None:
+        """Bring a paused stream back; it goes on bit for bit as if it had never been away."""
+        state.to(self._device)
+        state.offloaded = False
+
+    @torch.inference_mode()
+    def snapshot(self, state: StreamState) -> Snapshot:
+        """Copy everything that a stream carries, between two groups, to host memory."""
+        return capture(state, self._identity)
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> StreamState:
+        """Make the stream of a snapshot, which goes on without a seam.
+
+        Raises:
+            ForeignSnapshot: it is of another preset, other weights or another number type.
+            BadSnapshot: it is no whole snapshot.
+            NotEnoughMemory: the device has no room for the stream.
+        """
+        self._identity.check(snapshot.identity)
+        state = self.open(snapshot.prompt, size=snapshot.size, seed=snapshot.seed)
+        state.next_size = self.preset.size(snapshot.next_size)
+        fill(state, snapshot, self._device)
+        if state.blend is not None:
+            state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
+        return state
+
+    def save_stream(self, state: StreamState) -> bytes:
+        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with."""
+        return self.snapshot(state).to_bytes()
+
+    def load_stream(self, data: bytes) -> StreamState:
+        """The stream that :meth:`save_stream` made bytes of. Raises what :meth:`restore` does."""
+        return self.restore(Snapshot.from_bytes(data))
+
+    @cached_property
+    def _identity(self) -> Identity:
+        return identity_of(self.preset, self.networks, self._dtype)
+
+    def _check_room(self, size: Size) -> None:
+        free = free_bytes(self._device)
+        if free is None:
+            return
+        if size.name not in self._plans:
+            self._plans[size.name] = memory_plan(self.preset, size.name, dtype=self._dtype)
+        plan = self._plans[size.name]
+        check_memory(self.preset, plan, free_bytes=free, dtype=self._dtype, loaded=True)
+
     def _encode(self, prompt: str) -> PromptContext:
         checked = self.check_prompt(prompt)
-        states = self._text.encode(checked).to(self._device)[None]
-        return PromptContext(
-            prompt=checked, base=self._base.encode_text(states), sr=self._sr.encode_text(states)
-        )
+        return self._context(checked, self._text.encode(checked).to(self._device)[None])
 
-    def _new_picture(self, size: Size) -> Picture:
-        sr = self.preset.sr
-        grid = self._sr_grid(size)
-        return Picture(
-            size=size,
-            upsampler=self._upsamplers[size.factor].init_memory(),
-            decoder=self._decoder.init_memory(),
-            sr=BlockCache(
-                layers=sr.dit.layers,
-                batch=1,
-                frame_blocks=sr.cached_blocks,
-                spatial_blocks=grid.spatial_blocks,
-                block_tokens=grid.block_tokens,
-                heads=sr.dit.heads,
-                head_dim=sr.dit.head_dim,
-                dtype=self._dtype,
-                device=self._device,
-            ),
-        )
+    def _context(self, prompt: str, states_1XW: Tensor) -> PromptContext:
+        sr = TextContext((), ()) if self._sr is None else self._sr.encode_text(states_1XW)
+        base = self._base.encode_text(states_1XW)
+        return PromptContext(prompt=prompt, states_1XW=states_1XW, base=base, sr=sr)
 
-    def _sr_grid(self, size: Size) -> BlockGrid:
-        rows, cols = self.preset.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
-        return BlockGrid(frames=self.preset.group_frames, rows=rows, cols=cols, block=self.preset.sr.block)
+    def _change_prompt(self, state: StreamState) -> None:
+        """Take a blend one group further, and make the window anew where that was asked for."""
+        if state.blend is not None:
+            blend = replace(state.blend, done=state.blend.done + 1)
+            state.prompt_context = self._context(state.prompt, blend.states_1XW)
+            state.blend = blend if blend.done < blend.groups else None
+        if state.recompute_window:
+            self._blocks.recompute_window(state)
+            state.recompute_window = False
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
-        state.picture = self._new_picture(state.next_size)
+        state.picture = self._pictures.open(state.next_size)
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
-            self._show(state, state.last_latents_BCFHW, start, StageSeconds())
+            self._pictures.show(state, state.last_latents_BCFHW, start, StageSeconds())
 
     def _generate(self, state: StreamState) -> Tensor:
         """Clean base latents (1, C, F, H, W) of the next group."""
-        start, size = state.latent_frames, self.preset.base.block_frames
-        blocks = [self._denoise(state, start + i * size) for i in range(self.preset.sr.group_blocks)]
+        start, blocks = state.latent_frames, []
+        for frames in self.preset.group_at(start):
+            blocks.append(self._blocks.denoise(state, start, frames))
+            start += frames
         return torch.cat(blocks, dim=2)
-
-    def _denoise(self, state: StreamState, start: int) -> Tensor:
-        """Denoise the block whose first latent frame is ``start`` and leave its clean keys and values in the cache."""
-        base = self.preset.base
-        shape = (1, base.dit.out_channels, base.block_frames, base.rows, base.cols)
-        sigmas = base.schedule.sigmas
-        clean = noisy = self._noise(state, shape, "base.step0", start)
-        for step, (sigma, timestep) in enumerate(zip(sigmas, base.schedule.timesteps, strict=True)):
-            if step:
-                noisy = add_noise(clean, self._noise(state, shape, f"base.step{step}", start), sigma)
-            output = self._run_base(state, noisy, timestep, start)
-            clean = clean_estimate(output, prediction=base.prediction, noisy=noisy, sigma=sigma)
-        self._run_base(state, clean, 0.0, start)
-        state.base_cache.commit()
-        return clean
-
-    def _run_base(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
-        frames = latent_BCFHW.shape[2]
-        return self._base(
-            latent_BCFHW,
-            torch.full((1, frames), timestep, device=self._device),
-            state.prompt_context.base,
-            torch.arange(start, start + frames, device=self._device),
-            WindowAttention(state.base_cache),
-        )
-
-    def _show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
-        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
-        picture = state.picture
-        size = picture.size
-        with clock.measure("upsample"):
-            cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self._dtype)
-            upsampler = self._upsamplers[size.factor]
-            condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
-        with clock.measure("sr"):
-            refined = self._refine(state, condition, start)
-        with clock.measure("decode"):
-            return self._decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
-
-    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
-        """One step of super-resolution on upsampled latents."""
-        picture, sr = state.picture, self.preset.sr
-        noise = self._noise(state, tuple(condition_BCFHW.shape), f"sr.{picture.size.name}", start)
-        frames = condition_BCFHW.shape[2]
-        output = self._sr(
-            torch.cat((noise, condition_BCFHW), dim=1),
-            torch.full((1, 1), sr.timestep, device=self._device),
-            state.prompt_context.sr,
-            torch.arange(start, start + frames, device=self._device),
-            SparseAttention(picture.sr, self._sr_grid(picture.size), sr.rule),
-        )
-        picture.sr.commit()
-        sigma = sr.timestep / TRAIN_STEPS
-        return clean_estimate(
-            output, prediction=sr.prediction, noisy=noise, sigma=sigma, condition=condition_BCFHW
-        )
-
-    def _noise(self, state: StreamState, shape: tuple[int, ...], role: str, index: int) -> Tensor:
-        return counter_noise(shape, seed=state.seed, role=role, index=index).to(self._device)
 
 
 def _channels_last(net: NetT) -> NetT:
     """Lay convolution weights out as the frames are: several times faster on a CPU."""
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:
-    top = (latents_BCFHW.shape[3] - rows) // 2
-    left = (latents_BCFHW.shape[4] - cols) // 2
-    return latents_BCFHW[..., top : top + rows, left : left + cols]
-
-
-def weights_folder(preset: Preset) -> Path:
-    """Where a preset's weights lie: a folder shipped with the package, or a path."""
-    shipped = SHIPPED / preset.weights
-    folder = shipped if shipped.is_dir() else Path(preset.weights)
-    if not folder.is_dir():
-        raise MissingWeights(
-            f"{preset.name} wants weights in {folder}, which is no folder; "
-            "`weights` in a preset is a folder of the package, or a path",
-            param="weights",
-        )
-    return folder
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -311,7 +312,7 @@ class CausalDiT(nn.Module):
     def _summarize(self, states_BXW: Tensor) -> Tensor | None:
         if self.text_summary is None:
             return None
-        with torch.autocast(states_BXW.device.type, enabled=False):
+        with _without_autocast(states_BXW.device):
             return self.text_summary(states_BXW)
 
     def forward(
@@ -342,7 +343,7 @@ class CausalDiT(nn.Module):
         h, w = config.token_grid(rows, cols)
         rope = rope_table(frame_positions_F, h, w, config.head_dim)
         # float32 throughout, also under autocast: in bfloat16 neighbouring timesteps would fall together.
-        with torch.autocast(latent_BCFHW.device.type, enabled=False):
+        with _without_autocast(latent_BCFHW.device):
             time_BFE = self.time_embedding(sinusoidal_embedding(timestep_BF, config.freq_dim))
             if text.summary_B1E is not None:
                 time_BFE = time_BFE + text.summary_B1E
@@ -374,3 +375,8 @@ class CausalDiT(nn.Module):
 
 def _of_layer(attend: Attend, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda q, k, v: attend(layer, q, k, v)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    # The meta device, on which memory is planned, has no autocast to switch off.
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

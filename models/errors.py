@@ -66,3 +66,56 @@ class MissingWeights(UltraflashError):
     """A weights file, or a tensor in it, that is absent or has another shape."""
 
     code = "missing_weights"
+
+
+class BadTransition(UltraflashError):
+    """A change of prompt that cannot be made as asked."""
+
+    code = "bad_transition"
+
+
+class BadSnapshot(UltraflashError):
+    """A snapshot of a stream that is cut short, of another version, or no snapshot at all."""
+
+    code = "bad_snapshot"
+
+
+class ForeignSnapshot(UltraflashError):
+    """A snapshot of a stream of another preset, other weights or another number type."""
+
+    code = "foreign_snapshot"
+
+
+class StreamOffloaded(UltraflashError):
+    """A stream that rests in host memory was asked for frames."""
+
+    code = "stream_offloaded"
+
+
+class NotEnoughMemory(UltraflashError):
+    """A preset, or a stream of it, that the device has no room for.
+
+    Attributes:
+        needed_bytes, free_bytes: what it takes, and what there is.
+    """
+
+    code = "not_enough_memory"
+    retryable = True
+
+    def __init__(self, message: str, *, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(message, param="preset")
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class MissingExtra(UltraflashError):
+    """An optional package that the preset wants and that is not installed."""
+
+    code = "missing_extra"
+
+
+class HubUnreachable(UltraflashError):
+    """Files that could not be fetched from the Hugging Face hub."""
+
+    code = "hub_unreachable"
+    retryable = True

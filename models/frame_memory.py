@@ -74,6 +74,27 @@ class FrameMemory:
         """Forget the stream: the next frame is a first frame again, of any size."""
         self._last_BCHW = [None] * len(self._last_BCHW)
 
+    def capture(self) -> dict[str, Tensor]:
+        """The buffers by slot, without a copy; nothing before the first frame."""
+        return {str(slot): last for slot, last in enumerate(self._last_BCHW) if last is not None}
+
+    def restore(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        """Go on where :meth:`capture` was called.
+
+        The buffers take the layout that the networks compute in: in another one their sums could round differently.
+        """
+        for slot in range(len(self._last_BCHW)):
+            kept = tensors.get(str(slot))
+            self._last_BCHW[slot] = (
+                None
+                if kept is None
+                else torch.empty_like(kept, device=device, memory_format=torch.channels_last).copy_(kept)
+            )
+
+    def to(self, device: torch.device) -> None:
+        """Move the buffers."""
+        self._last_BCHW = [None if last is None else last.to(device) for last in self._last_BCHW]
+
 
 class MemoryBlock(nn.Module):
     """Residual block that sees the current frame's features and those of the frame before at its own input.

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
+from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
-from ultraflash.models.patch_autoencoder import PatchConfig
+from ultraflash.models.kv_store import KvStorage, check_storage
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.prediction import Prediction
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
+from ultraflash.models.sources import Source
+from ultraflash.models.text_encoder import TextConfig
+from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
+from ultraflash.models.toml_table import build, dump, take, to_table
 from ultraflash.models.upsampler import UpsamplerConfig
 
 if sys.version_info >= (3, 11):
@@ -24,7 +29,11 @@ else:
 
 PRESETS = Path(__file__).parent / "presets"
 
-T = TypeVar("T")
+HERE = "."
+"""What ``weights`` says when they lie beside the preset's file, wherever that is."""
+
+DecoderShape = PatchConfig | DecoderConfig
+"""What a preset's decoder may be: that of `mini`, or one in the layout of the official files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,7 @@ class Size:
         rows, cols: the central part of the base latents that is shown.
         factor: how far the upsampler enlarges it.
         spatial: pixels of a latent's side after upsampling.
+        refine: whether the latents go through upsampler and SR; if not, the decoder shows them as the base made them.
     """
 
     name: str
@@ -43,10 +53,13 @@ class Size:
     cols: int
     factor: int
     spatial: int
+    refine: bool = True
 
     def __post_init__(self) -> None:
         if min(self.rows, self.cols, self.factor, self.spatial) < 1:
             raise BadConfig(f"size {self.name}: rows, cols and factor start at 1", param="sizes")
+        if not self.refine and self.factor != 1:
+            raise BadConfig(f"size {self.name}: factor {self.factor} takes an upsampler", param="sizes")
 
     @property
     def height(self) -> int:
@@ -76,6 +89,8 @@ class BaseConfig:
         sink_frames: first frames that are never evicted.
         schedule: denoising steps.
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
+        kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
+        independent_first_frame: whether a stream's first block is a single frame.
     """
 
     dit: DiTConfig
@@ -86,8 +101,11 @@ class BaseConfig:
     sink_frames: int
     schedule: FlowSchedule
     prediction: Prediction = "flow"
+    kv: KvStorage = "model"
+    independent_first_frame: bool = False
 
     def __post_init__(self) -> None:
+        check_storage(self.kv)
         if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
             raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")
         if self.block_frames > self.window_frames - self.sink_frames:
@@ -112,6 +130,9 @@ class SuperResolutionConfig:
         cached_blocks: temporal blocks kept from earlier calls.
         rule: which key blocks a query block sees.
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
+        kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
+        call_frames: latent frames of one call once the cache holds something; None for the whole group. The public
+            script refines the first group at once and later ones two frames at a time, which the weights expect.
     """
 
     dit: DiTConfig
@@ -121,12 +142,17 @@ class SuperResolutionConfig:
     cached_blocks: int
     rule: SelectionRule
     prediction: Prediction = "flow"
+    kv: KvStorage = "model"
+    call_frames: int | None = None
 
     def __post_init__(self) -> None:
+        check_storage(self.kv)
         if self.group_blocks < 1 or self.cached_blocks < 0:
             raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
         if len(self.block) != 3 or min(self.block) < 1:
             raise BadConfig(f"block is three positive numbers, not {list(self.block)}", param="block")
+        if self.call_frames is not None and self.call_frames < 1:
+            raise BadConfig(f"call_frames starts at 1, not {self.call_frames}", param="call_frames")
         if not 0 < self.timestep <= TRAIN_STEPS:
             raise BadConfig(f"timestep lies in (0, {TRAIN_STEPS}], not {self.timestep}", param="timestep")
         if self.prediction not in ("flow", "change"):
@@ -140,40 +166,44 @@ class Preset:
     """Everything that defines a cascade, weights aside.
 
     Args:
-        weights: name of a folder of shipped weights, or a path.
+        weights: name of a folder of shipped weights, or a path, ``"."`` in a file being the file's own folder; empty
+            when ``sources`` tell where they lie.
         fps: playback rate.
         upsampler: of every factor, the factor aside.
+        sr: super-resolution; None when the decoder shows base latents.
         sizes: what can be made, smallest first.
+        text: the text encoder.
+        dynamic_cache: what streams leave out for speed.
+        sources: where the networks come from that do not ship with the package.
     """
 
     name: str
     description: str
-    weights: str
     fps: int
     max_prompt_chars: int
     default_size: str
     base: BaseConfig
-    upsampler: Mapping[int, UpsamplerConfig]
-    sr: SuperResolutionConfig
-    decoder: PatchConfig
+    decoder: DecoderShape
     sizes: tuple[Size, ...]
+    weights: str = ""
+    upsampler: Mapping[int, UpsamplerConfig] = field(default_factory=dict)
+    sr: SuperResolutionConfig | None = None
+    text: TextConfig = field(default_factory=TextConfig)
+    dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         if self.fps < 1 or self.max_prompt_chars < 1 or not self.sizes:
             raise BadConfig("fps and max_prompt_chars start at 1, and there is at least one size")
         if len({size.name.lower() for size in self.sizes}) != len(self.sizes):
             raise BadConfig("two sizes have the same name", param="sizes")
+        if not self.weights and not self.sources:
+            raise BadConfig("the preset lacks 'weights', and names no sources", param="weights")
+        self.dynamic_cache.check(self.base.schedule)
         self._check_channels()
+        self._check_decoder()
         for size in self.sizes:
-            if size.factor not in self.upsampler:
-                raise BadConfig(
-                    f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler"
-                )
-            if size.rows > self.base.rows or size.cols > self.base.cols:
-                raise BadConfig(
-                    f"size {size.name} shows {size.rows}x{size.cols} latents, more than the base makes"
-                )
-            self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+            self._check_size(size)
         self.size(self.default_size)
 
     def _check_channels(self) -> None:
@@ -182,13 +212,14 @@ class Preset:
         found = {
             "base.dit.in_channels": (self.base.dit.in_channels, channels),
             "base.dit.out_channels": (self.base.dit.out_channels, channels),
-            "sr.dit.in_channels": (self.sr.dit.in_channels, 2 * channels),
-            "sr.dit.out_channels": (self.sr.dit.out_channels, channels),
             **{
                 f"upsampler.channels (x{factor})": (config.channels, channels)
                 for factor, config in self.upsampler.items()
             },
         }
+        if self.sr is not None:
+            found["sr.dit.in_channels"] = (self.sr.dit.in_channels, 2 * channels)
+            found["sr.dit.out_channels"] = (self.sr.dit.out_channels, channels)
         for name, (value, wanted) in found.items():
             if value != wanted:
                 raise BadConfig(
@@ -196,10 +227,51 @@ class Preset:
                     param=name,
                 )
 
+    def _check_decoder(self) -> None:
+        """A latent frame is 4 pixel frames of three colours throughout, whatever decodes it."""
+        decoder = self.decoder
+        if isinstance(decoder, DecoderConfig):
+            colours = decoder.out_channels / decoder.tail_shuffle**2
+            if decoder.frames_per_latent != PATCH_FRAMES or colours != 3:
+                raise BadConfig(
+                    f"the decoder makes {decoder.frames_per_latent} frames of {colours:g} colours of a latent frame, "
+                    f"not {PATCH_FRAMES} of 3",
+                    param="decoder",
+                )
+
+    def _check_size(self, size: Size) -> None:
+        if size.rows > self.base.rows or size.cols > self.base.cols:
+            raise BadConfig(
+                f"size {size.name} shows {size.rows}x{size.cols} latents, more than the base makes"
+            )
+        if not size.refine:
+            return
+        if self.sr is None:
+            raise BadConfig(f"size {size.name} wants super-resolution, but there is none", param="sr")
+        if size.factor not in self.upsampler:
+            raise BadConfig(f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler")
+        self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+
+    @property
+    def group_blocks(self) -> int:
+        """Base blocks of one call of the cascade."""
+        return 1 if self.sr is None else self.sr.group_blocks
+
     @property
     def group_frames(self) -> int:
-        """Latent frames of one call of the cascade."""
-        return self.base.block_frames * self.sr.group_blocks
+        """Latent frames of one call of the cascade; a first group with an independent first frame has fewer."""
+        return self.base.block_frames * self.group_blocks
+
+    def group_at(self, latent_frames: int) -> tuple[int, ...]:
+        """Latent frames of every block of the group that follows ``latent_frames`` frames."""
+        blocks = [self.base.block_frames] * self.group_blocks
+        if latent_frames == 0 and self.base.independent_first_frame:
+            blocks[0] = 1
+        return tuple(blocks)
+
+    def source(self, part: str) -> Source | None:
+        """Where a network comes from; None for one of ``weights``."""
+        return next((source for source in self.sources if source.part == part), None)
 
     def size(self, text: str) -> Size:
         """The size called ``text``, by name or as ``WIDTHxHEIGHT``; UnknownSize lists what can be made."""
@@ -243,73 +315,81 @@ def load_preset(name: str | Path) -> Preset:
         names = ", ".join(available_presets())
         raise UnknownPreset(f"no preset {str(name)!r}; there are {names}, or give the path of a TOML file")
     try:
-        return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
+        preset = _parse(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is no valid TOML: {error}") from error
     except (TypeError, ValueError) as error:  # a value of another type than its key wants
         raise BadConfig(f"{path}: {error}") from error
+    return replace(preset, weights=str(path.parent)) if preset.weights == HERE else preset
+
+
+def dump_preset(preset: Preset) -> str:
+    """TOML of a preset, which :func:`load_preset` reads back equal."""
+    table = to_table(preset)
+    schedule = table["base"].pop("schedule")
+    table["base"] = {"steps": schedule["nominal_steps"], "shift": schedule["shift"], **table["base"]}
+    table["upsampler"] = _dump_upsamplers(preset.upsampler)
+    kind = "patch" if isinstance(preset.decoder, PatchConfig) else "tiny"
+    table["decoder"] = {"kind": kind, **table["decoder"]}
+    for size in table["sizes"]:
+        del size["spatial"]
+    return dump({key: value for key, value in table.items() if value not in ((), {})})
+
+
+def _dump_upsamplers(upsamplers: Mapping[int, UpsamplerConfig]) -> dict[str, Any]:
+    """The one table that all factors are made of."""
+    shared = next(iter(upsamplers.values()), None)
+    if shared is None:
+        return {}
+    if any(replace(config, factor=shared.factor) != shared for config in upsamplers.values()):
+        raise BadConfig("upsamplers that differ in more than their factor have no place in a file")
+    return {key: value for key, value in to_table(shared).items() if key != "factor"}
 
 
 def _parse(table: dict[str, Any]) -> Preset:
     """Build a preset of the tables of its file. Takes the tables apart."""
-    base = _take(table, "base")
-    sr = _take(table, "sr")
-    decoder = _build(PatchConfig, _take(table, "decoder"))
-    upsampler = _take(table, "upsampler")
-    sizes = tuple(_build(Size, {**entry, "spatial": decoder.patch}) for entry in _take(table, "sizes"))
-    schedule = FlowSchedule(nominal_steps=tuple(_take(base, "steps")), shift=_take(base, "shift"))
-    rule = _build(SelectionRule, _take(sr, "rule"))
-    return _build(
+    base = take(table, "base")
+    sr = table.pop("sr", None)
+    decoder = _parse_decoder(take(table, "decoder"))
+    upsampler = take(table, "upsampler") if sr is not None else take(table, "upsampler", {})
+    spatial = decoder.patch if isinstance(decoder, PatchConfig) else decoder.space_factor
+    sizes = tuple(
+        build(Size, {"refine": sr is not None, **entry, "spatial": spatial}) for entry in take(table, "sizes")
+    )
+    schedule = FlowSchedule(nominal_steps=tuple(take(base, "steps")), shift=take(base, "shift"))
+    return build(
         Preset,
         {
             **table,
-            "base": _build(
-                BaseConfig, {**base, "dit": _build(DiTConfig, _take(base, "dit")), "schedule": schedule}
+            "base": build(
+                BaseConfig, {**base, "dit": build(DiTConfig, take(base, "dit")), "schedule": schedule}
             ),
             "upsampler": {
-                factor: _build(UpsamplerConfig, {**upsampler, "factor": factor})
-                for factor in sorted({size.factor for size in sizes})
+                factor: build(UpsamplerConfig, {**upsampler, "factor": factor})
+                for factor in sorted({size.factor for size in sizes if size.refine})
             },
-            "sr": _build(
-                SuperResolutionConfig,
-                {
-                    **sr,
-                    "dit": _build(DiTConfig, _take(sr, "dit")),
-                    "rule": rule,
-                },
-            ),
+            "sr": None if sr is None else _parse_sr(sr),
             "decoder": decoder,
             "sizes": sizes,
+            "text": build(TextConfig, table.get("text", {})),
+            "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
+            "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },
     )
 
 
-def _take(table: Any, key: str) -> Any:
-    """Remove and return an entry of a TOML table."""
-    if not isinstance(table, dict):
-        raise BadConfig(f"a table with {key!r} is wanted, not {table!r}", param=key)
-    value = table.pop(key, None)
-    if value is None:
-        raise BadConfig(f"the preset lacks {key!r}", param=key)
-    return value
+def _parse_sr(sr: dict[str, Any]) -> SuperResolutionConfig:
+    rule = build(SelectionRule, take(sr, "rule"))
+    return build(SuperResolutionConfig, {**sr, "dit": build(DiTConfig, take(sr, "dit")), "rule": rule})
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Make a dataclass of a TOML table; unknown and absent keys are errors that name them."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - fields.keys())
-    absent = sorted(
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    )
-    if unknown or absent:
-        raise BadConfig(
-            f"{kind.__name__}: unknown keys {unknown}, absent keys {absent}; known are {sorted(fields)}"
-        )
-    try:
-        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-    except (TypeError, ValueError) as error:
-        raise BadConfig(f"{kind.__name__}: {error}") from error
+def _parse_decoder(table: dict[str, Any]) -> DecoderShape:
+    """The decoder's ``kind`` names what its other keys change: ``patch``, ``tiny`` or ``v3``."""
+    kind = take(table, "kind", "patch")
+    if kind == "patch":
+        return build(PatchConfig, table)
+    if kind == "tiny":
+        return build(DecoderConfig, table)
+    if kind == "v3":
+        return build(DecoderConfig, {**to_table(ULTRA_DECODER_V3), **table})
+    raise BadConfig(f"a decoder is patch, tiny or v3, not {kind!r}", param="decoder")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.kv_store import KvStorage, KvStore
 
 
 class RingCache:
@@ -27,7 +28,8 @@ class RingCache:
         frame_tokens: S.
         frames: how many latent frames fit, the block in work included.
         sink_frames: how many of the first frames are never evicted.
-        dtype, device: of the stored tensors.
+        dtype, device: of the keys and values.
+        storage: how they are kept.
     """
 
     def __init__(
@@ -42,12 +44,12 @@ class RingCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        storage: KvStorage = "model",
     ) -> None:
         if not 0 <= sink_frames < frames:
             raise BadConfig(f"a window of {frames} frames cannot keep {sink_frames} sink frames")
         shape = (layers, batch, frames * frame_tokens, heads, head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        self._store = KvStore(shape, storage=storage, dtype=dtype, device=device)
         self._frame_tokens = frame_tokens
         self._frames = frames
         self._sink = sink_frames
@@ -66,9 +68,14 @@ class RingCache:
         return self._filled
 
     @property
+    def occupancy(self) -> float:
+        """Part of the frames that are in use, 0 to 1."""
+        return self._filled / self._frames
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of both buffers."""
-        return 2 * self._keys.numel() * self._keys.element_size()
+        """Bytes of the buffers."""
+        return self._store.nbytes
 
     def append(self, layer: int, k_BLND: Tensor, v_BLND: Tensor) -> None:
         """Write one layer's keys and values of the block in work, opening the block when none is.
@@ -78,7 +85,8 @@ class RingCache:
             BadConfig: more frames than fit.
         """
         frames = k_BLND.shape[1] // self._frame_tokens
-        wanted = (self._keys.shape[1], frames * self._frame_tokens, *self._keys.shape[3:])
+        shape = self._store.shape
+        wanted = (shape[1], frames * self._frame_tokens, *shape[3:])
         if frames == 0 or k_BLND.shape != wanted or v_BLND.shape != wanted:
             raise ValueError(
                 f"a cache of {wanted[0]} streams, {self._frame_tokens} tokens a frame and heads {tuple(wanted[2:])} "
@@ -90,10 +98,8 @@ class RingCache:
             raise ValueError(f"{frames} frames in a pass over another block; commit() closes a block")
         size = self._frame_tokens
         for place, offset, count in self._open:
-            target = slice(place * size, (place + count) * size)
             source = slice(offset * size, (offset + count) * size)
-            self._keys[layer, :, target] = k_BLND[:, source]
-            self._values[layer, :, target] = v_BLND[:, source]
+            self._store.write(layer, place * size, k_BLND[:, source], v_BLND[:, source])
 
     def _open_block(self, count: int) -> None:
         if count > self._frames - self._sink:
@@ -109,13 +115,33 @@ class RingCache:
         self._filled = min(self._frames, self._filled + count)
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, filled * S, N, D) that the block in work may see, itself included. No copy."""
-        end = self._filled * self._frame_tokens
-        return self._keys[layer, :, :end], self._values[layer, :, :end]
+        """Keys and values (B, filled * S, N, D) that the block in work may see, itself included."""
+        return self._store.read(layer, 0, self._filled * self._frame_tokens)
 
     def commit(self) -> None:
         """Close the block in work: what was written last stays."""
         self._open = []
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """What a stream would miss: the filled part of the buffers, without a copy, and where it stands.
+
+        Raises:
+            ValueError: a block is in work.
+        """
+        if self._open:
+            raise ValueError("a block is in work; commit() closes it")
+        fields = {"filled": self._filled, "next": self._next}
+        return self._store.tensors(self._filled * self._frame_tokens), fields
+
+    def restore(self, tensors: dict[str, Tensor], fields: dict[str, int]) -> None:
+        """Go on where :meth:`capture` was called."""
+        self.reset()
+        self._filled, self._next = fields["filled"], fields["next"]
+        self._store.restore(tensors, self._filled * self._frame_tokens)
+
+    def to(self, device: torch.device) -> None:
+        """Move the buffers."""
+        self._store.to(device)
 
 
 class BlockCache:
@@ -127,7 +153,8 @@ class BlockCache:
         spatial_blocks: blocks in one temporal block.
         block_tokens: tokens in a block.
         heads, head_dim: N and D.
-        dtype, device: of the stored tensors.
+        dtype, device: of the keys and values.
+        storage: how they are kept.
     """
 
     def __init__(
@@ -142,12 +169,12 @@ class BlockCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        storage: KvStorage = "model",
     ) -> None:
         self._spatial = spatial_blocks
         shape = (layers, batch, frame_blocks * spatial_blocks, block_tokens, heads, head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
-        self._capacity = frame_blocks
+        self._store = KvStore(shape, storage=storage, dtype=dtype, device=device)
+        self._capacity = self._window = frame_blocks
         self.reset()
 
     def reset(self) -> None:
@@ -155,20 +182,35 @@ class BlockCache:
         self._filled = 0
         self._pending = 0
 
+    def limit(self, frame_blocks: int) -> None:
+        """Show and keep at most ``frame_blocks`` temporal blocks from now on, which may be fewer than fit.
+
+        Raises:
+            ValueError: more than fit.
+        """
+        if not 0 <= frame_blocks <= self._capacity:
+            raise ValueError(f"the cache holds {self._capacity} temporal blocks, not {frame_blocks}")
+        self._window = frame_blocks
+
     @property
     def frame_blocks(self) -> int:
         """Temporal blocks that :meth:`view` shows."""
-        return self._filled
+        return min(self._filled, self._window)
+
+    @property
+    def occupancy(self) -> float:
+        """Temporal blocks that are shown, as a part of those that fit, 0 to 1."""
+        return self.frame_blocks / self._capacity if self._capacity else 0.0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both buffers."""
-        return 2 * self._keys.numel() * self._keys.element_size()
+        """Bytes of the buffers."""
+        return self._store.nbytes
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Cached keys and values (B, filled * spatial_blocks, block_tokens, N, D), oldest temporal block first."""
-        end = self._filled * self._spatial
-        return self._keys[layer, :, :end], self._values[layer, :, :end]
+        """Cached keys and values (B, shown * spatial_blocks, block_tokens, N, D), oldest temporal block first."""
+        first = self._filled - self.frame_blocks
+        return self._store.read(layer, first * self._spatial, self._filled * self._spatial)
 
     def append(self, layer: int, k_BKTND: Tensor, v_BKTND: Tensor) -> None:
         """Keep the last blocks of (cached + new) for one layer; :meth:`commit` makes them visible for all layers.
@@ -177,25 +219,37 @@ class BlockCache:
             ValueError: not whole temporal blocks of this cache's shape.
         """
         new = k_BKTND.shape[1] // self._spatial
-        wanted = (self._keys.shape[1], new * self._spatial, *self._keys.shape[3:])
+        shape = self._store.shape
+        wanted = (shape[1], new * self._spatial, *shape[3:])
         if new == 0 or k_BKTND.shape != wanted or v_BKTND.shape != wanted:
             raise ValueError(
                 f"a cache of {wanted[0]} streams, {self._spatial} blocks a temporal block and blocks of "
                 f"{tuple(wanted[2:])} cannot hold {tuple(k_BKTND.shape)} and {tuple(v_BKTND.shape)}"
             )
-        kept = min(self._capacity, self._filled + new)
+        kept = min(self._window, self._filled + new)
         from_new = min(kept, new)
         from_old = kept - from_new
-        for buffer, fresh in ((self._keys[layer], k_BKTND), (self._values[layer], v_BKTND)):
-            if from_old and self._filled > from_old:
-                start = (self._filled - from_old) * self._spatial
-                buffer[:, : from_old * self._spatial] = buffer[
-                    :, start : self._filled * self._spatial
-                ].clone()
-            target = slice(from_old * self._spatial, kept * self._spatial)
-            buffer[:, target] = fresh[:, (new - from_new) * self._spatial :]
+        if from_old and self._filled > from_old:
+            self._store.shift(layer, (self._filled - from_old) * self._spatial, self._filled * self._spatial)
+        fresh = slice((new - from_new) * self._spatial, None)
+        self._store.write(layer, from_old * self._spatial, k_BKTND[:, fresh], v_BKTND[:, fresh])
         self._pending = kept
 
     def commit(self) -> None:
         """Close the call: what was appended becomes visible."""
         self._filled = self._pending
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """What a stream would miss: the filled part of the buffers, without a copy, and how much that is."""
+        fields = {"filled": self._filled, "window": self._window}
+        return self._store.tensors(self._filled * self._spatial), fields
+
+    def restore(self, tensors: dict[str, Tensor], fields: dict[str, int]) -> None:
+        """Go on where :meth:`capture` was called."""
+        self.limit(fields["window"])
+        self._filled = self._pending = fields["filled"]
+        self._store.restore(tensors, self._filled * self._spatial)
+
+    def to(self, device: torch.device) -> None:
+        """Move the buffers."""
+        self._store.to(device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
-from ultraflash.models.preset import BaseConfig
+from ultraflash.models.preset import BaseConfig, Size, SuperResolutionConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
 
 
@@ -29,24 +29,71 @@ def window_cache(config: BaseConfig, *, batch: int, dtype: torch.dtype, device: 
         head_dim=config.dit.head_dim,
         dtype=dtype,
         device=device,
+        storage=config.kv,
+    )
+
+
+def sr_grid(sr: SuperResolutionConfig, size: Size, *, frames: int) -> BlockGrid:
+    """The blocks that super-resolution regroups ``frames`` latent frames of a size into."""
+    rows, cols = sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+    return BlockGrid(frames=frames, rows=rows, cols=cols, block=sr.block)
+
+
+def block_cache(
+    sr: SuperResolutionConfig, grid: BlockGrid, *, dtype: torch.dtype, device: torch.device
+) -> BlockCache:
+    """The empty super-resolution cache of one stream at the size of ``grid``."""
+    return BlockCache(
+        layers=sr.dit.layers,
+        batch=1,
+        frame_blocks=sr.cached_blocks,
+        spatial_blocks=grid.spatial_blocks,
+        block_tokens=grid.block_tokens,
+        heads=sr.dit.heads,
+        head_dim=sr.dit.head_dim,
+        dtype=dtype,
+        device=device,
+        storage=sr.kv,
+    )
+
+
+def no_cache(dtype: torch.dtype, device: torch.device) -> BlockCache:
+    """The cache of a stream that goes without super-resolution: it holds nothing."""
+    return BlockCache(
+        layers=0,
+        batch=1,
+        frame_blocks=0,
+        spatial_blocks=1,
+        block_tokens=1,
+        heads=1,
+        head_dim=1,
+        dtype=dtype,
+        device=device,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAttention:
-    """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache."""
+    """Dense attention of a block over itself and the frames in a ring cache; writes the block into the cache.
+
+    ``backend`` is one of `dense_attention`.
+    """
 
     cache: RingCache
+    backend: str = "auto"
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         self.cache.append(layer, k_BLND, v_BLND)
         keys, values = self.cache.view(layer)
-        return dense_attention(q_BLND, keys, values)
+        return dense_attention(q_BLND, keys, values, backend=self.backend)
 
 
 @dataclass(frozen=True, slots=True)
 class SparseAttention:
-    """Block-sparse attention of a group over itself and cached temporal blocks; writes the group into the cache."""
+    """Block-sparse attention of a group over itself and cached temporal blocks; writes the group into the cache.
+
+    ``backend`` is one of `block_sparse_attention`, for the choice of blocks as well.
+    """
 
     cache: BlockCache
     grid: BlockGrid
@@ -56,7 +103,8 @@ class SparseAttention:
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         q, k, v = (self.grid.to_blocks(x) for x in (q_BLND, k_BLND, v_BLND))
         past_k, past_v = self.cache.view(layer)
-        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k)
+        chooser = "reference" if self.backend == "gather" else self.backend
+        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k, backend=chooser)
         out = block_sparse_attention(
             q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend
         )

@@ -38,6 +38,9 @@ _SHA256 = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 class MiniLMEncoder:
     """Turns prompts into token states, and remembers the newest ones."""
 
+    tokens = TOKENS
+    width = WIDTH
+
     def __init__(self, *, threads: int = 1, remembered: int = 256) -> None:
         """Load network and vocabulary.
 

@@ -212,9 +212,15 @@ class TinyDecoder(nn.ModuleList):
         return self(latent_BTCHW, memory).float().clamp_(0, 1)
 
     def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        """Like `forward`, but uint8 frames (B,T,H,W,3), rounded."""
-        pixels_BTHWC = self(latent_BTCHW, memory).permute(0, 1, 3, 4, 2).contiguous()
-        return quantize(pixels_BTHWC, offset=0.0)
+        """Like `forward`, but uint8 frames (B,T,H,W,3), rounded; the way to show them.
+
+        Goes latent frame by latent frame: the features of a whole group at 2K would take gigabytes.
+        """
+        frames = []
+        for one_BTCHW in latent_BTCHW.split(1, dim=1):
+            pixels_BTHWC = self(one_BTCHW, memory).permute(0, 1, 3, 4, 2).contiguous()
+            frames.append(quantize(pixels_BTHWC, offset=0.0))
+        return torch.cat(frames, dim=1)
 
 
 def _transition(config: DecoderConfig, index: int) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -14,10 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
+from ultraflash.server.errors import RestError
+from ultraflash.server.jobs.routes import video_routes
+from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
@@ -25,6 +30,8 @@ from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "web"
 WORKER_STOP_S = 6.0
@@ -44,16 +51,19 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         metrics=Metrics(),
     )
 
+    jobs = JobService(settings, server.supervisor, server.metrics)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        supervision = asyncio.create_task(server.supervisor.run())
-        yield
-        server.supervisor.stop()
-        _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
-        for task in unfinished:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await supervision
+        async with jobs.running():
+            supervision = asyncio.create_task(server.supervisor.run())
+            yield
+            server.supervisor.stop()
+            _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
+            for task in unfinished:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await supervision
 
     app = FastAPI(
         title="ultraflash",
@@ -68,6 +78,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_health(app, server)
     _add_models(app, server)
     _add_stream(app, server)
+    app.include_router(video_routes(jobs))
     _add_page(app)
     return app
 
@@ -186,6 +197,17 @@ def _add_errors(app: FastAPI) -> None:
         headers = {"Retry-After": "5"} if error.retryable else None
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)
+
+    @app.exception_handler(RestError)
+    async def rest(request: Request, error: RestError) -> JSONResponse:
+        body = error_body(error.code, error.message, param=error.param, status=error.status)
+        return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(OperationalError)
+    async def database(request: Request, error: OperationalError) -> JSONResponse:
+        log.error("the database does not answer: %s", error)
+        body = error_body("database_away", "The database does not answer; try again.", param=None, status=503)
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -219,10 +219,6 @@ class Connection:
         if isinstance(event, PlaybackAck):
             session.ack(event)
         elif isinstance(event, PromptUpdate):
-            if event.transition != "cut" or event.groups is not None:
-                raise Unsupported(
-                    "Only the transition 'cut', without groups, can be made yet.", param="transition"
-                )
             if self._server.supervisor.ready is not None:
                 check_prompt(event.prompt, self._server.supervisor.ready)
             session.update_prompt(event)

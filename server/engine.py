@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from ultraflash.server.errors import BadOption
 
@@ -61,12 +61,32 @@ class EnginePreset(Protocol):
         """The size called ``text``, a name or ``WxH``. Raises ``UnknownSize``."""
 
 
+class CacheUse(Protocol):
+    """What a stream has left out so far, and how full its caches are."""
+
+    @property
+    def steps_saved(self) -> int:
+        """Denoising passes left out."""
+
+    @property
+    def refreshes_skipped(self) -> int:
+        """Passes that only refresh a cache, left out."""
+
+    @property
+    def occupancy(self) -> Mapping[str, float]:
+        """By cache, the part of it that the next block can see, 0 to 1."""
+
+
 class EngineState(Protocol):
-    """State of one stream, opaque but for the times it reports."""
+    """State of one stream, opaque but for what it reports."""
 
     @property
     def stage_seconds(self) -> Mapping[str, float]:
         """Seconds of the newest group by stage."""
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """Work left out, and caches."""
 
 
 class Engine(Protocol):
@@ -88,15 +108,34 @@ class Engine(Protocol):
     def next_group(self, state: Any) -> torch.Tensor:
         """Next frames, uint8 (T, H, W, 3) RGB, contiguous, on the CPU."""
 
-    def set_prompt(self, state: Any, prompt: str) -> None:
-        """Changes the prompt from the next group on."""
+    def set_prompt(
+        self, state: Any, prompt: str, *, transition: Literal["recompute", "blend"], groups: int
+    ) -> None:
+        """Changes the prompt from the next group on: at once, with the past seen under the new prompt too
+        (``recompute``), or in equal steps over ``groups`` groups (``blend``)."""
 
     def set_size(self, state: Any, size: str) -> None:
         """Changes the size from the next group on."""
 
 
-def load_engine(factory: str, preset: str) -> Engine:
+@runtime_checkable
+class StreamKeeper(Protocol):
+    """An engine whose streams can be kept between two groups and gone on with later, by another process too."""
+
+    def save_stream(self, state: Any) -> bytes:
+        """A stream as bytes."""
+
+    def load_stream(self, data: bytes) -> EngineState:
+        """The stream of ``save_stream``, which goes on with the same frames.
+
+        Raises an ``UltraflashError`` for one that this engine cannot go on with.
+        """
+
+
+def load_engine(factory: str, preset: str, size: str | None) -> Engine:
     """Builds the engine that ``factory`` (``module:attribute``) makes of a preset's name or path.
+
+    ``size`` is that of streams that ask for none, for which there must be memory; None is the preset's own.
 
     Raises ``BadOption`` when there is no such factory, and whatever loading raises.
     """
@@ -111,4 +150,4 @@ def load_engine(factory: str, preset: str) -> Engine:
         if isinstance(error, ModuleNotFoundError) and not module_name.startswith(error.name or "?"):
             raise
         raise BadOption(f"No engine factory {factory!r}: {error}.", param="engine") from error
-    return cast(Engine, target(preset))
+    return cast(Engine, target(preset, size=size))

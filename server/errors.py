@@ -135,3 +135,127 @@ class UnsafeBinding(UltraflashError):
     """Listening beyond this machine without a way to tell who is asking."""
 
     code = "unsafe_binding"
+
+
+class RestError(UltraflashError):
+    """What a REST request can get wrong.
+
+    Attributes:
+        status: of the response.
+        headers: of the response.
+    """
+
+    status = 400
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        """``retry_after_s`` says when the same request may succeed, where that can be said."""
+        super().__init__(message, param=param)
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+
+
+class BadBody(RestError):
+    """A body that is neither JSON nor a form, or a field in it that cannot be used."""
+
+    code = "invalid_request"
+
+
+class UnsupportedField(RestError):
+    """A wish that the convention knows and this engine cannot fulfil; the message says what it can."""
+
+    code = "unsupported"
+
+
+class BodyTooLarge(RestError):
+    """A body above the limit."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class PromptRefused(RestError):
+    """A prompt that the engine does not take; code and message are the engine's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, param="prompt")
+        self.code = code
+
+
+class UnknownVideo(RestError):
+    """A job that was deleted, that has been forgotten, or that never was."""
+
+    code = "video_not_found"
+    status = 404
+
+
+class VideoNotReady(RestError):
+    """A file of a job that has not finished, or an extension of it."""
+
+    code = "video_not_ready"
+    status = 409
+
+
+class VideoGone(RestError):
+    """A file that has expired or had to make room."""
+
+    code = "video_expired"
+    status = 410
+
+
+class NotCancellable(RestError):
+    """A job that is over."""
+
+    code = "not_cancellable"
+    status = 409
+
+
+class IdempotencyConflict(RestError):
+    """An Idempotency-Key that came with another request before."""
+
+    code = "idempotency_key_reused"
+    status = 409
+
+
+class RangeNotSatisfiable(RestError):
+    """A byte range that lies outside of the file of ``size`` bytes."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message, param="Range")
+        self.headers["Content-Range"] = f"bytes */{size}"
+
+
+class QueueFull(RestError):
+    """More jobs than may wait."""
+
+    code = "queue_full"
+    status = 429
+    retryable = True
+
+
+class StorageFull(RestError):
+    """Jobs in the queue have been promised all the room for videos."""
+
+    code = "storage_full"
+    status = 429
+    retryable = True
+
+
+class VideoTooLarge(RestError):
+    """A video that would not fit the whole room for videos."""
+
+    code = "video_too_large"
+    status = 413
+
+
+class JobFault(UltraflashError):
+    """A job that the worker gave up."""
+
+    code = "engine_fault"
+
+
+class DataUnusable(UltraflashError):
+    """A database, or a place for videos, that cannot be opened."""
+
+    code = "data_unusable"

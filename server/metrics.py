@@ -47,10 +47,28 @@ class Metrics:
         self.ahead = Gauge(
             "ultraflash_ahead_ms", "Media beyond the playhead, newest report.", registry=registry
         )
+        self.steps_saved = Counter(
+            "ultraflash_steps_saved", "Denoising passes that streams left out.", registry=registry
+        )
+        self.refreshes_skipped = Counter(
+            "ultraflash_cache_refreshes_skipped",
+            "Passes that only refresh a cache, which streams left out.",
+            registry=registry,
+        )
+        self.cache_occupancy = Gauge(
+            "ultraflash_cache_occupancy",
+            "Part of a cache that the next block can see, newest report.",
+            ["cache"],
+            registry=registry,
+        )
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
         )
         self.resident = Gauge(
             "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
         )
+        self.jobs_ended = Counter(
+            "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
+        )
+        self.job_frames = Counter("ultraflash_job_frames", "Encoded frames of video jobs.", registry=registry)
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)

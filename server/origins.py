@@ -31,6 +31,14 @@ RESPONSE_HEADERS = {
 }
 
 
+FOREIGN_PAGE = {
+    "code": "origin_not_allowed",
+    "message": "Pages of other origins may not do this; see the setting http.allowed_origins.",
+    "param": None,
+    "type": "invalid_request_error",
+}
+
+
 def host_name(authority: str) -> str:
     """``localhost:8000`` as ``localhost``, ``[::1]:8000`` as ``::1``; empty where it cannot be read."""
     try:
@@ -46,15 +54,20 @@ def host_allowed(settings: HttpSettings, headers: Headers) -> bool:
 
 
 def origin_allowed(settings: HttpSettings, headers: Headers) -> bool:
-    """Whether the page that opens a WebSocket is our own or a configured one; programs send no Origin."""
+    """Whether the page that asks is our own or a configured one; programs send no Origin."""
     origin = headers.get("origin")
     if origin is None or origin in settings.allowed_origins:
         return True
     return urlsplit(origin).netloc == headers.get("host")
 
 
+def changes_something(scope: Scope) -> bool:
+    """Whether a request is one that a foreign page must not make; forms are sent without asking first."""
+    return scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+
+
 class Gate:
-    """ASGI middleware: refuses foreign hosts and adds the security headers."""
+    """ASGI middleware: refuses foreign hosts and pages, and adds the security headers."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
@@ -65,6 +78,8 @@ class Gate:
             await self._app(scope, receive, send)
         elif not host_allowed(self._settings, Headers(scope=scope)):
             await self._refuse(scope, receive, send)
+        elif changes_something(scope) and not origin_allowed(self._settings, Headers(scope=scope)):
+            await JSONResponse({"error": FOREIGN_PAGE}, status_code=403)(scope, receive, send)
         elif scope["type"] == "http":
             await self._app(scope, receive, _with_headers(send))
         else:

@@ -60,7 +60,7 @@ class SessionStart(Event):
 
 
 class PromptUpdate(Event):
-    """Changes the prompt from the next group on."""
+    """Changes the prompt from the next group on: at once, or over some groups."""
 
     type: Literal["prompt.update"] = "prompt.update"
     prompt: Text
@@ -170,13 +170,16 @@ class QualityChanged(Event):
 
 
 class Stats(Event):
-    """Once a second: speed, rate, lead over the playhead, milliseconds a frame by stage."""
+    """Once a second: speed, rate, lead over the playhead, milliseconds a frame by stage, work left out, caches."""
 
     type: Literal["stats"] = "stats"
     generated_fps: float
     encoded_kbps: float
     ahead_ms: float
     stages: dict[str, float]
+    steps_saved: int
+    refreshes_skipped: int
+    cache_occupancy: dict[str, float]
 
 
 class SessionResumed(Event):

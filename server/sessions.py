@@ -62,6 +62,7 @@ log = logging.getLogger(__name__)
 
 MAX_RESTARTS_WITHOUT_A_FRAME = 3
 MAX_WAITING = 64
+BLEND_GROUPS = 4
 DONE = 1000
 ENGINE_FAULT = 1011
 
@@ -100,6 +101,7 @@ class LiveSession:
         self._generation = 0
         self._playhead_us = 0.0
         self._restarts = 0
+        self._left_out = 0, 0
         self._started_at = time.monotonic()
         self._log: list[dict[str, Any]] = []
 
@@ -114,12 +116,24 @@ class LiveSession:
         self._send_open()
 
     def update_prompt(self, event: PromptUpdate) -> None:
-        """Passes a new prompt on."""
+        """Passes a new prompt on. Raises ``InvalidField`` for a cut over several groups."""
+        if event.transition == "cut" and event.groups is not None:
+            raise InvalidField(
+                "prompt.update takes groups with the transition 'blend' only; a cut shows in the next group.",
+                param="groups",
+                event_id=event.event_id,
+            )
         self._check_room(event.event_id)
         self._waiting[event.event_id] = event
         self._asked_at[event.event_id] = time.monotonic()
         self._supervisor.send(
-            SetPrompt(stream_id=self.session_id, event_id=event.event_id, prompt=event.prompt)
+            SetPrompt(
+                stream_id=self.session_id,
+                event_id=event.event_id,
+                prompt=event.prompt,
+                transition=event.transition,
+                groups=_groups(event),
+            )
         )
 
     def control(self, event: SessionControl) -> None:
@@ -230,6 +244,7 @@ class LiveSession:
             self._log.append({"first_pts_us": 0.0, "prompt": self._prompt, "size": self._size})
             self._outbox.put_event(self._started_event(report))
             return
+        self._left_out = 0, 0
         first_us = self._pts_us(self._next_index)
         self._log.append(
             {"first_pts_us": first_us, "restarted": True, "prompt": self._prompt, "size": self._size}
@@ -295,7 +310,7 @@ class LiveSession:
             asked = self._waiting.get(report.event_id)
             if isinstance(asked, PromptUpdate):
                 self._prompt = asked.prompt
-                self._log.append({"first_pts_us": report.first_pts_us, "prompt": asked.prompt})
+                self._log.append({"first_pts_us": report.first_pts_us, **_log_entry(asked)})
             self._waiting.pop(report.event_id, None)
             self._shown_from[report.event_id] = report.first_pts_us
             self._outbox.put_event(PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us))
@@ -337,14 +352,27 @@ class LiveSession:
         for stage, milliseconds in report.stages.items():
             self._metrics.stage.labels(stage=stage).set(milliseconds)
         self._metrics.ahead.set(report.ahead_ms)
+        self._count_work_left_out(report)
         self._outbox.put_event(
             Stats(
                 generated_fps=report.generated_fps,
                 encoded_kbps=report.encoded_kbps,
                 ahead_ms=report.ahead_ms,
                 stages=report.stages,
+                steps_saved=report.steps_saved,
+                refreshes_skipped=report.refreshes_skipped,
+                cache_occupancy=report.cache_occupancy,
             )
         )
+
+    def _count_work_left_out(self, report: StreamStats) -> None:
+        """Adds what is new since the report before; a stream's own counts begin anew with a new worker."""
+        before_steps, before_refreshes = self._left_out
+        self._left_out = report.steps_saved, report.refreshes_skipped
+        self._metrics.steps_saved.inc(max(0, report.steps_saved - before_steps))
+        self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - before_refreshes))
+        for cache, part in report.cache_occupancy.items():
+            self._metrics.cache_occupancy.labels(cache=cache).set(part)
 
     def _on_ended(self, report: StreamEnded) -> None:
         if report.reason == "engine_fault":
@@ -395,3 +423,17 @@ class LiveSession:
 
     def _pts_us(self, index: int) -> float:
         return index * 1e6 / self._fps if self._fps else 0.0
+
+
+def _groups(event: PromptUpdate) -> int:
+    """Groups over which a prompt changes."""
+    if event.transition == "cut":
+        return 1
+    return event.groups or BLEND_GROUPS
+
+
+def _log_entry(event: PromptUpdate) -> dict[str, Any]:
+    """A change of prompt as the log of a session keeps it; a cut goes without saying."""
+    if event.transition == "cut":
+        return {"prompt": event.prompt}
+    return {"prompt": event.prompt, "transition": event.transition, "groups": _groups(event)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ else:
     import tomli as tomllib
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def data_home() -> Path:
+    """Where programs of this user keep their data."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
 class HttpSettings(BaseModel):
@@ -86,6 +92,74 @@ class StreamSettings(BaseModel):
         return self
 
 
+class DataSettings(BaseModel):
+    """Where jobs and their videos are kept.
+
+    Attributes:
+        folder: of everything that is not placed elsewhere; videos in the making are always in it.
+        database: URL as SQLAlchemy reads it, such as ``postgresql+psycopg://user@host/name``; by default an SQLite
+            file in the folder.
+        artifacts: URL as fsspec reads it, such as ``s3://bucket/videos``; by default a sub-folder.
+        quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
+            finished ones go first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path = Field(default_factory=lambda: data_home() / "ultraflash")
+    database: str | None = None
+    artifacts: str | None = None
+    quota_bytes: int = Field(default=20 * 2**30, ge=0)
+
+    @property
+    def database_url(self) -> str:
+        """Of the job store."""
+        return self.database or f"sqlite:///{self.folder.absolute() / 'ultraflash.db'}"
+
+    @property
+    def artifacts_url(self) -> str:
+        """Of the folder of finished videos."""
+        return self.artifacts or str(self.folder.absolute() / "videos")
+
+    @property
+    def work_folder(self) -> Path:
+        """Of videos in the making."""
+        return self.folder.absolute() / "work"
+
+    @property
+    def tails_folder(self) -> Path:
+        """Of what extensions go on from; on the same file system as the videos in the making."""
+        return self.folder.absolute() / "tails"
+
+
+class JobSettings(BaseModel):
+    """Limits of jobs.
+
+    Attributes:
+        max_queued: jobs that wait at most; further ones are refused with 429.
+        max_seconds: longest video.
+        expire_after_s: how long a finished video can be downloaded.
+        keep_s: how long the record of a finished job is kept.
+        max_attempts: lives of the worker that one job may take without getting further than before.
+        lease_s: silence after which the jobs of another server are taken over.
+        max_upload_bytes: longest body of a request.
+        patience_s: longest time that live streams may keep a job from its next group of frames.
+        checkpoint_s: time between two points of a job from which it can go on, where the engine can keep streams.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_queued: int = Field(default=100, ge=0)
+    max_seconds: float = Field(default=120.0, gt=0)
+    expire_after_s: float = Field(default=7 * 86_400.0, gt=0)
+    keep_s: float = Field(default=30 * 86_400.0, gt=0)
+    max_attempts: int = Field(default=3, ge=1)
+    lease_s: float = Field(default=30.0, gt=0)
+    max_upload_bytes: int = Field(default=16 * 2**20, ge=1024)
+    patience_s: float = Field(default=30.0, gt=0)
+    checkpoint_s: float = Field(default=5.0, ge=0)
+
+
 class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
@@ -106,6 +180,8 @@ class Settings(BaseSettings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     http: HttpSettings = Field(default_factory=HttpSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
 
     def configure(self) -> Configure:
         """What the worker is told."""
@@ -117,6 +193,8 @@ class Settings(BaseSettings):
             ack_pause_s=self.stream.ack_pause_s,
             ack_end_s=self.stream.ack_end_s,
             paused_end_s=self.stream.paused_end_s,
+            job_patience_s=self.jobs.patience_s,
+            job_checkpoint_s=self.jobs.checkpoint_s,
         )
 
 

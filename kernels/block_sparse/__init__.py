@@ -4,21 +4,26 @@ Tokens are regrouped with `BlockGrid`, the blocks to look at are chosen by `sele
 `block_sparse_attention` attends. Backends:
 
 - ``reference``: dense attention under a mask, to test against;
-- ``gather``: PyTorch on the selected blocks only, any device.
+- ``gather``: PyTorch on the selected blocks only, any device;
+- ``triton``: a kernel that reads cached and new blocks where they lie, on a GPU;
+- ``interpreter``: the same kernel run in Python by Triton's interpreter, to test it without a GPU.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import gather, reference
+from ultraflash.kernels.backends import BackendUnavailable, check_backend, gpu_problem
+from ultraflash.kernels.quantization import dequantize
+
+from . import autograd, device_selection, gather, reference
 from .layout import BlockGrid
-from .selection import BlockSelection, SelectionRule, allowed_pairs, select_blocks, selection_mask
+from .past import PastBlocks
+from .selection import BlockSelection, SelectionRule, allowed_pairs, check_blocks, selection_mask
 
 __all__ = [
     "BackendUnavailable",
@@ -31,20 +36,10 @@ __all__ = [
     "selection_mask",
 ]
 
+BACKENDS = ("gather", "reference", "triton", "interpreter")
+SELECTION_BACKENDS = ("reference", "triton", "interpreter")
+
 _log = logging.getLogger(__name__)
-
-
-class BackendUnavailable(ValueError):
-    """A backend was asked for by name that does not exist here."""
-
-
-class _Attend(Protocol):
-    def __call__(
-        self, q_BQTND: Tensor, k_BKTND: Tensor, v_BKTND: Tensor, selection: BlockSelection, /
-    ) -> Tensor: ...
-
-
-_BACKENDS: dict[str, _Attend] = {"gather": gather.attend, "reference": reference.attend}
 
 
 def block_sparse_attention(
@@ -55,6 +50,8 @@ def block_sparse_attention(
     *,
     cached_k_BCTND: Tensor | None = None,
     cached_v_BCTND: Tensor | None = None,
+    cached_k_scale_BCTN: Tensor | None = None,
+    cached_v_scale_BCTN: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, where a query block sees the tokens of its selected key blocks.
@@ -65,8 +62,10 @@ def block_sparse_attention(
         v_BKTND: values, same shape as the keys.
         selection: lists over cached blocks, then new blocks; see `select_blocks`.
         cached_k_BCTND: keys of earlier blocks, or None. Kept apart from `k_BKTND` so that a backend that can
-            read blocks in place needs no copy.
+            read blocks in place needs no copy. Dtype of the queries, or int8 given with scales.
         cached_v_BCTND: values of earlier blocks, given with `cached_k_BCTND`.
+        cached_k_scale_BCTN: float32 scales of int8 keys, see `quantization.quantize`. Not differentiable.
+        cached_v_scale_BCTN: float32 scales of int8 values.
         backend: "auto", or the name of one of the backends.
 
     Returns:
@@ -77,33 +76,101 @@ def block_sparse_attention(
         BackendUnavailable: no such backend here.
         ValueError: shapes do not fit each other or the selection.
     """
-    name = _auto_backend(q_BQTND.device.type) if backend == "auto" else backend
-    if name not in _BACKENDS:
-        raise BackendUnavailable(
-            f"no block-sparse backend {name!r} here; there are {', '.join(sorted(_BACKENDS))}"
-        )
-    if (cached_k_BCTND is None) != (cached_v_BCTND is None):
-        raise ValueError("cached keys and cached values must be given together")
+    name = _auto_backend(q_BQTND.device) if backend == "auto" else backend
+    check_backend("block-sparse", name, BACKENDS, q_BQTND.device.type)
+    past = None
     if cached_k_BCTND is not None and cached_v_BCTND is not None:
-        k_BKTND = torch.cat([cached_k_BCTND, k_BKTND], dim=1)
-        v_BKTND = torch.cat([cached_v_BCTND, v_BKTND], dim=1)
-    _check_shapes(q_BQTND, k_BKTND, v_BKTND, selection)
-    return _BACKENDS[name](q_BQTND, k_BKTND, v_BKTND, selection)
+        past = PastBlocks(
+            k_BCTND=cached_k_BCTND,
+            v_BCTND=cached_v_BCTND,
+            k_scale_BCTN=cached_k_scale_BCTN,
+            v_scale_BCTN=cached_v_scale_BCTN,
+        )
+    elif cached_k_BCTND is not None or cached_v_BCTND is not None:
+        raise ValueError("cached keys and cached values must be given together")
+    _check_shapes(q_BQTND, k_BKTND, v_BKTND, past, selection)
+    if name in ("triton", "interpreter"):
+        return autograd.attend(q_BQTND, k_BKTND, v_BKTND, selection, past, interpret=name == "interpreter")
+    if past is not None:
+        cached_k, cached_v = past.dense(q_BQTND.dtype)
+        k_BKTND, v_BKTND = torch.cat([cached_k, k_BKTND], dim=1), torch.cat([cached_v, v_BKTND], dim=1)
+    attend = gather.attend if name == "gather" else reference.attend
+    return attend(q_BQTND, k_BKTND, v_BKTND, selection)
+
+
+def select_blocks(
+    q_BQTND: Tensor,
+    k_BKTND: Tensor,
+    grid: BlockGrid,
+    rule: SelectionRule,
+    *,
+    cached_k_BCTND: Tensor | None = None,
+    cached_k_scale_BCTN: Tensor | None = None,
+    backend: str = "auto",
+) -> BlockSelection:
+    """The choice of `selection_mask`, as the lists that `block_sparse_attention` takes.
+
+    Args:
+        q_BQTND, k_BKTND, grid, rule, cached_k_BCTND: as in `selection_mask`. Cached keys may be int8 with scales.
+        cached_k_scale_BCTN: float32 scales of int8 cached keys.
+        backend: "auto"; "reference", which waits for the GPU, where there is one, to know how long the lists are;
+            "triton", which does not; or "interpreter", to test the latter without a GPU.
+
+    Raises:
+        BackendUnavailable: no such backend here.
+        ValueError: blocks do not match the grid.
+    """
+    if backend == "auto":
+        backend = "triton" if _auto_backend(q_BQTND.device) == "triton" else "reference"
+    check_backend("block selection", backend, SELECTION_BACKENDS, q_BQTND.device.type)
+    if backend == "reference":
+        if cached_k_BCTND is not None and cached_k_scale_BCTN is not None:
+            cached_k_BCTND = dequantize(cached_k_BCTND, cached_k_scale_BCTN, q_BQTND.dtype)
+        mask_BNQK = selection_mask(q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND)
+        return BlockSelection.from_mask(mask_BNQK)
+    cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
+    check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
+    with torch.no_grad():
+        return device_selection.select(
+            q_BQTND,
+            k_BKTND,
+            grid,
+            rule,
+            cached_k_BCTND=cached_k_BCTND,
+            cached_k_scale_BCTN=cached_k_scale_BCTN,
+            interpret=backend == "interpreter",
+        )
 
 
 @functools.cache
-def _auto_backend(device_type: str) -> str:
-    _log.info("block-sparse attention on %s uses backend gather", device_type)
-    return "gather"
+def _auto_backend(device: torch.device) -> str:
+    problem = gpu_problem(device, _probe)
+    name = "gather" if problem else "triton"
+    why = f", since {problem}" if problem and device.type == "cuda" else ""
+    _log.info("block-sparse attention on %s uses backend %s%s", device, name, why)
+    return name
 
 
-def _check_shapes(q_BQTND: Tensor, k_BKTND: Tensor, v_BKTND: Tensor, selection: BlockSelection) -> None:
+def _probe(device: torch.device) -> bool:
+    """Whether the kernel computes a single pair of blocks as the reference does."""
+    x = torch.randn(1, 1, 64, 1, 64, device=device).half()
+    selection = BlockSelection.from_mask(torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device))
+    made = autograd.attend(x, x, x, selection, None, interpret=False)
+    return torch.allclose(made, reference.attend(x, x, x, selection), atol=1e-2)
+
+
+def _check_shapes(
+    q_BQTND: Tensor, k_BKTND: Tensor, v_BKTND: Tensor, past: PastBlocks | None, selection: BlockSelection
+) -> None:
     batch, query_blocks, tokens, heads, size = q_BQTND.shape
-    expected_k = (batch, selection.key_blocks, tokens, heads, size)
+    cached = 0 if past is None else past.k_BCTND.shape[1]
+    expected_k = (batch, selection.key_blocks - cached, tokens, heads, size)
     if tuple(k_BKTND.shape) != expected_k or k_BKTND.shape != v_BKTND.shape:
         raise ValueError(
             f"expected keys and values {expected_k}, got {tuple(k_BKTND.shape)} and {tuple(v_BKTND.shape)}"
         )
+    if past is not None:
+        past.check(batch, tokens, heads, size)
     expected_q = (selection.batch, selection.heads, selection.query_blocks)
     if (batch, heads, query_blocks) != expected_q:
         raise ValueError(

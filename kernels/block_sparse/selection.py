@@ -71,7 +71,8 @@ class BlockSelection:
 
     Attributes:
         row_ptr: int32 (batch * heads * query_blocks + 1,).
-        col_idx: int32 (selected pairs,).
+        col_idx: int32, at least as many as there are selected pairs; what comes after them is not read. Lists
+            made on a GPU have room for every allowed pair, since counting first would wait for the GPU.
     """
 
     row_ptr: Tensor
@@ -103,8 +104,25 @@ class BlockSelection:
         mask = torch.zeros(n_rows, self.key_blocks, dtype=torch.bool, device=self.col_idx.device)
         counts = self.row_ptr.diff().long()
         rows = torch.repeat_interleave(torch.arange(n_rows, device=mask.device), counts)
-        mask[rows, self.col_idx.long()] = True
+        mask[rows, self.col_idx[: len(rows)].long()] = True
         return mask.view(self.batch, self.heads, self.query_blocks, self.key_blocks)
+
+    def transposed(self) -> tuple[Tensor, Tensor]:
+        """Lists by key block: column c = (batch * heads + head) * key_blocks + key block is seen by the query
+        blocks ``row_idx[col_ptr[c] : col_ptr[c + 1]]``, ascending. Returns int32 (col_ptr, row_idx); does not wait
+        for a GPU.
+        """
+        n_rows = self.batch * self.heads * self.query_blocks
+        n_columns = self.batch * self.heads * self.key_blocks
+        at = torch.arange(len(self.col_idx), device=self.col_idx.device, dtype=torch.int32)
+        row = torch.searchsorted(self.row_ptr[1:], at, right=True, out_int32=True)
+        column = torch.where(
+            row < n_rows, row // self.query_blocks * self.key_blocks + self.col_idx, n_columns
+        )
+        column, order = column.sort(stable=True)
+        bounds = torch.arange(n_columns + 1, device=column.device, dtype=column.dtype)
+        col_ptr = torch.searchsorted(column, bounds, out_int32=True)
+        return col_ptr, (row % self.query_blocks)[order].to(torch.int32)
 
 
 def allowed_pairs(
@@ -165,7 +183,7 @@ def selection_mask(
         ValueError: blocks do not match the grid.
     """
     cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
-    _check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
+    check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
     key_means = block_means(k_BKTND)
     if cached_k_BCTND is not None:
         key_means = torch.cat([block_means(cached_k_BCTND), key_means], dim=1)
@@ -188,20 +206,12 @@ def selection_mask(
     return mask_BNQK
 
 
-def select_blocks(
-    q_BQTND: Tensor,
-    k_BKTND: Tensor,
-    grid: BlockGrid,
-    rule: SelectionRule,
-    *,
-    cached_k_BCTND: Tensor | None = None,
-) -> BlockSelection:
-    """`selection_mask` as the lists that `block_sparse_attention` takes."""
-    mask_BNQK = selection_mask(q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND)
-    return BlockSelection.from_mask(mask_BNQK)
+def check_blocks(q_BQTND: Tensor, k_BKTND: Tensor, cached_blocks: int, grid: BlockGrid) -> None:
+    """Refuse queries and keys that are not laid out as the grid, and a cache of broken frame blocks.
 
-
-def _check_blocks(q_BQTND: Tensor, k_BKTND: Tensor, cached_blocks: int, grid: BlockGrid) -> None:
+    Raises:
+        ValueError: saying what was expected.
+    """
     expected = (grid.n_blocks, grid.block_tokens)
     for name, x in (("queries", q_BQTND), ("keys", k_BKTND)):
         if tuple(x.shape[1:3]) != expected:

@@ -91,6 +91,13 @@ def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -
     Raises:
         MissingWeights: a tensor is absent, unknown or of another shape; the message names it.
     """
+    check_fit(net, tensors, source=source)
+    wanted = net.state_dict()
+    net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in tensors.items()})
+
+
+def check_fit(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise MissingWeights when a tensor is absent, unknown or of another shape. ``net`` may be on the meta device."""
     wanted = net.state_dict()
     missing = sorted(wanted.keys() - tensors.keys())
     extra = sorted(tensors.keys() - wanted.keys())
@@ -107,7 +114,15 @@ def load_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -
             f"{source} does not fit {type(net).__name__}: {'; '.join(parts)}. It was made with another configuration.",
             param="weights",
         )
-    net.load_state_dict({key: value.to(wanted[key].dtype) for key, value in tensors.items()})
+
+
+def assign_strict(net: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Like :func:`load_strict`, but ``net`` takes the tensors themselves, wherever it and they are: nothing is copied.
+
+    It is how a network on the meta device comes to its weights.
+    """
+    check_fit(net, tensors, source=source)
+    net.load_state_dict(dict(tensors), assign=True)
 
 
 def load_file(net: nn.Module, path: Path) -> None:

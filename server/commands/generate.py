@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     options = {name: value for name, value in named.items() if value is not None}
     settings = load_settings(args.config, options)
     with console.status(f"loading {settings.preset}"):
-        engine = load_engine(settings.engine, settings.preset)
+        engine = load_engine(settings.engine, settings.preset, settings.size)
     order = _order(args, engine, settings.size)
     start = time.perf_counter()
     generate(engine, order, frame_progress(console))

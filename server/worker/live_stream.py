@@ -116,7 +116,15 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
     first_us = stream.next_index * stream.frame_us
     reports: list[StreamReport] = []
     if stream.new_prompts:
-        engine.set_prompt(stream.state, stream.new_prompts[-1].prompt)
+        newest = stream.new_prompts[-1]
+        # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last
+        # block, and what was kept from under the old one would go on pulling towards it.
+        engine.set_prompt(
+            stream.state,
+            newest.prompt,
+            transition="blend" if newest.transition == "blend" else "recompute",
+            groups=newest.groups,
+        )
         reports += [
             PromptShown(stream_id=stream.stream_id, event_id=change.event_id, first_pts_us=first_us)
             for change in stream.new_prompts
@@ -164,12 +172,16 @@ def stream_stats(stream: LiveStream) -> StreamStats:
     for cost in costs:
         for stage, seconds in cost.stages.items():
             stages[stage] = stages.get(stage, 0.0) + seconds
+    use = stream.state.cache_use
     return StreamStats(
         stream_id=stream.stream_id,
         generated_fps=_ratio(frames, sum(stages.values())),
         encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
         ahead_ms=stream.playhead.ahead_us / 1000,
         stages=_milliseconds_per_frame(stages, frames),
+        steps_saved=use.steps_saved,
+        refreshes_skipped=use.refreshes_skipped,
+        cache_occupancy={cache: round(part, 3) for cache, part in use.occupancy.items()},
     )
 
 

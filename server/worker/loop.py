@@ -1,11 +1,11 @@
-"""The worker's main loop: take commands, pick the most urgent stream, make its next group."""
+"""The worker's main loop: take commands, ask the scheduler whose turn it is, make one group."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine
@@ -23,33 +23,36 @@ from ultraflash.server.worker.live_stream import (
 )
 from ultraflash.server.worker.messages import (
     AckPlayback,
+    CancelJob,
+    CheckPrompt,
     CloseStream,
     Command,
     CommandRefused,
     Configure,
     ControlStream,
+    JobFailed,
     OpenStream,
+    PromptChecked,
     Report,
     RequestKeyframe,
+    RunJob,
     SetPrompt,
     Shutdown,
 )
 from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
+from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 1.0
 IDLE_WAIT_S = 0.1
-
-
-def most_urgent(streams: Iterable[LiveStream], now: float) -> LiveStream | None:
-    """Of the streams that may go on, the one whose owner runs out of media first."""
-    ready = [stream for stream in streams if stream.may_generate(now)]
-    return min(ready, key=lambda stream: stream.playhead.deadline(), default=None)
+# While a job waits for its encoder or for a gap.
+SHORT_WAIT_S = 0.01
 
 
 class WorkerLoop:
-    """Runs all streams of one engine; everything but encoding and reading happens on its thread."""
+    """Runs all streams and jobs of one engine; everything but encoding and reading happens on its thread."""
 
     def __init__(
         self,
@@ -67,10 +70,13 @@ class WorkerLoop:
             ack_end_s=config.ack_end_s,
             paused_end_s=config.paused_end_s,
         )
+        self._checkpoint_s = config.job_checkpoint_s
         self._commands = commands
         self._emit = emit
         self._clock = clock
         self._streams: dict[str, LiveStream] = {}
+        self._jobs: dict[str, VideoJob] = {}
+        self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
         self._encoding = EncodingThread(emit)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
@@ -82,11 +88,33 @@ class WorkerLoop:
             self._take_commands()
             self._end_the_silent()
             self._report_stats()
-            stream = most_urgent(self._streams.values(), self._clock())
-            if stream is None:
+            chosen = self._choose()
+            if chosen is None:
                 self._wait_for_command()
             else:
-                self._make_group(stream)
+                self._work_for(chosen)
+
+    def _choose(self) -> str | None:
+        """Key of the stream or job whose turn it is."""
+        now = self._clock()
+        streams = [
+            StreamDemand(key=key, ready=stream.may_generate(now), deadline=stream.playhead.deadline())
+            for key, stream in self._streams.items()
+        ]
+        for job in [job for job in self._jobs.values() if job.complete or job.writer.over]:
+            self._forget_job(job)
+        jobs = [JobDemand(key=key, ready=job.ready) for key, job in self._jobs.items()]
+        return self._scheduler.next(streams, jobs)
+
+    def _work_for(self, key: str) -> None:
+        start = self._clock()
+        job = self._jobs.get(key)
+        if job is not None:
+            self._make_job_group(job)
+        else:
+            self._make_group(self._streams[key])
+        if key in self._jobs or key in self._streams:
+            self._scheduler.ran(key, self._clock() - start, job=job is not None)
 
     def _take_commands(self) -> None:
         while not self._commands.empty():
@@ -94,7 +122,7 @@ class WorkerLoop:
 
     def _wait_for_command(self) -> None:
         try:
-            self._apply(self._commands.get(timeout=IDLE_WAIT_S))
+            self._apply(self._commands.get(timeout=SHORT_WAIT_S if self._jobs else IDLE_WAIT_S))
         except queue.Empty:
             return
 
@@ -103,6 +131,12 @@ class WorkerLoop:
             self._stopping = True
         elif isinstance(command, OpenStream):
             self._open(command)
+        elif isinstance(command, RunJob):
+            self._open_job(command)
+        elif isinstance(command, CancelJob):
+            self._cancel_job(command.job_id)
+        elif isinstance(command, CheckPrompt):
+            self._check_prompt(command)
         elif isinstance(command, Configure):
             raise ValueError("A worker is configured once.")
         elif command.stream_id in self._streams:
@@ -117,6 +151,34 @@ class WorkerLoop:
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream, command))
         log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+
+    def _open_job(self, command: RunJob) -> None:
+        try:
+            self._jobs[command.job_id] = open_job(self._engine, command, self._emit, self._clock())
+        except UltraflashError as error:
+            self._emit(JobFailed(job_id=command.job_id, code=error.code, message=error.message))
+            return
+        log.info("job started job=%s frames=%d", command.job_id, command.frames)
+
+    def _cancel_job(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        job.writer.stop()
+        self._forget_job(job)
+        log.info("job stopped job=%s frames=%d", job_id, job.next_index)
+
+    def _forget_job(self, job: VideoJob) -> None:
+        del self._jobs[job.job_id]
+        self._scheduler.forget(job.job_id)
+
+    def _check_prompt(self, command: CheckPrompt) -> None:
+        code, message = None, ""
+        try:
+            self._engine.check_prompt(command.prompt)
+        except UltraflashError as error:
+            code, message = error.code, error.message
+        self._emit(PromptChecked(check_id=command.check_id, code=code, message=message))
 
     def _change(
         self,
@@ -153,10 +215,14 @@ class WorkerLoop:
 
     def _forget(self, stream: LiveStream) -> None:
         stream.encoder.closed = True
+        self._drop(stream)
+
+    def _drop(self, stream: LiveStream) -> None:
         del self._streams[stream.stream_id]
+        self._scheduler.forget(stream.stream_id)
 
     def _end(self, stream: LiveStream, reason: str) -> None:
-        del self._streams[stream.stream_id]
+        self._drop(stream)
         self._encoding.end(stream.encoder, reason)
         log.info("stream ended session=%s reason=%s frames=%d", stream.stream_id, reason, stream.next_index)
 
@@ -177,7 +243,7 @@ class WorkerLoop:
 
     def _make_group(self, stream: LiveStream) -> None:
         if stream.encoder.closed:
-            del self._streams[stream.stream_id]
+            self._drop(stream)
             return
         try:
             for report in apply_changes(self._engine, stream):
@@ -192,3 +258,13 @@ class WorkerLoop:
         self._encoding.encode(stream.encoder, group)
         if advance(stream, group, self._clock()):
             self._end(stream, "max_frames")
+
+    def _make_job_group(self, job: VideoJob) -> None:
+        try:
+            make_job_group(self._engine, job, now=self._clock(), checkpoint_s=self._checkpoint_s)
+        except Exception:
+            log.exception("engine fault job=%s", job.job_id)
+            message = "The engine could not make the next frames of this video; the server's log says why."
+            self._emit(JobFailed(job_id=job.job_id, code=FAULT, message=message))
+            job.writer.stop()
+            self._forget_job(job)

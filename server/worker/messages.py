@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgpack
 
@@ -26,6 +26,8 @@ class Configure:
         ahead_ms: media generated at most beyond the playhead.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
         paused_end_s: longest pause by the owner.
+        job_patience_s: longest time that live streams keep a job from its next group.
+        job_checkpoint_s: time between two checkpoints of a job.
     """
 
     engine: str
@@ -35,6 +37,8 @@ class Configure:
     ack_pause_s: float
     ack_end_s: float
     paused_end_s: float
+    job_patience_s: float
+    job_checkpoint_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +61,13 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPrompt:
-    """Changes the prompt from the next group on."""
+    """Changes the prompt from the next group on, at once or, with ``blend``, over ``groups`` groups."""
 
     stream_id: str
     event_id: str
     prompt: str
+    transition: Literal["cut", "blend"]
+    groups: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,44 @@ class CloseStream:
     """Forgets a stream; nothing is reported for it any more."""
 
     stream_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunJob:
+    """Makes a video file.
+
+    Attributes:
+        cues: [frame, prompt] in order, the first one at frame 0; a prompt is in force from the first group that
+            starts at or after its frame.
+        size: a name or ``WxH``.
+        frames: number of frames.
+        path: the file to write, in an empty folder that exists.
+        resume_from: a folder that an attempt before this one may have left a checkpoint in.
+    """
+
+    job_id: str
+    cues: list[list[Any]]
+    size: str
+    seed: int
+    fps: int
+    frames: int
+    path: str
+    resume_from: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelJob:
+    """Gives a job up after the group in work; unknown ones are over already."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPrompt:
+    """Asks whether the engine takes a prompt."""
+
+    check_id: int
+    prompt: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +252,9 @@ class StreamStats:
     encoded_kbps: float
     ahead_ms: float
     stages: dict[str, float]
+    steps_saved: int
+    refreshes_skipped: int
+    cache_occupancy: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +265,48 @@ class StreamEnded:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobProgress:
+    """``frames`` of a job are encoded."""
+
+    job_id: str
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFinished:
+    """The file of a job is complete at ``path``."""
+
+    job_id: str
+    frames: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFailed:
+    """A job cannot be done, and trying again will not help."""
+
+    job_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStopped:
+    """A job was given up as told."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptChecked:
+    """The engine takes a prompt if ``code`` is None."""
+
+    check_id: int
+    code: str | None
+    message: str
+
+
 Command = (
     Configure
     | OpenStream
@@ -226,6 +315,9 @@ Command = (
     | AckPlayback
     | RequestKeyframe
     | CloseStream
+    | RunJob
+    | CancelJob
+    | CheckPrompt
     | Shutdown
 )
 StreamReport = (
@@ -238,7 +330,8 @@ StreamReport = (
     | StreamStats
     | StreamEnded
 )
-Report = WorkerProgress | WorkerReady | WorkerFailed | StreamReport
+JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked
+Report = WorkerProgress | WorkerReady | WorkerFailed | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 
 

@@ -70,7 +70,7 @@ def describe(engine: Engine, config: Configure) -> WorkerReady:
 
 def _ready_engine(channel: BlockingChannel, config: Configure) -> Engine:
     channel.send(WorkerProgress(stage="loading weights", progress=0.0))
-    engine = load_engine(config.engine, config.preset)
+    engine = load_engine(config.engine, config.preset, config.size)
     size = engine.preset.size(config.size or engine.preset.default_size)
     channel.send(WorkerProgress(stage="warming up", progress=LOADED))
     state = engine.open("warming up", size=size.name, seed=0)

@@ -14,6 +14,7 @@ from ultraflash.server.worker.channel import AsyncChannel, ChannelClosed
 from ultraflash.server.worker.messages import (
     Command,
     Configure,
+    JobReport,
     Report,
     Shutdown,
     StreamReport,
@@ -50,6 +51,19 @@ class StreamOwner(Protocol):
         """A new worker is there; the stream may be opened again."""
 
 
+class JobOwner(Protocol):
+    """What follows the jobs in the worker."""
+
+    def on_report(self, report: JobReport) -> None:
+        """Something happened to a job."""
+
+    def on_worker_lost(self) -> None:
+        """The worker died and its jobs with it."""
+
+    def on_worker_ready(self) -> None:
+        """A new worker is there."""
+
+
 @dataclass(slots=True)
 class WorkerStatus:
     """What ``/readyz`` says."""
@@ -72,6 +86,7 @@ class WorkerSupervisor:
         self._config = config
         self._on_failed = on_failed
         self._owners: dict[str, StreamOwner] = {}
+        self._jobs: JobOwner | None = None
         self._channel: AsyncChannel | None = None
         self._stopping = False
 
@@ -87,6 +102,10 @@ class WorkerSupervisor:
     def detach(self, stream_id: str) -> None:
         """Nobody wants reports of this stream any more."""
         self._owners.pop(stream_id, None)
+
+    def attach_jobs(self, owner: JobOwner) -> None:
+        """Reports of all jobs go to ``owner``."""
+        self._jobs = owner
 
     def send(self, command: Command) -> None:
         """Passes a command on; dropped while there is no worker, since owners start over with a new one."""
@@ -147,7 +166,7 @@ class WorkerSupervisor:
             await _reap(process, channel, gently=self._stopping)
             self.process_id = None
         if came_up and not self._stopping:
-            for owner in list(self._owners.values()):
+            for owner in self._all_owners():
                 owner.on_worker_lost()
         return came_up
 
@@ -158,12 +177,15 @@ class WorkerSupervisor:
             self.ready = report
             self.status.state, self.status.stage, self.status.progress = "ready", "ready", 1.0
             log.info("worker %s is ready with %s", self.process_id, report.model)
-            for owner in list(self._owners.values()):
+            for owner in self._all_owners():
                 owner.on_worker_ready()
         elif isinstance(report, WorkerFailed):
             self._fail(report.code, report.message)
         elif isinstance(report, get_args(StreamReport)):
             self._route_to_owner(report)
+        elif isinstance(report, get_args(JobReport)):
+            if self._jobs is not None:
+                self._jobs.on_report(report)
         else:
             raise ValueError(f"A worker does not send {type(report).__name__}.")
 
@@ -171,6 +193,9 @@ class WorkerSupervisor:
         owner = self._owners.get(report.stream_id)
         if owner is not None:
             owner.on_report(report)
+
+    def _all_owners(self) -> list[StreamOwner | JobOwner]:
+        return [*self._owners.values(), *([] if self._jobs is None else [self._jobs])]
 
     def _fail(self, code: str, message: str) -> None:
         self.status.state = "failed"

@@ -3,11 +3,14 @@ from pathlib import Path
 import pytest
 
 from ultraflash.models.errors import BadConfig, UltraflashError, UnknownPreset, UnknownSize
-from ultraflash.models.preset import PRESETS, available_presets, load_preset
+from ultraflash.models.patch_autoencoder import PatchConfig
+from ultraflash.models.preset import PRESETS, available_presets, dump_preset, load_preset
+from ultraflash.models.text_encoder import TextConfig
+from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
 
 
-def changed(tmp_path: Path, old: str, new: str) -> Path:
-    text = (PRESETS / "mini.toml").read_text()
+def changed(tmp_path: Path, old: str, new: str, *, preset: str = "mini") -> Path:
+    text = (PRESETS / f"{preset}.toml").read_text()
     assert old in text
     path = tmp_path / "own.toml"
     path.write_text(text.replace(old, new, 1))
@@ -21,6 +24,88 @@ def test_every_shipped_preset_loads() -> None:
 
 def test_a_preset_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
     assert load_preset(changed(tmp_path, 'name = "mini"', 'name = "own"')).name == "own"
+
+
+def test_a_preset_that_names_no_text_encoder_and_no_kind_of_decoder_has_those_of_mini() -> None:
+    preset = load_preset("mini")
+    assert preset.text == TextConfig(kind="minilm", tokens=64, width=384)
+    assert isinstance(preset.decoder, PatchConfig)
+    assert preset.weights == "mini" and preset.sources == ()
+    assert all(size.refine for size in preset.sizes)
+    assert preset.group_at(0) == (3,)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "factors"),
+    [
+        ("ultraflash-1k", {"0.5K": "832x480", "1K": "1664x960"}, {2}),
+        ("ultraflash-2k", {"0.5K": "832x480", "1K": "1664x960", "2K": "2496x1440"}, {2, 3}),
+        ("ultraflash-long", {"0.5K": "832x480", "1K": "1664x960"}, {2}),
+        ("self-forcing", {"0.5K": "832x480"}, set()),
+    ],
+)
+def test_official_presets_make_the_published_sizes_and_say_where_every_network_comes_from(
+    name: str, sizes: dict[str, str], factors: set[int]
+) -> None:
+    preset = load_preset(name)
+    assert {size.name: size.pixels for size in preset.sizes} == sizes
+    assert preset.base.dit.token_grid(preset.base.rows, preset.base.cols) == (30, 52)
+    assert preset.base.schedule.timesteps == pytest.approx((1000, 937.5, 2500 / 3, 625))
+    assert preset.base.dit.head_dim == 128
+    assert preset.upsampler.keys() == factors
+    parts = {"base", "decoder", "text", *(f"upsampler_x{factor}" for factor in factors)}
+    parts |= {"sr"} if preset.sr else set()
+    assert {source.part for source in preset.sources} == parts
+    assert (preset.sr is None) == (name == "self-forcing")
+
+
+def test_a_stream_of_longlive_starts_with_a_block_of_one_frame() -> None:
+    preset = load_preset("ultraflash-long")
+    assert preset.group_at(0) == (1, 3)
+    assert preset.group_at(4) == (3, 3)
+    assert (preset.base.window_frames, preset.base.sink_frames) == (12, 3)
+    assert load_preset("ultraflash-1k").group_at(0) == (3, 3)
+    base = preset.source("base")
+    assert base is not None and base.lora and base.lora_alpha == 256
+
+
+def test_the_kind_of_a_decoder_chooses_what_its_other_keys_change(tmp_path: Path) -> None:
+    assert load_preset("ultraflash-1k").decoder == DecoderConfig()
+    path = changed(tmp_path, 'kind = "tiny"', 'kind = "v3"', preset="ultraflash-1k")
+    assert load_preset(path).decoder == ULTRA_DECODER_V3
+
+
+@pytest.mark.parametrize("name", available_presets())
+def test_a_preset_that_is_written_to_a_file_reads_back_equal(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(dump_preset(load_preset(name)), encoding="utf-8")
+    assert load_preset(path) == load_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('kind = "tiny"', 'kind = "huge"', "patch, tiny or v3"),
+        ('kind = "tiny"', 'kind = "tiny"\ntime_growth = [1, 1, 2]', "2 frames of 3 colours"),
+        ('kind = "umt5"', 'kind = "clip"', "minilm or umt5"),
+        ("factor = 1\nrefine = false", "factor = 2\nrefine = false", "takes an upsampler"),
+        ('part = "sr"', 'part = "srs"', "a source is of"),
+        ('store = "self-forcing"', 'store = "../self-forcing"', "name of a folder"),
+        ('["sr_dit_sparse.pth"]', '["/sr_dit_sparse.pth"]', "named as they are in it"),
+        ("call_frames = 2", "call_frames = 0", "call_frames starts at 1"),
+    ],
+)
+def test_impossible_official_presets_are_refused_by_name(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(BadConfig, match=message):
+        load_preset(changed(tmp_path, old, new, preset="ultraflash-1k"))
+
+
+def test_a_size_that_wants_refining_needs_super_resolution(tmp_path: Path) -> None:
+    path = changed(tmp_path, "refine = false", "refine = true", preset="self-forcing")
+    with pytest.raises(BadConfig, match="wants super-resolution"):
+        load_preset(path)
 
 
 def test_unknown_preset_is_refused_with_the_known_ones() -> None:

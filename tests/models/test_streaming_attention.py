@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule
 from ultraflash.models.dit import CausalDiT, DiTConfig
-from ultraflash.models.ring_cache import BlockCache
-from ultraflash.models.streaming_attention import SparseAttention
+from ultraflash.models.ring_cache import BlockCache, RingCache
+from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 
 CONFIG = DiTConfig(
     in_channels=4, out_channels=4, dim=24, ffn_dim=48, layers=2, heads=2, text_tokens=6, text_dim=8, freq_dim=16
@@ -28,8 +29,8 @@ def latents(frames: int = 6, seed: int = 1) -> Tensor:
 class Stream:
     """Super-resolution group by group; frames of 3x5 tokens that blocks of 2x2 don't divide."""
 
-    def __init__(self, net: CausalDiT, *, kept: int, rule: SelectionRule) -> None:
-        self.net, self.rule, self.start = net, rule, 0
+    def __init__(self, net: CausalDiT, *, kept: int, rule: SelectionRule, backend: str = "auto") -> None:
+        self.net, self.rule, self.start, self.backend = net, rule, 0, backend
         self.cache = BlockCache(
             layers=2, batch=1, frame_blocks=kept, spatial_blocks=6, block_tokens=4, heads=2, head_dim=12,
             dtype=torch.float32, device=torch.device("cpu"),
@@ -41,7 +42,7 @@ class Stream:
         frames = group_BCFHW.shape[2]
         grid = BlockGrid(frames=frames, rows=3, cols=5, block=(1, 2, 2))
         positions = torch.arange(self.start, self.start + frames)
-        attend = SparseAttention(self.cache, grid, self.rule)
+        attend = SparseAttention(self.cache, grid, self.rule, self.backend)
         made = self.net(group_BCFHW, torch.full((1, 1), 1000.0), self.text, positions, attend)
         self.cache.commit()
         self.start += frames
@@ -75,3 +76,29 @@ def test_interleaved_streams_equal_separate_ones_bit_for_bit(net: CausalDiT) -> 
         stream = Stream(net, kept=1, rule=SPARSE)
         for i, group in enumerate(groups):
             assert torch.equal(stream(clip[:, :, 2 * i : 2 * i + 2]), group[number])
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+def test_the_network_over_triton_kernels_equals_the_one_over_the_reference(net: CausalDiT) -> None:
+    """In Triton's interpreter: choice of blocks, attention over the cache, several groups."""
+    streams = [Stream(net, kept=1, rule=SPARSE, backend=name) for name in ("reference", "interpreter")]
+    for seed in (1, 2):
+        wanted, made = (stream(latents(2, seed)) for stream in streams)
+        torch.testing.assert_close(made, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa() -> None:
+    outs = []
+    for backend in ("sdpa", "interpreter"):
+        cache = RingCache(
+            layers=1, batch=1, frames=3, sink_frames=1, frame_tokens=5, heads=2, head_dim=12,
+            dtype=torch.float32, device=torch.device("cpu"),
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(4):
+            q, k, v = (torch.randn(1, 5, 2, 12, generator=generator) for _ in range(3))
+            out = WindowAttention(cache, backend)(0, q, k, v)
+            cache.commit()
+        outs.append(out)
+    torch.testing.assert_close(*outs, atol=1e-5, rtol=0)

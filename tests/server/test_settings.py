@@ -13,7 +13,7 @@ from ultraflash.server.settings import HttpSettings, check_binding, load_setting
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ULTRAFLASH_ENGINE", "ULTRAFLASH_PRESET", "ULTRAFLASH_SIZE"):
+    for name in ("ULTRAFLASH_ENGINE", "ULTRAFLASH_PRESET", "ULTRAFLASH_SIZE", "ULTRAFLASH_DATA__FOLDER"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -46,6 +46,8 @@ def test_options_win_over_the_environment_and_that_over_the_file(
         ("[http]\nprot = 1", "no setting 'http.prot'"),
         ("[http]\nport = 70000", "http.port"),
         ("[stream]\nack_pause_s = 90", "ack_pause_s"),
+        ("[jobs]\nmax_seconds = 0", "jobs.max_seconds"),
+        ("[data]\nfoldr = 'x'", "no setting 'data.foldr'"),
         ("[[", "cannot be read"),
     ],
 )
@@ -66,3 +68,14 @@ def test_listening_beyond_this_machine_has_to_be_meant() -> None:
     with pytest.raises(UnsafeBinding, match="--allow-unauthenticated"):
         check_binding(HttpSettings(host="0.0.0.0"))
     check_binding(HttpSettings(host="0.0.0.0", allow_unauthenticated=True))
+
+
+def test_data_is_in_one_folder_unless_it_is_placed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/user/data")
+    assert load_settings(None, {}).data.folder == Path("/home/user/data/ultraflash")
+    data = load_settings(None, {"data.folder": "/srv/videos"}).data
+    assert data.database_url == "sqlite:////srv/videos/ultraflash.db"
+    assert (data.artifacts_url, data.work_folder) == ("/srv/videos/videos", Path("/srv/videos/work"))
+    placed = {"data.database": "postgresql+psycopg://user@host/name", "data.artifacts": "s3://bucket/videos"}
+    data = load_settings(None, placed).data
+    assert (data.database_url, data.artifacts_url) == tuple(placed.values())

@@ -128,6 +128,25 @@ async def test_a_new_prompt_is_shown_from_the_announced_frame_on_and_never_befor
     )
 
 
+async def test_a_blend_goes_to_the_new_prompt_in_equal_steps_one_a_group(server: LiveServer) -> None:
+    async with server.client() as client:
+        await client.start("a red hill", seed=1)
+        await client.until_frame(20)
+        update = {"prompt": "a blue hill", "transition": "blend", "groups": 3}
+        await client.send("prompt.update", event_id="turn", **update)
+        applied = await client.until("prompt.applied", event_id="turn")
+        first = round(applied["first_pts_us"] / FRAME_US)
+        await client.until_frame(first + 47)
+        await client.send("session.stop")
+        done = await client.until("session.done")
+    before, after = np.array(colour("a red hill", 1)), np.array(colour("a blue hill", 1))
+    frames = shown(client)
+    for group, part in enumerate((0, 1 / 3, 2 / 3, 1, 1)):
+        middle = background(frames[first + 12 * (group - 1) + 6])
+        assert np.abs(middle - (before + (after - before) * part)).max() < 6, group
+    assert done["replay"]["events"][-1] == {"first_pts_us": applied["first_pts_us"], **update}
+
+
 async def test_two_updates_before_one_group_name_the_same_frame_and_the_later_is_shown(
     server: LiveServer,
 ) -> None:
@@ -242,6 +261,19 @@ async def test_stats_come_each_second_with_the_time_of_every_stage(server: LiveS
     assert stats["encoded_kbps"] > 0
     assert 0 <= stats["ahead_ms"] <= 1500
     assert first.keys() == stats.keys()
+    assert stats["steps_saved"] > first["steps_saved"] >= 0
+    assert stats["refreshes_skipped"] == stats["steps_saved"] // 4
+    assert stats["cache_occupancy"] == {"base": 1.0, "sr": 0.5}
+    _, metrics = server.get("/metrics")
+    counted = {
+        name: float(line.split()[1])
+        for name in ("ultraflash_steps_saved_total", "ultraflash_cache_refreshes_skipped_total")
+        for line in metrics.splitlines()
+        if line.startswith(name)
+    }
+    assert counted["ultraflash_steps_saved_total"] >= stats["steps_saved"]
+    assert counted["ultraflash_cache_refreshes_skipped_total"] >= stats["refreshes_skipped"]
+    assert 'ultraflash_cache_occupancy{cache="sr"} 0.5' in metrics
     # Three seconds; a busy machine shows some of them late.
     assert 1.5 < took < 60
 

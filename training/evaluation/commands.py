@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from torch import Tensor
 
-    from ultraflash.models.cascade import Cascade, weights_folder
+    from ultraflash.models.cascade import Cascade
+    from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
     from ultraflash.training.evaluation.classifier import FrameReader
     from ultraflash.training.evaluation.report import write_report
@@ -62,7 +63,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     cascade = Cascade.load(args.preset)
     preset = cascade.preset
     reader = FrameReader(
-        args.classifier or weights_folder(preset),
+        args.classifier or part_folder(preset, "decoder"),
         preset.decoder,
         rows=preset.base.rows,
         cols=preset.base.cols,

@@ -6,6 +6,7 @@ whose colour is that of the prompt. Prompts with a special meaning are listed at
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import zlib
@@ -42,13 +43,39 @@ class PatternPreset:
         raise UnknownSize(f"no size {text!r}; there are 0.5K (224x128) and 1K (416x240)")
 
 
+@dataclass(frozen=True)
+class PatternCacheUse:
+    steps_saved: int
+    refreshes_skipped: int
+    occupancy: Mapping[str, float]
+
+
 @dataclass
 class PatternState:
+    """``old_colour`` is what a blend comes from; ``blended`` of its ``blend_groups`` groups are made."""
+
     prompt: str
     size: PatternSize
     seed: int
     frames_emitted: int = 0
+    old_colour: tuple[float, ...] = ()
+    blend_groups: int = 1
+    blended: int = 1
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def colour(self) -> tuple[float, ...]:
+        """Background of the newest group."""
+        new = colour(self.prompt, self.seed)
+        part = self.blended / self.blend_groups
+        return (
+            new if part == 1 else tuple(a + (b - a) * part for a, b in zip(self.old_colour, new, strict=True))
+        )
+
+    @property
+    def cache_use(self) -> PatternCacheUse:
+        """As if every frame saved two steps and every second one a refresh."""
+        return PatternCacheUse(2 * self.frames_emitted, self.frames_emitted // 2, {"base": 1.0, "sr": 0.5})
 
 
 def colour(prompt: str, seed: int = 0) -> tuple[int, int, int]:
@@ -72,7 +99,7 @@ class PatternEngine:
         self._seconds = float(os.environ.get("PATTERN_SECONDS", "0.01"))
 
     @classmethod
-    def load(cls, preset: str) -> PatternEngine:
+    def load(cls, preset: str, size: str | None = None) -> PatternEngine:
         if preset == "broken":
             raise BadConfig("the preset 'broken' cannot be loaded")
         if preset == "dying":
@@ -92,11 +119,25 @@ class PatternEngine:
     def open(self, prompt: str, *, size: str, seed: int) -> PatternState:
         return PatternState(prompt=self.check_prompt(prompt), size=self.preset.size(size), seed=seed)
 
-    def set_prompt(self, state: PatternState, prompt: str) -> None:
+    def set_prompt(self, state: PatternState, prompt: str, *, transition: str, groups: int) -> None:
+        """A blend goes from one colour to the other in equal steps."""
+        assert transition == "blend" or (transition, groups) == ("recompute", 1)
+        state.old_colour = state.colour
         state.prompt = self.check_prompt(prompt)
+        state.blend_groups, state.blended = (groups, 0) if transition == "blend" else (1, 1)
 
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
+
+    def save_stream(self, state: PatternState) -> bytes:
+        return json.dumps([state.prompt, state.size.name, state.seed, state.frames_emitted]).encode()
+
+    def load_stream(self, data: bytes) -> PatternState:
+        try:
+            prompt, size, seed, frames = json.loads(data)
+        except ValueError as error:
+            raise BadConfig("not a kept stream") from error
+        return PatternState(prompt=prompt, size=self.preset.size(size), seed=seed, frames_emitted=frames)
 
     def next_group(self, state: PatternState) -> np.ndarray:
         """Frames; the prompt "fault" raises, "die" ends the process."""
@@ -105,9 +146,10 @@ class PatternEngine:
         if state.prompt == "die":
             os._exit(9)
         time.sleep(self._seconds)
+        state.blended = min(state.blended + 1, state.blend_groups)
         count = 12 if state.frames_emitted else 9
         frames = np.empty((count, state.size.height, state.size.width, 3), np.uint8)
-        frames[:] = colour(state.prompt, state.seed)
+        frames[:] = state.colour
         for offset in range(count):
             number = state.frames_emitted + offset
             for bit in range(BITS):

@@ -1,0 +1,69 @@
+"""Which implementations of an operator can run here, and what to say when one that was asked for cannot."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+
+class BackendUnavailable(ValueError):
+    """A backend was asked for by name that does not exist here, or that cannot run on these tensors.
+
+    Attributes:
+        code: stable, machine-readable name of the error class.
+    """
+
+    code = "backend_unavailable"
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is installed. Does not import it: that takes a second and is only needed to run a kernel."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def check_backend(operator: str, name: str, known: tuple[str, ...], device_type: str) -> None:
+    """Refuse a backend that cannot run on tensors of this kind of device.
+
+    Raises:
+        BackendUnavailable: naming what there is instead.
+    """
+    if name not in known:
+        raise BackendUnavailable(f"no {operator} backend {name!r} here; there are {', '.join(known)}")
+    if name not in ("triton", "interpreter"):
+        return
+    others = ", ".join(other for other in known if other not in ("triton", "interpreter"))
+    if not has_triton():
+        raise BackendUnavailable(
+            f"the {operator} backend {name!r} needs Triton: pip install 'ultraflash[cuda]', or choose {others}"
+        )
+    if name == "triton" and device_type != "cuda":
+        raise BackendUnavailable(
+            f"the {operator} backend 'triton' needs tensors on a GPU, these are on {device_type}; choose {others}, "
+            "or 'interpreter', which runs the kernel in Python, slowly, to test it"
+        )
+
+
+def gpu_problem(device: torch.device, probe: Callable[[torch.device], bool]) -> str | None:
+    """Why Triton kernels cannot be used on a device, or None if they can.
+
+    Args:
+        device: where the tensors are.
+        probe: runs a tiny call and says whether its result is right. Called on a GPU with Triton only.
+    """
+    if device.type != "cuda":
+        return f"tensors are on {device.type}"
+    if not has_triton():
+        return "Triton is not installed"
+    try:
+        right = probe(device)
+    except Exception as error:  # noqa: BLE001 - a compiler and a driver can fail in any way; the log has it all
+        _log.warning("a Triton kernel failed on %s", device, exc_info=True)
+        return f"a probe of the kernel failed with {type(error).__name__}"
+    return None if right else "a probe of the kernel gave wrong numbers"

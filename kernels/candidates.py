@@ -1,0 +1,106 @@
+"""The kernels whose tiles are chosen per device, and the tiles to choose from.
+
+Needs Triton, imported when a kernel is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ultraflash.kernels.block_sparse.device_selection import TILE_PLACES, TILE_PLACES_SCORED, TILE_TOKENS
+from ultraflash.kernels.tiles import Tiles
+
+WIDTHS = (64, 128)
+"""Head sizes in use."""
+
+BLOCK_TOKENS = 128
+"""Tokens of a block that block-sparse kernels are compiled for; smaller blocks have smaller tiles."""
+
+DTYPES = ("bfloat16", "float32")
+"""float16 takes the tiles of bfloat16."""
+
+SHAPES = ((128, 64, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (32, 32, 4))
+"""Queries, keys and warps."""
+
+TILES = tuple(Tiles(m=m, j=j, warps=warps, stages=stages) for m, j, warps in SHAPES for stages in (3, 2, 1))
+"""Larger tiles first: each key that is loaded serves more queries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One kernel as it is compiled.
+
+    Attributes:
+        module: where its device code is.
+        function: its name there.
+        flags: compile-time constants beside the sizes.
+        listed: whether it works on blocks of a fixed number of tokens.
+    """
+
+    module: str
+    function: str
+    flags: tuple[tuple[str, bool], ...] = ()
+    listed: bool = True
+
+    def kernel(self) -> Any:
+        """The function under `triton.jit`."""
+        import importlib
+
+        return getattr(importlib.import_module(self.module), self.function)
+
+    def constants(self, *, arch: str, dtype: str, width: int, tiles: Tiles) -> dict[str, Any]:
+        """Compile-time constants for a head size of `width`."""
+        precision = "tf32"
+        if dtype == "float32":
+            precision = "tf32x3" if arch.startswith("sm_") else "ieee"
+        sizes: dict[str, Any] = {
+            "SIZE": width,
+            "WIDTH": width,
+            "TILE_M": tiles.m,
+            "TILE_J": tiles.j,
+            "PRECISION": precision,
+            **dict(self.flags),
+        }
+        return {**sizes, "T": BLOCK_TOKENS} if self.listed else sizes
+
+
+_DENSE = "ultraflash.kernels.attention.triton"
+_BLOCK_SPARSE = "ultraflash.kernels.block_sparse.triton"
+_BACKWARD = "ultraflash.kernels.block_sparse.triton_backward"
+
+VARIANTS = {
+    "attend_forward": Variant(
+        module=_BLOCK_SPARSE, function="attend_forward", flags=(("CACHED", True), ("QUANTIZED", False))
+    ),
+    "attend_forward_int8": Variant(
+        module=_BLOCK_SPARSE, function="attend_forward", flags=(("CACHED", True), ("QUANTIZED", True))
+    ),
+    "attend_dense": Variant(
+        module=_DENSE, function="attend_dense", flags=(("QUANTIZED", False),), listed=False
+    ),
+    "query_gradient": Variant(module=_BACKWARD, function="query_gradient", flags=(("CACHED", True),)),
+    "key_gradient": Variant(module=_BACKWARD, function="key_gradient"),
+}
+"""By the name that the table of tiles has for them."""
+
+_CHOICE = "ultraflash.kernels.block_sparse.triton_selection"
+
+CHOICE: tuple[tuple[Variant, dict[str, Any]], ...] = (
+    (
+        Variant(module=_CHOICE, function="block_means"),
+        {"T": BLOCK_TOKENS, "SIZE": 128, "WIDTH": 128, "TILE_T": TILE_TOKENS, "QUANTIZED": False},
+    ),
+    (
+        Variant(module=_CHOICE, function="pair_scores"),
+        {"SIZE": 128, "WIDTH": 128, "TILE_W": TILE_PLACES_SCORED, "CAUSAL": True},
+    ),
+    *(
+        (
+            Variant(module=_CHOICE, function="kept_places"),
+            {"TILE_W": TILE_PLACES, "CAUSAL": True, "DIAGONAL": True, "WRITE": write},
+        )
+        for write in (False, True)
+    ),
+)
+"""The kernels that choose blocks, whose tiles are the same everywhere, with their compile-time constants."""

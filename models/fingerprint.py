@@ -1,0 +1,84 @@
+"""What a stream's state depends on, in a few bytes: the preset, the weights and the number type."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ultraflash.models.errors import ForeignSnapshot
+from ultraflash.models.loading import Networks
+from ultraflash.models.preset import Preset
+
+# Neither words for people, nor where files lie, nor what every stream carries itself.
+_NO_MATTER = ("description", "weights", "sources", "max_prompt_chars", "default_size", "dynamic_cache")
+_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a stream was made with; only the same can go on with it.
+
+    Attributes:
+        preset: name of the preset.
+        preset_digest, weights_digest: of :func:`preset_digest` and :func:`weights_digest`.
+        dtype: of the matrix products.
+    """
+
+    preset: str
+    preset_digest: str
+    weights_digest: str
+    dtype: str
+
+    def check(self, other: Identity) -> None:
+        """Raise ForeignSnapshot, which says what differs, unless ``other`` is the same."""
+        ours, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        if ours == theirs:
+            return
+        differing = ", ".join(
+            f"{name.replace('_digest', '')} ({theirs[name][:16]}, here {ours[name][:16]})"
+            for name in ("preset", "preset_digest", "weights_digest", "dtype")
+            if ours[name] != theirs[name]
+        )
+        raise ForeignSnapshot(
+            f"the snapshot was made with another {differing}; restore it where it was made, or open a new stream"
+        )
+
+
+def preset_digest(preset: Preset) -> str:
+    """SHA-256 of everything in a preset that shapes a stream."""
+    table = {key: value for key, value in dataclasses.asdict(preset).items() if key not in _NO_MATTER}
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(networks: Mapping[str, nn.Module]) -> str:
+    """SHA-256 of the names, shapes, types and 64 evenly spread values of every tensor.
+
+    Training changes all tensors, so a sample tells weights apart, for billions of them in milliseconds.
+    """
+    digest = hashlib.sha256()
+    for part, net in sorted(networks.items()):
+        for name, tensor in net.state_dict().items():
+            digest.update(f"{part}.{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].cpu().contiguous()
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(preset: Preset, networks: Networks, dtype: torch.dtype) -> Identity:
+    """The identity of a cascade. The text encoder is not part of the weights: the preset says which it is."""
+    nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
+    nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
+    nets |= {} if networks.sr is None else {"sr": networks.sr}
+    return Identity(
+        preset=preset.name,
+        preset_digest=preset_digest(preset),
+        weights_digest=weights_digest(nets),
+        dtype=str(dtype),
+    )

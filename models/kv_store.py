@@ -1,0 +1,112 @@
+"""Where caches keep keys and values: in the model's own type, in bfloat16, or as int8 with a scale per token and head.
+
+Shapes: B batch, P places (tokens of a window, or blocks of tokens), N heads, D head size; ``...`` stands for axes
+between place and head that a cache may have.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.errors import BadConfig
+
+KvStorage = Literal["model", "bf16", "int8"]
+"""``model`` keeps what the network computes in; ``int8`` halves bfloat16, for an error of 1/254 of a head's largest
+value, and makes a copy in the model's type of whatever is read."""
+
+_LEVELS = 127
+
+
+def check_storage(storage: str) -> None:
+    """Raise BadConfig unless ``storage`` is one of ``KvStorage``."""
+    if storage not in get_args(KvStorage):
+        raise BadConfig(f"keys and values are kept as {get_args(KvStorage)}, not {storage!r}", param="kv")
+
+
+def head_bytes(storage: KvStorage, head_dim: int, dtype: torch.dtype) -> int:
+    """Bytes that the key (or value) of one token and head takes."""
+    if storage == "int8":
+        return head_dim + torch.float32.itemsize
+    return head_dim * (torch.bfloat16 if storage == "bf16" else dtype).itemsize
+
+
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 over the last axis: (int8 of the same shape, float32 scales with a last axis of 1)."""
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True) / _LEVELS
+    levels = torch.where(scale > 0, x / scale, 0.0).round_()
+    return levels.to(torch.int8), scale
+
+
+class KvStore:
+    """Two buffers (layers, B, P, ..., N, D), allocated once, read and written by layer and range of places.
+
+    Args:
+        shape: of the buffers.
+        storage: how values are kept.
+        dtype: what the network computes in, and what is read.
+        device: of the buffers.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], *, storage: KvStorage, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        check_storage(storage)
+        self.shape = shape
+        self._storage = storage
+        self._dtype = dtype
+        kept = {"model": dtype, "bf16": torch.bfloat16, "int8": torch.int8}[storage]
+        self._parts = {name: torch.zeros(shape, dtype=kept, device=device) for name in ("keys", "values")}
+        if storage == "int8":
+            for name in ("key_scales", "value_scales"):
+                self._parts[name] = torch.zeros((*shape[:-1], 1), dtype=torch.float32, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(part.numel() * part.element_size() for part in self._parts.values())
+
+    def write(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (B, places, ..., N, D) at the places from ``start`` on."""
+        end = start + keys.shape[1]
+        for name, scales, x in (("keys", "key_scales", keys), ("values", "value_scales", values)):
+            if self._storage == "int8":
+                levels, scale = quantize(x)
+                self._parts[name][layer, :, start:end] = levels
+                self._parts[scales][layer, :, start:end] = scale
+            else:
+                self._parts[name][layer, :, start:end] = x
+
+    def read(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, end - start, ..., N, D) in the model's type; no copy where they are kept in it."""
+        return (
+            self._read("keys", "key_scales", layer, start, end),
+            self._read("values", "value_scales", layer, start, end),
+        )
+
+    def _read(self, name: str, scales: str, layer: int, start: int, end: int) -> Tensor:
+        kept = self._parts[name][layer, :, start:end]
+        if self._storage == "int8":
+            return (kept * self._parts[scales][layer, :, start:end]).to(self._dtype)
+        return kept.to(self._dtype)
+
+    def shift(self, layer: int, start: int, end: int) -> None:
+        """Move what lies at ``start`` .. ``end`` to the first places, as it is kept."""
+        for part in self._parts.values():
+            part[layer, :, : end - start] = part[layer, :, start:end].clone()
+
+    def tensors(self, end: int) -> dict[str, Tensor]:
+        """The first ``end`` places of every buffer, as they are kept. No copy."""
+        return {name: part[:, :, :end] for name, part in self._parts.items()}
+
+    def restore(self, tensors: dict[str, Tensor], end: int) -> None:
+        """Put back what ``tensors`` gave."""
+        for name, part in self._parts.items():
+            part[:, :, :end] = tensors[name]
+
+    def to(self, device: torch.device) -> None:
+        """Move all buffers."""
+        self._parts = {name: part.to(device) for name, part in self._parts.items()}

@@ -1,0 +1,109 @@
+"""From base latents to frames: upsampler, super-resolution and decoder, over a stream's memory of them.
+
+Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.frame_memory import FrameMemory
+from ultraflash.models.loading import Decoder
+from ultraflash.models.noise import counter_noise
+from ultraflash.models.prediction import clean_estimate
+from ultraflash.models.preset import Preset, Size
+from ultraflash.models.schedule import TRAIN_STEPS
+from ultraflash.models.stream_state import Picture, StageSeconds, StreamState
+from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
+from ultraflash.models.upsampler import LatentUpsampler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureStage:
+    """The networks behind the base; every call gets the stream that it works on.
+
+    Attributes:
+        upsamplers: by factor.
+        sr: None where the preset has none.
+    """
+
+    preset: Preset
+    upsamplers: Mapping[int, LatentUpsampler]
+    sr: CausalDiT | None
+    decoder: Decoder
+    device: torch.device
+    dtype: torch.dtype
+
+    def open(self, size: Size) -> Picture:
+        """The empty memory of a stream at a size; of the parts that the size goes without it holds nothing."""
+        sr = self.preset.sr if size.refine else None
+        return Picture(
+            size=size,
+            upsampler=self.upsamplers[size.factor].init_memory() if sr else FrameMemory(0, "zeros"),
+            decoder=self.decoder.init_memory(),
+            sr=block_cache(
+                sr,
+                sr_grid(sr, size, frames=self.preset.group_frames),
+                dtype=self.dtype,
+                device=self.device,
+            )
+            if sr
+            else no_cache(self.dtype, self.device),
+        )
+
+    def show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
+        picture = state.picture
+        size = picture.size
+        cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self.dtype)
+        if not size.refine:
+            with clock.measure("decode"):
+                return self.decoder.decode_uint8(cropped.transpose(1, 2), picture.decoder)[0].cpu()
+        with clock.measure("upsample"):
+            upsampler = self.upsamplers[size.factor]
+            condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
+        with clock.measure("sr"):
+            refined = self._refine(state, condition, start)
+        with clock.measure("decode"):
+            return self.decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
+
+    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
+        """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
+        picture, sr = state.picture, self.preset.sr
+        assert sr is not None
+        picture.sr.limit(state.dynamic_cache.sr_window(sr.cached_blocks, state.groups))
+        shape = tuple(condition_BCFHW.shape)
+        noise = counter_noise(shape, seed=state.seed, role=f"sr.{picture.size.name}", index=start)
+        frames = condition_BCFHW.shape[2]
+        call = frames if sr.call_frames is None or picture.sr.frame_blocks == 0 else sr.call_frames
+        parts = zip(noise.to(self.device).split(call, dim=2), condition_BCFHW.split(call, dim=2), strict=True)
+        refined = [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)]
+        return torch.cat(refined, dim=2)
+
+    def _run_sr(self, state: StreamState, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
+        picture, sr = state.picture, self.preset.sr
+        assert sr is not None and self.sr is not None
+        frames = condition_BCFHW.shape[2]
+        output = self.sr(
+            torch.cat((noise, condition_BCFHW), dim=1),
+            torch.full((1, 1), sr.timestep, device=self.device),
+            state.prompt_context.sr,
+            torch.arange(start, start + frames, device=self.device),
+            SparseAttention(picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule),
+        )
+        picture.sr.commit()
+        sigma = sr.timestep / TRAIN_STEPS
+        return clean_estimate(
+            output, prediction=sr.prediction, noisy=noise, sigma=sigma, condition=condition_BCFHW
+        )
+
+
+def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:
+    top = (latents_BCFHW.shape[3] - rows) // 2
+    left = (latents_BCFHW.shape[4] - cols) // 2
+    return latents_BCFHW[..., top : top + rows, left : left + cols]

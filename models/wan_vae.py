@@ -1,0 +1,106 @@
+"""Wan 2.1's own VAE, by diffusers: pixels to the latents that the transformers work on.
+
+Shapes: B batch, T pixel frames, n latent frames, C channels, H W pixel rows and columns, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.errors import MissingExtra, MissingWeights
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+
+class EncodeMemory:
+    """What the causal convolutions of the encoder have seen of one stream."""
+
+    def __init__(self, convolutions: int) -> None:
+        self.features: list[Any] = [None] * convolutions
+
+    @property
+    def started(self) -> bool:
+        """Whether the stream has had its first frame."""
+        return any(feature is not None for feature in self.features)
+
+
+class WanVideoEncoder:
+    """Frames to normalized latents, a clip at once or piece by piece; a stream's memory is passed in."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        """Take diffusers' network over.
+
+        Its decoded latents are ``mean + std * ours``, channel by channel, both from its configuration.
+        """
+        from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+        self._vae: Any = vae.eval().requires_grad_(False)
+        self._convolutions = sum(isinstance(module, WanCausalConv3d) for module in vae.encoder.modules())
+        device = next(vae.parameters()).device
+        self._mean_C1hw = torch.tensor(vae.config.latents_mean, device=device).view(-1, 1, 1, 1)
+        self._std_C1hw = torch.tensor(vae.config.latents_std, device=device).view(-1, 1, 1, 1)
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> WanVideoEncoder:
+        """Load the folder ``vae`` of a repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+
+        Raises:
+            MissingExtra: diffusers is not installed.
+            MissingWeights: there is no such network in the folder.
+        """
+        try:
+            from diffusers import AutoencoderKLWan
+        except ImportError as error:
+            raise MissingExtra(
+                "Wan's VAE wants diffusers; install it with: pip install 'ultraflash[official]'"
+            ) from error
+        try:
+            vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        except OSError as error:
+            raise MissingWeights(
+                f"no VAE in {folder}; fetch the folder vae of "
+                "https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+                param="weights",
+            ) from error
+        return cls(vae.to(device))
+
+    def init_memory(self) -> EncodeMemory:
+        """The empty memory of a new stream."""
+        return EncodeMemory(self._convolutions)
+
+    @torch.no_grad()
+    def encode(self, frames_BTCHW: Tensor, memory: EncodeMemory) -> Tensor:
+        """Encode the next frames of a stream.
+
+        Args:
+            frames_BTCHW: pixels in [0, 1]; 4n-3 frames at a stream's start, the first standing alone, then 4n.
+            memory: the stream's memory, updated in place.
+
+        Returns:
+            float32 (B, n, C, h, w), means of the posterior, of unit scale.
+
+        Raises:
+            ValueError: another number of frames.
+        """
+        frames = frames_BTCHW.shape[1]
+        first = 0 if memory.started else 1
+        if frames < 1 or (frames - first) % PATCH_FRAMES:
+            wanted = "4n" if memory.started else "4n-3"
+            raise ValueError(f"{frames} frames where {wanted} are wanted")
+        dtype = next(self._vae.parameters()).dtype
+        x_BCTHW = (frames_BTCHW.transpose(1, 2) * 2 - 1).to(dtype)
+        sizes = [1] * first + [PATCH_FRAMES] * ((frames - first) // PATCH_FRAMES)
+        features = [
+            self._vae.encoder(piece, feat_cache=memory.features, feat_idx=[0])
+            for piece in x_BCTHW.split(sizes, dim=2)
+        ]
+        means_BCnhw = self._vae.quant_conv(torch.cat(features, dim=2)).float().chunk(2, dim=1)[0]
+        return ((means_BCnhw - self._mean_C1hw) / self._std_C1hw).transpose(1, 2)

@@ -1,0 +1,99 @@
+"""Finished videos: in a folder by default, or wherever fsspec can write."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ultraflash.server.errors import DataUnusable, VideoGone
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Digest of the rest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while piece := file.read(CHUNK_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+class ArtifactStore:
+    """Blocking; called from threads. A video appears under its name only when all of it is there."""
+
+    def __init__(self, url: str) -> None:
+        """Opens the place. Raises ``DataUnusable``."""
+        try:
+            found = fsspec.core.url_to_fs(url)
+            self._files: Any = found[0]
+            self._root = str(found[1]).rstrip("/")
+            self._files.makedirs(self._root, exist_ok=True)
+        except (ImportError, ValueError, OSError) as error:
+            raise DataUnusable(
+                f"data.artifacts cannot be used: {error}. Give a folder, or a URL whose fsspec package is installed.",
+                param="data.artifacts",
+            ) from error
+
+    def put(self, file: Path, job_id: str) -> int:
+        """Moves a finished file to its place; returns its size in bytes."""
+        size = file.stat().st_size
+        target = self._name(job_id)
+        if isinstance(self._files, LocalFileSystem):
+            try:
+                os.replace(file, target)
+                return size
+            except OSError:
+                # The folder is on another file system: copy beside the target, then rename.
+                shutil.copyfile(file, f"{target}.part")
+                os.replace(f"{target}.part", target)
+        else:
+            self._files.put_file(str(file), target)
+        file.unlink()
+        return size
+
+    def size(self, job_id: str) -> int:
+        """Bytes of a video. Raises ``VideoGone``."""
+        try:
+            return int(self._files.size(self._name(job_id)))
+        except FileNotFoundError as error:
+            raise VideoGone("The file of this video is no longer there.") from error
+
+    def read(self, job_id: str, start: int, length: int) -> Iterator[bytes]:
+        """Bytes ``start`` to ``start + length`` in pieces; the file is open already. Raises ``VideoGone``."""
+        try:
+            file = self._files.open(self._name(job_id), "rb", block_size=CHUNK_BYTES)
+        except FileNotFoundError as error:
+            raise VideoGone("The file of this video is no longer there.") from error
+        return _pieces(file, start, length)
+
+    def remove(self, job_id: str) -> None:
+        """Removes a video, if it is there."""
+        try:
+            self._files.rm_file(self._name(job_id))
+        except FileNotFoundError:
+            return
+        log.info("video removed job=%s", job_id)
+
+    def _name(self, job_id: str) -> str:
+        return f"{self._root}/{job_id}.mp4"
+
+
+def _pieces(file: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while length:
+            piece = file.read(min(CHUNK_BYTES, length))
+            if not piece:
+                raise OSError(f"The file of a video ended {length} bytes early.")
+            length -= len(piece)
+            yield piece

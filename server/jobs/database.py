@@ -1,0 +1,56 @@
+"""The database of the jobs: SQLite with a write-ahead log, or any other that SQLAlchemy opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from ultraflash.server.errors import DataUnusable
+from ultraflash.server.jobs.records import METADATA
+
+READING = "reading"
+BUSY_WAIT_MS = 30_000
+
+
+def open_database(url: str) -> Engine:
+    """Connects and lays the tables where they are missing. Raises ``DataUnusable``."""
+    try:
+        parsed = make_url(url)
+        engine = _sqlite(url, parsed.database) if parsed.drivername.startswith("sqlite") else _server(url)
+        METADATA.create_all(engine)
+    except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        raise DataUnusable(
+            f"data.database cannot be used: {error}. SQLite and PostgreSQL are written sqlite:///FILE and "
+            "postgresql+psycopg://USER@HOST/NAME; the latter needs the package psycopg.",
+            param="data.database",
+        ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise DataUnusable(f"The database cannot be opened: {error}", param="data.database") from error
+    return engine
+
+
+def _server(url: str) -> Engine:
+    return create_engine(url, pool_pre_ping=True)
+
+
+def _sqlite(url: str, file: str | None) -> Engine:
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _record: Any) -> None:
+        # The driver's own idea of when a transaction begins would let two writers start from the same snapshot.
+        connection.isolation_level = None
+        for pragma in (f"busy_timeout={BUSY_WAIT_MS}", "journal_mode=WAL", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        reading = connection.get_execution_options().get(READING)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,159 @@
+"""Everything about jobs that one server holds: store, files, dispatcher."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from ultraflash.server.errors import DataUnusable, NotReady, UnsupportedField
+from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
+from ultraflash.server.jobs.database import open_database
+from ultraflash.server.jobs.dispatcher import JobDispatcher
+from ultraflash.server.jobs.orders import extension_order, new_order, remix_order
+from ultraflash.server.jobs.ownership import own_name
+from ultraflash.server.jobs.records import Job, Lineage, Order
+from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
+from ultraflash.server.jobs.tails import Tails
+from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, Video, video_of
+from ultraflash.server.jobs.work_folders import WorkFolders
+from ultraflash.server.metrics import Metrics
+from ultraflash.server.settings import Settings
+from ultraflash.server.worker.messages import WorkerReady
+from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+LONGEST_RETRY_S = 300
+
+
+class JobService:
+    """Jobs as the routes see them. Opening it opens the database; ``running`` makes it work."""
+
+    def __init__(self, settings: Settings, supervisor: WorkerSupervisor, metrics: Metrics) -> None:
+        """Opens the database and the place of the videos. Raises ``DataUnusable``."""
+        self.settings = settings.jobs
+        self._supervisor = supervisor
+        me = own_name()
+        data = settings.data
+        limits = StoreLimits(
+            max_queued=settings.jobs.max_queued,
+            quota_bytes=data.quota_bytes,
+            max_attempts=settings.jobs.max_attempts,
+            lease_s=settings.jobs.lease_s,
+            expire_after_s=settings.jobs.expire_after_s,
+        )
+        try:
+            data.work_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataUnusable(f"The data folder cannot be used: {error}.", param="data.folder") from error
+        self.store = JobStore(open_database(data.database_url), limits, me=me)
+        self.artifacts = ArtifactStore(data.artifacts_url)
+        tails = Tails(data.tails_folder)
+        folders = WorkFolders(data.work_folder, me, tails)
+        self.dispatcher = JobDispatcher(
+            self.store, self.artifacts, supervisor, folders, tails, metrics, keep_s=settings.jobs.keep_s
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Jobs are made inside of it; the worker is to start later and to end before."""
+        work = asyncio.create_task(self.dispatcher.run())
+        try:
+            yield
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+            await self.dispatcher.close()
+            self.store.close()
+
+    async def create(self, wish: CreateVideo, key: str | None) -> Job:
+        """Queues a new video. Raises what ``new_order`` and ``JobStore.create`` do."""
+        order = new_order(wish, self._able(), self.settings.max_seconds)
+        return await self._queue(order, Lineage(), _idempotency(key, "create", wish))
+
+    async def remix(self, source_id: str, prompt: str, key: str | None) -> Job:
+        """Queues a completed video under another prompt."""
+        source = await run_in_threadpool(self.store.get, source_id)
+        order = remix_order(source, prompt, self._able())
+        lineage = Lineage(remixed_from=source.id)
+        return await self._queue(order, lineage, _idempotency(key, f"remix {source_id}", prompt))
+
+    async def extend(self, wish: ExtendVideo, key: str | None) -> Job:
+        """Queues a completed video with more behind it."""
+        source = await run_in_threadpool(self.store.get, wish.video.id)
+        order = extension_order(source, wish.prompt, wish.seconds, self._able(), self.settings.max_seconds)
+        return await self._queue(order, Lineage(extended_from=source.id), _idempotency(key, "extend", wish))
+
+    async def id_of_upload(self, upload: UploadFile) -> str:
+        """The video whose file was sent along, as it was downloaded. Raises ``UnsupportedField`` for any other."""
+        digest = await run_in_threadpool(sha256_of, upload.file)
+        job_id = await run_in_threadpool(self.store.id_of_file, digest)
+        if job_id is None:
+            raise UnsupportedField(
+                "Only a video that was made here can be gone on from: send its file as it was downloaded, or name it "
+                'as {"id": ...}.',
+                param="video",
+            )
+        return job_id
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels a job; its work stops within a group."""
+        job = await run_in_threadpool(self.store.cancel, job_id)
+        self.dispatcher.stop(job_id)
+        return job
+
+    async def delete(self, job_id: str) -> None:
+        """Forgets a job, its work and its file."""
+        await run_in_threadpool(self.store.delete, job_id)
+        self.dispatcher.stop(job_id)
+        await run_in_threadpool(self.dispatcher.remove_files, job_id)
+
+    async def described(self, job: Job) -> Video:
+        """A job with its place in the queue and the time it will take."""
+        if job.over:
+            return video_of(job)
+        before, pixels = await run_in_threadpool(self.store.work_before, job)
+        own = job.order.width * job.order.height * (job.order.frames - job.frames_done)
+        eta_s = self.dispatcher.speed.seconds_for(pixels + own)
+        return video_of(
+            job,
+            queue_position=before if job.state == "queued" else None,
+            eta_s=None if eta_s is None else math.ceil(eta_s),
+        )
+
+    async def _queue(self, order: Order, lineage: Lineage, idempotency: Idempotency | None) -> Job:
+        await self.dispatcher.prompts.check(order.prompt)
+        retry_after_s = await self._retry_after()
+        job = await run_in_threadpool(
+            self.store.create, order, lineage=lineage, idempotency=idempotency, retry_after_s=retry_after_s
+        )
+        self.dispatcher.wake()
+        return job
+
+    async def _retry_after(self) -> int:
+        """Seconds until a place in a full queue may be free: when the job at its head is done."""
+        count, pixels = await run_in_threadpool(self.store.work_before)
+        seconds = self.dispatcher.speed.seconds_for(pixels / max(count, 1))
+        return min(LONGEST_RETRY_S, math.ceil(seconds or 0) + 1)
+
+    def _able(self) -> WorkerReady:
+        """What the engine can make, known since its first start."""
+        if self._supervisor.ready is None:
+            raise NotReady(f"The engine is not ready: {self._supervisor.status.stage}.")
+        return self._supervisor.ready
+
+
+def _idempotency(key: str | None, kind: str, wish: BaseModel | str) -> Idempotency | None:
+    if key is None:
+        return None
+    fields = wish if isinstance(wish, str) else wish.model_dump(mode="json")
+    text = json.dumps([kind, fields], sort_keys=True)
+    return Idempotency(key=key, request_hash=hashlib.sha256(text.encode()).hexdigest())

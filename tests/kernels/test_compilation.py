@@ -1,0 +1,57 @@
+"""Every kernel in the tiles that ship, compiled for devices that are not here."""
+
+from typing import Any
+
+import pytest
+
+from ultraflash.kernels.backends import has_triton
+from ultraflash.kernels.candidates import CHOICE, VARIANTS, WIDTHS, Variant
+from ultraflash.kernels.compilation import compile_ahead
+from ultraflash.kernels.devices import DEVICES
+from ultraflash.kernels.tiles import FALLBACK, survivors, table
+
+GROUPS = sorted({(row["kernel"], row["arch"], row["dtype"], row["width"]) for row in table()})
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+@pytest.mark.parametrize(("kernel", "arch", "dtype", "width"), GROUPS)
+def test_the_tiles_in_use_fit_and_do_not_spill(kernel: str, arch: str, dtype: str, width: int) -> None:
+    tiles = survivors(kernel, arch, dtype, width)[0]
+    constants = VARIANTS[kernel].constants(arch=arch, dtype=dtype, width=width, tiles=tiles)
+    usage = compile_ahead(
+        VARIANTS[kernel].kernel(), constants, arch=arch, dtype=dtype, warps=tiles.warps, stages=tiles.stages
+    )
+    assert usage.survives, usage
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize(("variant", "constants"), CHOICE)
+def test_the_kernels_that_choose_blocks_fit_and_do_not_spill(
+    arch: str, variant: Variant, constants: dict[str, Any]
+) -> None:
+    usage = compile_ahead(variant.kernel(), constants, arch=arch, dtype="bfloat16", warps=4, stages=1)
+    assert usage.survives, usage
+
+
+@pytest.mark.parametrize("kernel", list(VARIANTS))
+@pytest.mark.parametrize("arch", list(DEVICES))
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_every_kernel_has_tiles_for_every_device_in_16_bits(
+    kernel: str, arch: str, width: int, dtype: str
+) -> None:
+    assert survivors(kernel, arch, dtype, width)
+
+
+def test_the_table_says_of_every_row_what_its_numbers_say() -> None:
+    for row in table():
+        resident = DEVICES[row["arch"]].resident_programs(
+            registers=row["registers"], shared=row["shared"], warps=row["warps"]
+        )
+        assert (row["resident"], row["survives"]) == (resident, resident > 0 and row["spilled"] == 0), row
+
+
+def test_a_device_that_nothing_is_known_of_gets_small_tiles() -> None:
+    assert survivors("attend_forward", "sm_75", "bfloat16", 64) == []
+    assert FALLBACK.m * FALLBACK.j <= 32 * 32

@@ -1,0 +1,61 @@
+"""Videos in a folder and in another place that fsspec knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from ultraflash.server.errors import DataUnusable, VideoGone
+from ultraflash.server.jobs.artifacts import CHUNK_BYTES, ArtifactStore
+
+CONTENT = bytes(range(256)) * 4096
+
+
+@pytest.fixture(params=["folder", "memory"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "videos") if request.param == "folder" else "memory://videos")
+
+
+def put(artifacts: ArtifactStore, tmp_path: Path, name: str = "video_1") -> int:
+    file = tmp_path / "made.mp4"
+    file.write_bytes(CONTENT)
+    size = artifacts.put(file, name)
+    assert not file.exists()
+    return size
+
+
+def test_a_video_is_moved_in_and_read_in_parts(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    assert put(artifacts, tmp_path) == artifacts.size("video_1") == len(CONTENT)
+    assert b"".join(artifacts.read("video_1", 0, len(CONTENT))) == CONTENT
+    pieces = list(artifacts.read("video_1", 100, CHUNK_BYTES + 50))
+    assert [len(piece) for piece in pieces] == [CHUNK_BYTES, 50]
+    assert b"".join(pieces) == CONTENT[100 : CHUNK_BYTES + 150]
+
+
+def test_a_video_is_removed_once_or_twice(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    put(artifacts, tmp_path)
+    artifacts.remove("video_1")
+    artifacts.remove("video_1")
+    with pytest.raises(VideoGone):
+        artifacts.size("video_1")
+
+
+def test_a_folder_on_another_file_system_is_filled_by_copy_and_rename(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is only one file system here")
+    folder = other / f"ultraflash-{tmp_path.name}"
+    artifacts = ArtifactStore(str(folder))
+    try:
+        put(artifacts, tmp_path)
+        assert [file.name for file in folder.iterdir()] == ["video_1.mp4"]
+    finally:
+        fsspec.filesystem("file").rm(str(folder), recursive=True)
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket/videos", "/proc/nothing/videos"])
+def test_a_place_that_cannot_be_used_is_said_at_once(url: str) -> None:
+    with pytest.raises(DataUnusable, match=r"data\.artifacts"):
+        ArtifactStore(url)

@@ -1,0 +1,39 @@
+"""Opening the database: what it is told to be, or an error that says how to write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from ultraflash.server.errors import DataUnusable
+from ultraflash.server.jobs.database import READING, open_database
+
+
+def test_sqlite_has_a_log_ahead_and_waits_for_other_writers(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'new' / 'jobs.db'}")
+    with engine.execution_options(**{READING: True}).begin() as connection:
+        pragmas = [
+            connection.execute(text(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "busy_timeout")
+        ]
+    engine.dispose()
+    assert pragmas == ["wal", 2, 30_000]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "nowhere://host/name", "sqlite:////proc/nothing/jobs.db", "postgresql+nodriver://host/name"],
+)
+def test_a_database_that_cannot_be_opened_is_said_at_once(url: str) -> None:
+    with pytest.raises(DataUnusable) as error:
+        open_database(url)
+    assert error.value.param == "data.database"
+
+
+def test_a_file_that_is_no_database_is_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.db"
+    file.write_text("not a database, but long enough to be taken for one " * 100)
+    with pytest.raises(DataUnusable, match="cannot be opened"):
+        open_database(f"sqlite:///{file}")
