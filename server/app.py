@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
+from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
@@ -107,6 +109,10 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
         """Prometheus text format."""
         server.metrics.worker_restarts.set(server.supervisor.status.restarts)
         server.metrics.ready.set(server.supervisor.is_ready)
+        processes: dict[str, int | None] = {"web": os.getpid(), "worker": server.supervisor.process_id}
+        for process, process_id in processes.items():
+            held = resident_bytes(process_id) if process_id is not None else 0
+            server.metrics.resident.labels(process=process).set(held)
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

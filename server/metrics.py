@@ -64,6 +64,9 @@ class Metrics:
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
         )
+        self.resident = Gauge(
+            "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
+        )
         self.jobs_ended = Counter(
             "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
         )

@@ -47,6 +47,9 @@ def test_metrics_are_prometheus_text(server: LiveServer) -> None:
     assert status == 200
     assert "# TYPE ultraflash_first_frame_seconds histogram" in text
     assert "ultraflash_ready 1.0" in text
+    for process in ("web", "worker"):
+        line = next(line for line in text.splitlines() if f'ultraflash_resident_bytes{{process="{process}"}}' in line)
+        assert float(line.split()[-1]) > 2**20
 
 
 def test_the_page_comes_with_a_strict_policy_and_is_revalidated(server: LiveServer) -> None:
