@@ -21,6 +21,7 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
+from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
@@ -66,6 +67,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_health(app, server)
     _add_models(app, server)
     _add_stream(app, server)
+    add_sessions(app, server)
     _add_page(app)
     return app
 

@@ -67,6 +67,25 @@ class UnknownSession(ProtocolError):
     code = "unknown_session"
 
 
+class BadToken(ProtocolError):
+    """A token that is wrong, has expired, or was given out for something else."""
+
+    code = "bad_token"
+
+
+class NotTheOwner(ProtocolError):
+    """A viewer that wants to steer."""
+
+    code = "not_the_owner"
+
+
+class OwnerPresent(ProtocolError):
+    """A second owner for a session whose first one is connected."""
+
+    code = "owner_present"
+    retryable = True
+
+
 class Unsupported(ProtocolError):
     """A choice that the protocol knows and this server cannot serve; the message says what it can."""
 

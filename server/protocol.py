@@ -113,7 +113,8 @@ class SessionResume(Event):
 
     type: Literal["session.resume"] = "session.resume"
     session_id: Annotated[str, Field(max_length=128)]
-    last_pts_us: Seconds
+    resume_token: Annotated[str, Field(max_length=128)]
+    last_pts_us: Seconds | None = None
 
 
 class QueueStatus(Event):
@@ -138,6 +139,7 @@ class SessionStarted(Event):
     seed: int
     model: str
     viewer_token: str | None = None
+    resume_token: str | None = None
 
 
 class StreamConfig(Event):
@@ -185,7 +187,7 @@ class SessionResumed(Event):
     type: Literal["session.resumed"] = "session.resumed"
     session_id: str
     first_pts_us: float
-    state: Literal["restarted", "restored"]
+    state: Literal["restarted", "restored", "continued", "rejoined"]
 
 
 class SessionDone(Event):
@@ -194,7 +196,7 @@ class SessionDone(Event):
     type: Literal["session.done"] = "session.done"
     reason: str
     frames: int
-    replay: dict[str, Any]
+    replay: dict[str, Any] | None = None
 
 
 class ErrorEvent(Event):

@@ -7,11 +7,14 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from typing import Any, Literal
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.access import Grant
+from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
     AckOutOfRange,
     EngineFault,
@@ -20,13 +23,12 @@ from ultraflash.server.errors import (
     ProtocolError,
     TooManyPending,
     UnexpectedEvent,
+    UnknownSession,
 )
+from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.outbox import Outbox
 from ultraflash.server.protocol import (
     ErrorEvent,
-    MediaFlags,
-    MediaHeader,
     PlaybackAck,
     PromptApplied,
     PromptUpdate,
@@ -37,8 +39,10 @@ from ultraflash.server.protocol import (
     SessionStart,
     SessionStarted,
     Stats,
-    StreamConfig,
+    Transport,
 )
+from ultraflash.server.seat import Seat
+from ultraflash.server.settings import StreamSettings
 from ultraflash.server.worker.messages import (
     AckPlayback,
     CloseStream,
@@ -48,7 +52,6 @@ from ultraflash.server.worker.messages import (
     MediaPacket,
     OpenStream,
     PromptShown,
-    RequestKeyframe,
     SetPrompt,
     SizeShown,
     StreamEnded,
@@ -79,14 +82,17 @@ class LiveSession:
     """One session from ``session.start`` to ``session.done``."""
 
     def __init__(
-        self, start: SessionStart, *, supervisor: WorkerSupervisor, outbox: Outbox, metrics: Metrics
+        self, start: SessionStart, *, supervisor: WorkerSupervisor, metrics: Metrics, limits: StreamSettings
     ) -> None:
         self.session_id = f"session_{secrets.token_hex(12)}"
         self.state: SessionState = "opening"
+        self.feed = MediaFeed(self.session_id, supervisor)
+        self.audience = Audience(self.feed)
+        self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
+        self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
         self._seed = secrets.randbelow(2**53) if start.seed is None else start.seed
         self._supervisor = supervisor
-        self._outbox = outbox
         self._metrics = metrics
         self._prompt = start.prompt
         self._size = start.size
@@ -101,6 +107,8 @@ class LiveSession:
         self._playhead_us = 0.0
         self._restarts = 0
         self._started_at = time.monotonic()
+        self._opened: StreamOpened | None = None
+        self._ending: tuple[SessionDone, int] | None = None
         self._log: list[dict[str, Any]] = []
 
     @property
@@ -108,10 +116,79 @@ class LiveSession:
         """Whether it will not go on."""
         return self.state in ("refused", "done")
 
-    def open(self) -> None:
+    @property
+    def transport(self) -> Transport:
+        """What the owner asked for."""
+        return self._start.transport
+
+    def summary(self) -> dict[str, Any]:
+        """What anybody may know."""
+        opened = self._opened
+        return {
+            "id": self.session_id,
+            "object": "session",
+            "model": self._model(),
+            "state": "away" if self.audience.owner is None else self.state,
+            "size": self._size,
+            "width": None if opened is None else opened.width,
+            "height": None if opened is None else opened.height,
+            "fps": self._fps,
+            "seconds": round(self._pts_us(self._next_index) / 1e6, 3),
+            "viewers": len(self.audience.viewers),
+        }
+
+    def open(self, owner: Seat) -> None:
         """Asks the worker for the stream."""
+        self.audience.welcome_owner(owner)
+        self.feed.join(owner)
         self._supervisor.attach(self.session_id, self)
         self._send_open()
+
+    def join(self, viewer: Seat) -> None:
+        """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
+        if self.over or self._opened is None:
+            raise UnknownSession("This session has ended.")
+        viewer.tell(self._started_event(self._opened, viewer))
+        self.audience.welcome_viewer(viewer)
+
+    def owner_left(self) -> None:
+        """Rests until the owner is back."""
+        self.audience.owner_left()
+        self._rest()
+
+    def resume(self, owner: Seat, last_us: float | None) -> None:
+        """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
+        self.audience.welcome_owner(owner)
+        held = [] if last_us is None else self.feed.held_from(last_us)
+        packets = held[1:] if held else self.feed.since_newest_key()
+        first_us = packets[0].packet.pts_us if packets else self._pts_us(self._next_index)
+        owner.tell(
+            SessionResumed(
+                session_id=self.session_id,
+                first_pts_us=first_us,
+                state="continued" if held else "rejoined",
+            )
+        )
+        if held:
+            owner.adopt(held[0].generation)
+            self.feed.follow(owner, packets)
+        else:
+            self.feed.join(owner)
+        if self._ending is not None:
+            self._say_good_bye(*self._ending)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Tells the worker whether to work on."""
+        self._supervisor.send(
+            ControlStream(
+                stream_id=self.session_id, event_id="", size=None, paused=self._resting, bitrate=None
+            )
+        )
+
+    @property
+    def _resting(self) -> bool:
+        return self._paused or self.audience.owner is None
 
     def update_prompt(self, event: PromptUpdate) -> None:
         """Passes a new prompt on."""
@@ -158,17 +235,18 @@ class LiveSession:
 
     def request_key(self) -> None:
         """Asks for a keyframe."""
-        self._supervisor.send(RequestKeyframe(stream_id=self.session_id))
+        self.feed.request_key()
 
     def stop(self) -> None:
         """Ends the session because its owner wants it."""
-        self._outbox.drop_media()
+        if self.audience.owner is not None:
+            self.audience.owner.outbox.drop_media()
         self._finish("stopped", DONE)
 
     def abandon(self) -> None:
         """Ends the session because its owner has gone."""
         if not self.over:
-            self._leave("disconnected")
+            self._finish("disconnected", DONE)
 
     def on_report(self, report: StreamReport) -> None:
         """Tells the owner what happened to its stream."""
@@ -194,7 +272,7 @@ class LiveSession:
         if self._restarts > MAX_RESTARTS_WITHOUT_A_FRAME:
             self._fail("The worker died again and again on this stream.")
         else:
-            self._outbox.put_event(
+            self.audience.tell_all(
                 error_event(
                     EngineRestarting("The worker died and is being replaced; the stream goes on soon.")
                 )
@@ -212,10 +290,9 @@ class LiveSession:
                 size=self._size,
                 seed=self._seed,
                 fps=self._fps,
-                transport=self._start.transport,
                 bitrate=self._bitrate,
                 max_frames=self._start.max_frames,
-                paused=self._paused,
+                paused=self._resting,
                 first_index=self._next_index,
                 generation=self._generation,
                 playhead_us=self._playhead_us,
@@ -225,16 +302,24 @@ class LiveSession:
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
         self.state = "live"
+        self._opened = report
         self._size, self._fps = report.size, report.fps
         if not resumed:
-            self._log.append({"first_pts_us": 0.0, "prompt": self._prompt, "size": self._size})
-            self._outbox.put_event(self._started_event(report))
+            self._log.append({"first_pts_us": 0.0, "group": 0, "prompt": self._prompt, "size": self._size})
+            if self.audience.owner is not None:
+                self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
         first_us = self._pts_us(self._next_index)
         self._log.append(
-            {"first_pts_us": first_us, "restarted": True, "prompt": self._prompt, "size": self._size}
+            {
+                "first_pts_us": first_us,
+                "group": 0,
+                "restarted": True,
+                "prompt": self._prompt,
+                "size": self._size,
+            }
         )
-        self._outbox.put_event(
+        self.audience.tell_all(
             SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
         )
         for event in list(self._waiting.values()):
@@ -243,23 +328,26 @@ class LiveSession:
             else:
                 self.control(event)
 
-    def _started_event(self, report: StreamOpened) -> SessionStarted:
+    def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
+        owns = seat is self.audience.owner
         return SessionStarted.model_validate(
             {
                 "session_id": self.session_id,
                 "codec": report.codec,
-                "container": report.container,
+                "container": seat.container,
                 "width": report.width,
                 "height": report.height,
                 "fps": report.fps,
                 "seed": self._seed,
                 "model": self._model(),
+                "viewer_token": self._viewer_token if owns else None,
+                "resume_token": self._resume_token if owns else None,
             }
         )
 
     def _on_refused(self, report: CommandRefused) -> None:
         self._metrics.refused.labels(code=report.code).inc()
-        self._outbox.put_event(
+        self.audience.tell_owner(
             ErrorEvent(
                 code=report.code,
                 message=report.message,
@@ -271,52 +359,37 @@ class LiveSession:
             self._forget(report.event_id)
             return
         for event_id in self._waiting:
-            self._outbox.put_event(error_event(UnexpectedEvent("The session did not start."), event_id))
+            self.audience.tell_owner(error_event(UnexpectedEvent("The session did not start."), event_id))
         self.state = "refused"
         self._supervisor.detach(self.session_id)
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
         if isinstance(report, GenerationStarted):
             self._generation = report.generation
-            self._outbox.put_event(
-                StreamConfig.model_validate(
-                    {
-                        "generation": report.generation & 0xFFFF,
-                        "codec": report.codec,
-                        "container": report.container,
-                        "size": report.size,
-                        "width": report.width,
-                        "height": report.height,
-                        "fps": report.fps,
-                    }
-                )
-            )
+            self.feed.announce(report)
         elif isinstance(report, PromptShown):
             asked = self._waiting.get(report.event_id)
             if isinstance(asked, PromptUpdate):
                 self._prompt = asked.prompt
-                self._log.append({"first_pts_us": report.first_pts_us, "prompt": asked.prompt})
+                self._log.append(
+                    {"first_pts_us": report.first_pts_us, "group": report.group, "prompt": asked.prompt}
+                )
             self._waiting.pop(report.event_id, None)
             self._shown_from[report.event_id] = report.first_pts_us
-            self._outbox.put_event(PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us))
+            self.audience.tell_owner(
+                PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
+            )
         else:
             self._size = report.size
-            self._log.append({"first_pts_us": report.first_pts_us, "size": report.size})
+            self._log.append(
+                {"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size}
+            )
             self._forget_sizes_up_to(report.event_id)
-            self._outbox.put_event(QualityChanged(size=report.size, reason="requested"))
+            self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
-        flags = MediaFlags(packet.flags)
-        if MediaFlags.INIT not in flags:
-            self._count(packet)
-        header = MediaHeader(
-            flags=flags,
-            generation=packet.generation,
-            seq=packet.seq,
-            pts_us=packet.pts_us,
-            capture_ms=packet.capture_ms,
-        )
-        self._outbox.put_media(header, packet.payload)
+        self._count(packet)
+        self.feed.put(packet)
 
     def _count(self, packet: MediaPacket) -> None:
         now = time.monotonic()
@@ -337,14 +410,15 @@ class LiveSession:
         for stage, milliseconds in report.stages.items():
             self._metrics.stage.labels(stage=stage).set(milliseconds)
         self._metrics.ahead.set(report.ahead_ms)
-        self._outbox.put_event(
-            Stats(
-                generated_fps=report.generated_fps,
-                encoded_kbps=report.encoded_kbps,
-                ahead_ms=report.ahead_ms,
-                stages=report.stages,
+        if self.audience.owner is not None:
+            self.audience.owner.tell(
+                Stats(
+                    generated_fps=report.generated_fps,
+                    encoded_kbps=report.encoded_kbps,
+                    ahead_ms=report.ahead_ms,
+                    stages=report.stages,
+                )
             )
-        )
 
     def _on_ended(self, report: StreamEnded) -> None:
         if report.reason == "engine_fault":
@@ -353,13 +427,23 @@ class LiveSession:
             self._finish(report.reason, DONE)
 
     def _fail(self, message: str) -> None:
-        self._outbox.put_event(error_event(EngineFault(message)))
+        self.audience.tell_all(error_event(EngineFault(message)))
         self._finish("engine_fault", ENGINE_FAULT)
 
     def _finish(self, reason: str, code: int) -> None:
         self._leave(reason)
-        self._outbox.put_event(SessionDone(reason=reason, frames=self._next_index, replay=self._replay()))
-        self._outbox.close(code, reason)
+        done = SessionDone(reason=reason, frames=self._next_index, replay=self._replay())
+        self._ending = (done, code)
+        for viewer in self.audience.viewers:
+            viewer.tell(done.model_copy(update={"replay": None}))
+            viewer.outbox.close(code, reason)
+        self._say_good_bye(done, code)
+
+    def _say_good_bye(self, done: SessionDone, code: int) -> None:
+        """Tells the owner that the session is over, if it is there to hear it."""
+        if self.audience.owner is not None:
+            self.audience.owner.tell(done)
+            self.audience.owner.outbox.close(code, done.reason)
 
     def _leave(self, reason: str) -> None:
         self.state = "done"

@@ -115,7 +115,7 @@ class WorkerLoop:
             self._refuse(command.stream_id, None, error)
             return
         self._streams[command.stream_id] = stream
-        self._emit(opened_report(stream, command))
+        self._emit(opened_report(stream))
         log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
 
     def _change(

@@ -12,8 +12,6 @@ from typing import Any, get_args
 
 import msgpack
 
-from ultraflash.server.protocol import Transport
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configure:
@@ -46,7 +44,6 @@ class OpenStream:
     size: str
     seed: int
     fps: int | None
-    transport: Transport
     bitrate: int | None
     max_frames: int | None
     paused: bool
@@ -135,7 +132,6 @@ class StreamOpened:
 
     stream_id: str
     codec: str
-    container: str
     size: str
     width: int
     height: int
@@ -160,7 +156,6 @@ class GenerationStarted:
     stream_id: str
     generation: int
     codec: str
-    container: str
     size: str
     width: int
     height: int
@@ -169,26 +164,28 @@ class GenerationStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptShown:
-    """The first frame of a changed prompt."""
+    """The first frame of a changed prompt, and the number of its group in the engine's state."""
 
     stream_id: str
     event_id: str
     first_pts_us: float
+    group: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeShown:
-    """The size has changed as asked."""
+    """The size has changed as asked, from a group on."""
 
     stream_id: str
     event_id: str
     size: str
     first_pts_us: float
+    group: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaPacket:
-    """One encoded frame or init segment; the fields are those of the media header."""
+    """One encoded frame, Annex-B; the fields are those of the media header."""
 
     stream_id: str
     flags: int

@@ -99,7 +99,7 @@ class PatternEngine:
         state.size = self.preset.size(size)
 
     def next_group(self, state: PatternState) -> np.ndarray:
-        """Frames; the prompt "fault" raises, "die" ends the process."""
+        """Frames; the prompt "fault" raises, "die" ends the process, "noise" fills any bitrate."""
         if state.prompt == "fault":
             raise RuntimeError("a fault on purpose")
         if state.prompt == "die":
@@ -108,6 +108,8 @@ class PatternEngine:
         count = 12 if state.frames_emitted else 9
         frames = np.empty((count, state.size.height, state.size.width, 3), np.uint8)
         frames[:] = colour(state.prompt, state.seed)
+        if state.prompt == "noise":
+            frames[:] = np.random.default_rng(state.frames_emitted).integers(0, 255, frames.shape, np.uint8)
         for offset in range(count):
             number = state.frames_emitted + offset
             for bit in range(BITS):
