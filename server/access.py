@@ -8,6 +8,8 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from ultraflash.server.errors import BadToken
+
 TOKEN_BYTES = 24
 
 
@@ -33,6 +35,7 @@ class Grant:
         token = secrets.token_urlsafe(TOKEN_BYTES)
         return token, cls(digest=_digest(token), expires_at=time.time() + lifetime_s)
 
-    def admits(self, token: str) -> bool:
-        """Whether this is the token, and in time."""
-        return time.time() < self.expires_at and hmac.compare_digest(_digest(token), self.digest)
+    def check(self, token: str) -> None:
+        """Raises ``BadToken`` unless this is the token, and in time."""
+        if time.time() >= self.expires_at or not hmac.compare_digest(_digest(token), self.digest):
+            raise BadToken("This token is wrong, or has expired, or is for something else.", param="token")

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
+from ultraflash.server.errors import http_status
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
@@ -47,6 +48,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         supervision = asyncio.create_task(server.supervisor.run())
         yield
+        await server.sessions.end_all()
         server.supervisor.stop()
         _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
         for task in unfinished:
@@ -178,7 +180,7 @@ def error_body(code: str, message: str, *, param: str | None, status: int) -> di
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UltraflashError)
     async def ours(request: Request, error: UltraflashError) -> JSONResponse:
-        status = 503 if error.retryable else 400
+        status = http_status(error)
         headers = {"Retry-After": "5"} if error.retryable else None
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)

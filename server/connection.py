@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
-from ultraflash.server.errors import BadToken, NotReady, OwnerPresent, UnexpectedEvent, Unsupported
+from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.peer import Peer
@@ -66,7 +66,6 @@ def check_start(start: SessionStart, ready: WorkerReady) -> None:
     for name, value in (
         ("negative", start.negative),
         ("image", start.image),
-        ("record", start.record or None),
     ):
         if value is not None:
             raise Unsupported(f"{name!r} is reserved and not supported yet; leave it out.", param=name)
@@ -119,6 +118,7 @@ class Connection(Peer):
             supervisor=self._server.supervisor,
             metrics=self._server.metrics,
             limits=self._server.settings.stream,
+            data=self._server.settings.data,
         )
         self._session = session
         self._server.sessions.add(session)
@@ -127,8 +127,7 @@ class Connection(Peer):
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
         session = self._server.sessions.find(event.session_id)
-        if not session.owner_grant.admits(event.resume_token):
-            raise BadToken("This is not the resume_token of that session.", param="resume_token")
+        session.owner_grant.check(event.resume_token)
         if session.audience.owner is not None:
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
         self._session = session

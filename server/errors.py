@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ultraflash.models.errors import UltraflashError
 
 
@@ -86,6 +88,19 @@ class OwnerPresent(ProtocolError):
     retryable = True
 
 
+class RecordingFailed(ProtocolError):
+    """A recording that cannot be begun."""
+
+    code = "recording_failed"
+
+
+class RecordingNotReady(UltraflashError):
+    """A recording that is still being written."""
+
+    code = "recording_not_ready"
+    retryable = True
+
+
 class Unsupported(ProtocolError):
     """A choice that the protocol knows and this server cannot serve; the message says what it can."""
 
@@ -154,3 +169,15 @@ class UnsafeBinding(UltraflashError):
     """Listening beyond this machine without a way to tell who is asking."""
 
     code = "unsafe_binding"
+
+
+_HTTP_STATUS: Mapping[type[UltraflashError], int] = {
+    UnknownSession: 404,
+    BadToken: 403,
+    RecordingNotReady: 409,
+}
+
+
+def http_status(error: UltraflashError) -> int:
+    """Status of a response that reports an error."""
+    return _HTTP_STATUS.get(type(error), 503 if error.retryable else 400)

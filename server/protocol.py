@@ -197,6 +197,7 @@ class SessionDone(Event):
     reason: str
     frames: int
     replay: dict[str, Any] | None = None
+    recording: list[str] | None = None
 
 
 class ErrorEvent(Event):

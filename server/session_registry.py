@@ -30,6 +30,10 @@ class SessionRegistry:
             raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         return session
 
+    def is_recording(self, session_id: str) -> bool:
+        """Whether the recording of a session is still being written."""
+        return session_id in self._sessions and self._sessions[session_id].is_recording
+
     def admit(self) -> None:
         """Makes room for one more session, if need be by ending one whose owner is away. Raises ``Busy``."""
         limit = self._limits.max_streams
@@ -67,6 +71,14 @@ class SessionRegistry:
         expiry = self._expiries.pop(session.session_id, None)
         if expiry is not None:
             expiry.cancel()
+
+    async def end_all(self) -> None:
+        """Ends all sessions, and returns when their recordings are complete."""
+        ending = list(self)
+        for session in ending:
+            self._expire(session)
+        for session in ending:
+            await asyncio.to_thread(session.wait_for_recording)
 
     def _expire(self, session: LiveSession) -> None:
         session.abandon()

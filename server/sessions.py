@@ -10,6 +10,8 @@ import logging
 import math
 import secrets
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from ultraflash.models.errors import UltraflashError
@@ -21,12 +23,12 @@ from ultraflash.server.errors import (
     EngineRestarting,
     InvalidField,
     ProtocolError,
-    TooManyPending,
     UnexpectedEvent,
     UnknownSession,
 )
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
+from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
     ErrorEvent,
     PlaybackAck,
@@ -41,7 +43,9 @@ from ultraflash.server.protocol import (
     Stats,
     Transport,
 )
+from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
+from ultraflash.server.session_log import SessionLog
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.worker.messages import (
     AckPlayback,
@@ -64,7 +68,6 @@ from ultraflash.server.worker.supervisor import WorkerSupervisor
 log = logging.getLogger(__name__)
 
 MAX_RESTARTS_WITHOUT_A_FRAME = 3
-MAX_WAITING = 64
 DONE = 1000
 ENGINE_FAULT = 1011
 
@@ -82,7 +85,13 @@ class LiveSession:
     """One session from ``session.start`` to ``session.done``."""
 
     def __init__(
-        self, start: SessionStart, *, supervisor: WorkerSupervisor, metrics: Metrics, limits: StreamSettings
+        self,
+        start: SessionStart,
+        *,
+        supervisor: WorkerSupervisor,
+        metrics: Metrics,
+        limits: StreamSettings,
+        data: Path,
     ) -> None:
         self.session_id = f"session_{secrets.token_hex(12)}"
         self.state: SessionState = "opening"
@@ -91,7 +100,8 @@ class LiveSession:
         self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
         self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._seed = secrets.randbelow(2**53) if start.seed is None else start.seed
+        self._log = SessionLog(secrets.randbelow(2**53) if start.seed is None else start.seed, self._note_log)
+        self._recording = Recording(data, self.session_id, token_s=limits.token_s) if start.record else None
         self._supervisor = supervisor
         self._metrics = metrics
         self._prompt = start.prompt
@@ -99,9 +109,7 @@ class LiveSession:
         self._fps = start.fps
         self._bitrate: int | None = None
         self._paused = False
-        self._waiting: dict[str, PromptUpdate | SessionControl] = {}
-        self._asked_at: dict[str, float] = {}
-        self._shown_from: dict[str, float] = {}
+        self._pending = PendingChanges()
         self._next_index = 0
         self._generation = 0
         self._playhead_us = 0.0
@@ -109,7 +117,6 @@ class LiveSession:
         self._started_at = time.monotonic()
         self._opened: StreamOpened | None = None
         self._ending: tuple[SessionDone, int] | None = None
-        self._log: list[dict[str, Any]] = []
 
     @property
     def over(self) -> bool:
@@ -120,6 +127,13 @@ class LiveSession:
     def transport(self) -> Transport:
         """What the owner asked for."""
         return self._start.transport
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of a session that has been opened. Raises ``UnknownSession`` before."""
+        if self._opened is None:
+            raise UnknownSession("This session has not begun yet.")
+        return self._opened.fps
 
     def summary(self) -> dict[str, Any]:
         """What anybody may know."""
@@ -141,6 +155,8 @@ class LiveSession:
         """Asks the worker for the stream."""
         self.audience.welcome_owner(owner)
         self.feed.join(owner)
+        if self._recording is not None:
+            self.feed.join(self._recording)
         self._supervisor.attach(self.session_id, self)
         self._send_open()
 
@@ -192,9 +208,8 @@ class LiveSession:
 
     def update_prompt(self, event: PromptUpdate) -> None:
         """Passes a new prompt on."""
-        self._check_room(event.event_id)
-        self._waiting[event.event_id] = event
-        self._asked_at[event.event_id] = time.monotonic()
+        self._pending.check_room(event.event_id)
+        self._pending.add(event)
         self._supervisor.send(
             SetPrompt(stream_id=self.session_id, event_id=event.event_id, prompt=event.prompt)
         )
@@ -205,13 +220,13 @@ class LiveSession:
             raise InvalidField(
                 "session.control needs size, paused or bitrate.", param="size", event_id=event.event_id
             )
-        self._check_room(event.event_id)
+        self._pending.check_room(event.event_id)
         if event.paused is not None:
             self._paused = event.paused
         if event.bitrate is not None:
             self._bitrate = event.bitrate
         if event.size is not None:
-            self._waiting[event.event_id] = event
+            self._pending.add(event)
         self._supervisor.send(
             ControlStream(
                 stream_id=self.session_id,
@@ -288,7 +303,7 @@ class LiveSession:
                 stream_id=self.session_id,
                 prompt=self._prompt,
                 size=self._size,
-                seed=self._seed,
+                seed=self._log.seed,
                 fps=self._fps,
                 bitrate=self._bitrate,
                 max_frames=self._start.max_frames,
@@ -305,24 +320,16 @@ class LiveSession:
         self._opened = report
         self._size, self._fps = report.size, report.fps
         if not resumed:
-            self._log.append({"first_pts_us": 0.0, "group": 0, "prompt": self._prompt, "size": self._size})
+            self._log.began(model=self._model(), fps=report.fps, prompt=self._prompt, size=self._size)
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
         first_us = self._pts_us(self._next_index)
-        self._log.append(
-            {
-                "first_pts_us": first_us,
-                "group": 0,
-                "restarted": True,
-                "prompt": self._prompt,
-                "size": self._size,
-            }
-        )
+        self._log.restarted(first_us, prompt=self._prompt, size=self._size)
         self.audience.tell_all(
             SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
         )
-        for event in list(self._waiting.values()):
+        for event in self._pending:
             if isinstance(event, PromptUpdate):
                 self.update_prompt(event)
             else:
@@ -338,7 +345,7 @@ class LiveSession:
                 "width": report.width,
                 "height": report.height,
                 "fps": report.fps,
-                "seed": self._seed,
+                "seed": self._log.seed,
                 "model": self._model(),
                 "viewer_token": self._viewer_token if owns else None,
                 "resume_token": self._resume_token if owns else None,
@@ -356,11 +363,15 @@ class LiveSession:
             )
         )
         if report.event_id is not None:
-            self._forget(report.event_id)
+            self._pending.forget(report.event_id)
             return
-        for event_id in self._waiting:
-            self.audience.tell_owner(error_event(UnexpectedEvent("The session did not start."), event_id))
+        for event in self._pending:
+            self.audience.tell_owner(
+                error_event(UnexpectedEvent("The session did not start."), event.event_id)
+            )
         self.state = "refused"
+        if self._recording is not None:
+            self._recording.discard()
         self._supervisor.detach(self.session_id)
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
@@ -368,23 +379,17 @@ class LiveSession:
             self._generation = report.generation
             self.feed.announce(report)
         elif isinstance(report, PromptShown):
-            asked = self._waiting.get(report.event_id)
-            if isinstance(asked, PromptUpdate):
-                self._prompt = asked.prompt
-                self._log.append(
-                    {"first_pts_us": report.first_pts_us, "group": report.group, "prompt": asked.prompt}
-                )
-            self._waiting.pop(report.event_id, None)
-            self._shown_from[report.event_id] = report.first_pts_us
+            prompt = self._pending.prompt_shown(report.event_id, report.first_pts_us)
+            if prompt is not None:
+                self._prompt = prompt
+                self._log.prompt_shown(report, prompt)
             self.audience.tell_owner(
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
             self._size = report.size
-            self._log.append(
-                {"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size}
-            )
-            self._forget_sizes_up_to(report.event_id)
+            self._log.size_shown(report)
+            self._pending.size_shown(report.event_id)
             self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
@@ -392,15 +397,10 @@ class LiveSession:
         self.feed.put(packet)
 
     def _count(self, packet: MediaPacket) -> None:
-        now = time.monotonic()
         if packet.seq == 0:
-            self._metrics.first_frame.observe(now - self._started_at)
-        for event_id, first_us in list(self._shown_from.items()):
-            if packet.pts_us >= first_us:
-                asked_at = self._asked_at.pop(event_id, None)
-                if asked_at is not None:
-                    self._metrics.prompt_to_frame.observe(now - asked_at)
-                del self._shown_from[event_id]
+            self._metrics.first_frame.observe(time.monotonic() - self._started_at)
+        for seconds in self._pending.seconds_until(packet.pts_us):
+            self._metrics.prompt_to_frame.observe(seconds)
         self._next_index = packet.seq + 1
         self._restarts = 0
         self._metrics.frames.inc()
@@ -432,10 +432,18 @@ class LiveSession:
 
     def _finish(self, reason: str, code: int) -> None:
         self._leave(reason)
-        done = SessionDone(reason=reason, frames=self._next_index, replay=self._replay())
+        if self._recording is None:
+            self._end(reason, code, None)
+        else:
+            self._recording.finish(self._log.replay(), reason, partial(self._end, reason, code))
+
+    def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
+        """Tells everybody that it is over."""
+        frames = self._next_index
+        done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
         self._ending = (done, code)
         for viewer in self.audience.viewers:
-            viewer.tell(done.model_copy(update={"replay": None}))
+            viewer.tell(SessionDone(reason=reason, frames=frames))
             viewer.outbox.close(code, reason)
         self._say_good_bye(done, code)
 
@@ -452,30 +460,22 @@ class LiveSession:
         self._metrics.sessions_ended.labels(reason=reason).inc()
         log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._next_index)
 
-    def _replay(self) -> dict[str, Any]:
-        return {"model": self._model(), "seed": self._seed, "fps": self._fps, "events": self._log}
+    @property
+    def is_recording(self) -> bool:
+        """Whether files are still being written."""
+        return self._recording is not None and not self._recording.finished
+
+    def wait_for_recording(self) -> None:
+        """Blocks until the recording of a session that is over is on the disk."""
+        if self._recording is not None:
+            self._recording.wait()
+
+    def _note_log(self) -> None:
+        if self._recording is not None:
+            self._recording.note(self._log.replay())
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model
-
-    def _forget_sizes_up_to(self, event_id: str) -> None:
-        """Of several sizes asked for before one group only the last one is shown and reported."""
-        for waiting_id, event in list(self._waiting.items()):
-            if isinstance(event, SessionControl):
-                del self._waiting[waiting_id]
-            if waiting_id == event_id:
-                return
-
-    def _check_room(self, event_id: str) -> None:
-        if len(self._waiting) >= MAX_WAITING and event_id not in self._waiting:
-            raise TooManyPending(
-                f"{MAX_WAITING} changes wait for the next group already; wait for prompt.applied.",
-                event_id=event_id,
-            )
-
-    def _forget(self, event_id: str) -> None:
-        self._waiting.pop(event_id, None)
-        self._asked_at.pop(event_id, None)
 
     def _pts_us(self, index: int) -> float:
         return index * 1e6 / self._fps if self._fps else 0.0

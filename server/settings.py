@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,11 @@ else:
     import tomli as tomllib
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def default_data_folder() -> Path:
+    """``ultraflash`` in the user's folder of data, as the XDG base directory specification places it."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "ultraflash"
 
 
 class HttpSettings(BaseModel):
@@ -99,6 +105,7 @@ class Settings(BaseSettings):
         preset: name or path of the preset.
         size: of streams that ask for ``auto``; the preset's own default if None.
         engine: factory of the engine, ``module:attribute``.
+        data: folder of what the server keeps, such as recordings.
         log_level: of Python's logging.
     """
 
@@ -109,6 +116,7 @@ class Settings(BaseSettings):
     preset: str = "mini"
     size: str | None = None
     engine: str = CASCADE
+    data: Path = Field(default_factory=default_data_folder)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     http: HttpSettings = Field(default_factory=HttpSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)

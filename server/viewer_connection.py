@@ -6,7 +6,7 @@ from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import StreamServer
-from ultraflash.server.errors import BadToken, Busy, NotTheOwner
+from ultraflash.server.errors import Busy, NotTheOwner, UnknownSession
 from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
 from ultraflash.server.peer import TRY_AGAIN_LATER, Peer
 from ultraflash.server.protocol import (
@@ -32,8 +32,9 @@ def find_for_viewer(server: StreamServer, session_id: str, token: str) -> LiveSe
     Raises ``UnknownSession``, ``BadToken``, or ``Busy`` where all places are taken.
     """
     session = server.sessions.find(session_id)
-    if not session.viewer_grant.admits(token):
-        raise BadToken("This token is wrong or has expired; ask the session's owner for a new one.")
+    if session.over:
+        raise UnknownSession("This session has ended.")
+    session.viewer_grant.check(token)
     limit = server.settings.stream.max_viewers
     if len(session.audience.viewers) >= limit:
         raise Busy(f"All {limit} places for viewers are taken; try again later.")

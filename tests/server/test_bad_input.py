@@ -44,7 +44,7 @@ BEFORE_START: list[tuple[str | bytes | dict[str, Any], str]] = [
     ({**START, "codecs": ["av01.0.05M.08"]}, "unsupported"),
     ({**START, "negative": "fog"}, "unsupported"),
     ({**START, "image": "data:"}, "unsupported"),
-    ({**START, "record": True}, "unsupported"),
+    ({**START, "record": 1}, "invalid_field"),
     (UPDATE, "unexpected_event"),
     ({**CONTROL, "paused": True}, "unexpected_event"),
     ({"type": "playback.ack", "seq": 0, "pts_us": 0}, "unexpected_event"),

@@ -70,7 +70,9 @@ async def test_a_stream_is_announced_then_shows_what_the_engine_made_then_ends(s
         "frame",
     ]
     assert (done["reason"], done["frames"]) == ("max_frames", 33)
-    assert done["replay"]["events"] == [{"first_pts_us": 0.0, "group": 0, "prompt": "a red hill", "size": "0.5K"}]
+    assert done["replay"]["events"] == [
+        {"first_pts_us": 0.0, "group": 0, "prompt": "a red hill", "size": "0.5K"}
+    ]
     assert seqs(client) == list(range(33))
     assert [header.pts_us for header, _ in client.frames()] == [seq * FRAME_US for seq in range(33)]
     assert [header.seq for header, _ in client.frames() if MediaFlags.KEY in header.flags] == [0]

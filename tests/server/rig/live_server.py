@@ -33,10 +33,15 @@ class LiveServer:
     def __init__(self, folder: Path, *options: str, **settings: object) -> None:
         self._command = [sys.executable, "-c", MAIN, "serve", "--port", "0", *options]
         self._folder = folder
+        self.data = folder / "data"
         self._environment = dict(os.environ)
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self._environment.update(
-            {"PYTHONPATH": os.pathsep.join(filter(None, path)), "ULTRAFLASH_ENGINE": PATTERN}
+            {
+                "PYTHONPATH": os.pathsep.join(filter(None, path)),
+                "ULTRAFLASH_ENGINE": PATTERN,
+                "ULTRAFLASH_DATA": str(folder / "data"),
+            }
         )
         for name, value in settings.items():
             key = name if name.isupper() else f"ULTRAFLASH_{name.upper()}"
