@@ -106,6 +106,9 @@ class Connection(Peer):
             self._start(event)
         elif isinstance(event, SessionResume):
             self._resume(event)
+        elif self._session is not None and self._session.ending:
+            # Too late to matter, and the client cannot know yet.
+            return
         else:
             self._steer(self._running(event.type), event)
 

@@ -159,6 +159,24 @@ class EngineFault(UltraflashError):
     code = "engine_fault"
 
 
+class ConnectionLost(UltraflashError):
+    """A server that a client cannot reach, or not any more."""
+
+    code = "connection_lost"
+    retryable = True
+
+
+class Refused(UltraflashError):
+    """What a server has said against a client's request; ``code`` is the server's."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+
+
 class BadOption(UltraflashError):
     """A command-line option whose value cannot be used."""
 

@@ -312,8 +312,8 @@ def _field_error(cls: type[Event], detail: ErrorDetails, event_id: str | None) -
     return InvalidField(message, param=field, event_id=event_id)
 
 
-def dump_event(event: ServerEvent) -> str:
-    """JSON of a server event; optional fields without a value are left out."""
+def dump_event(event: Event) -> str:
+    """JSON of an event; optional fields without a value are left out."""
     return event.model_dump_json(exclude_none=True)
 
 

@@ -124,6 +124,11 @@ class LiveSession:
         return self.state in ("refused", "done")
 
     @property
+    def ending(self) -> bool:
+        """Whether it is over but nobody has been told yet, since its recording is being completed."""
+        return self.state == "done" and self._ending is None
+
+    @property
     def transport(self) -> Transport:
         """What the owner asked for."""
         return self._start.transport
