@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from ultraflash.server.media_feed import MediaFeed
+from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.protocol import ServerEvent
 from ultraflash.server.seat import Seat
 
@@ -15,12 +16,12 @@ class Audience:
     """Their seats. What the owner misses while it is away is kept, the oldest being given up first."""
 
     def __init__(self, feed: MediaFeed) -> None:
-        self.owner: Seat | None = None
+        self.owner: OwnerSeat | None = None
         self.viewers: list[Seat] = []
         self._feed = feed
         self._missed: deque[ServerEvent] = deque(maxlen=MAX_MISSED)
 
-    def welcome_owner(self, seat: Seat) -> None:
+    def welcome_owner(self, seat: OwnerSeat) -> None:
         """Seats the owner, who hears what it has missed."""
         self.owner = seat
         while self._missed:

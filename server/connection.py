@@ -10,6 +10,7 @@ from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
 from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
+from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.peer import Peer
 from ultraflash.server.protocol import (
     ClientEvent,
@@ -22,7 +23,6 @@ from ultraflash.server.protocol import (
     SessionResume,
     SessionStart,
 )
-from ultraflash.server.seat import Seat
 from ultraflash.server.session_registry import SessionRegistry
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
@@ -125,7 +125,7 @@ class Connection(Peer):
         )
         self._session = session
         self._server.sessions.add(session)
-        session.open(Seat(self._outbox, event.transport))
+        session.open(OwnerSeat(self._outbox, event.transport))
 
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
@@ -135,7 +135,7 @@ class Connection(Peer):
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
         self._session = session
         self._server.sessions.owner_is_back(session)
-        session.resume(Seat(self._outbox, session.transport), event.last_pts_us)
+        session.resume(OwnerSeat(self._outbox, session.transport), event.last_pts_us)
 
     def _check_free(self) -> None:
         """Makes way for a session where none was started, or one that was refused."""

@@ -62,6 +62,10 @@ class FeedPacket:
             self._messages[transport] = self._header(self.flags) + self._payload(transport)
         return self._messages[transport]
 
+    def marked_message(self, transport: Transport, mark: MediaFlags) -> bytes:
+        """The same with a flag that concerns only the one who gets it."""
+        return self._header(self.flags | mark) + self._payload(transport)
+
     def init_message(self) -> bytes:
         """The init segment that ``fmp4`` needs before this packet, where it begins a generation."""
         return self._header(MediaFlags.INIT) + init_segment(self.generation.track)

@@ -72,8 +72,14 @@ class Outbox:
         self.drop_media()
         self._awaiting_key = self._key_is_due = True
 
-    def drop_media(self) -> None:
-        """Forgets the media frames that wait; init segments and events stay."""
+    @property
+    def has_media(self) -> bool:
+        """Whether media waits because the socket takes no more."""
+        return self._media_bytes > 0
+
+    def drop_media(self) -> int:
+        """Forgets the media frames that wait; init segments and events stay. Returns how many were dropped."""
+        dropped = self.dropped_frames
         kept: deque[str | bytes | Close] = deque()
         for item in self._items:
             if isinstance(item, bytes) and MediaFlags.INIT not in MediaHeader.unpack(item).flags:
@@ -82,6 +88,7 @@ class Outbox:
             else:
                 kept.append(item)
         self._items = kept
+        return self.dropped_frames - dropped
 
     def close(self, code: int, reason: str) -> None:
         """Ends the connection once everything before has been sent; nothing is queued any more."""

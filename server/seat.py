@@ -39,7 +39,10 @@ class Seat:
             self.tell(self._config(packet.generation))
             if self.transport == "fmp4":
                 self.outbox.put_media(MediaFlags.INIT, packet.init_message())
-        self.outbox.put_media(packet.flags, packet.message(self.transport))
+        self.outbox.put_media(packet.flags, self._message(packet))
+
+    def _message(self, packet: FeedPacket) -> bytes:
+        return packet.message(self.transport)
 
     def _config(self, generation: Generation) -> StreamConfig:
         report = generation.report

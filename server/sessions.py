@@ -28,6 +28,7 @@ from ultraflash.server.errors import (
 )
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
+from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
     ErrorEvent,
@@ -47,14 +48,15 @@ from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
 from ultraflash.server.session_log import SessionLog
 from ultraflash.server.settings import StreamSettings
+from ultraflash.server.stream_position import StreamPosition
 from ultraflash.server.worker.messages import (
     AckPlayback,
+    AdaptBitrate,
     CloseStream,
     CommandRefused,
     ControlStream,
     GenerationStarted,
     MediaPacket,
-    OpenStream,
     PromptShown,
     SetPrompt,
     SizeShown,
@@ -100,19 +102,18 @@ class LiveSession:
         self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
         self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._log = SessionLog(secrets.randbelow(2**53) if start.seed is None else start.seed, self._note_log)
+        self._at = StreamPosition(
+            prompt=start.prompt,
+            size=start.size,
+            seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
+            fps=start.fps,
+            max_frames=start.max_frames,
+        )
+        self._log = SessionLog(self._at.seed, self._note_log)
         self._recording = Recording(data, self.session_id, token_s=limits.token_s) if start.record else None
         self._supervisor = supervisor
         self._metrics = metrics
-        self._prompt = start.prompt
-        self._size = start.size
-        self._fps = start.fps
-        self._bitrate: int | None = None
-        self._paused = False
         self._pending = PendingChanges()
-        self._next_index = 0
-        self._generation = 0
-        self._playhead_us = 0.0
         self._restarts = 0
         self._started_at = time.monotonic()
         self._opened: StreamOpened | None = None
@@ -148,15 +149,15 @@ class LiveSession:
             "object": "session",
             "model": self._model(),
             "state": "away" if self.audience.owner is None else self.state,
-            "size": self._size,
+            "size": self._at.size,
             "width": None if opened is None else opened.width,
             "height": None if opened is None else opened.height,
-            "fps": self._fps,
-            "seconds": round(self._pts_us(self._next_index) / 1e6, 3),
+            "fps": self._at.fps,
+            "seconds": round(self._at.next_us / 1e6, 3),
             "viewers": len(self.audience.viewers),
         }
 
-    def open(self, owner: Seat) -> None:
+    def open(self, owner: OwnerSeat) -> None:
         """Asks the worker for the stream."""
         self.audience.welcome_owner(owner)
         self.feed.join(owner)
@@ -177,12 +178,12 @@ class LiveSession:
         self.audience.owner_left()
         self._rest()
 
-    def resume(self, owner: Seat, last_us: float | None) -> None:
+    def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
         """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
         self.audience.welcome_owner(owner)
         held = [] if last_us is None else self.feed.held_from(last_us)
         packets = held[1:] if held else self.feed.since_newest_key()
-        first_us = packets[0].packet.pts_us if packets else self._pts_us(self._next_index)
+        first_us = packets[0].packet.pts_us if packets else self._at.next_us
         owner.tell(
             SessionResumed(
                 session_id=self.session_id,
@@ -197,6 +198,7 @@ class LiveSession:
             self.feed.join(owner)
         if self._ending is not None:
             self._say_good_bye(*self._ending)
+        self._set_share(owner.control.share)
         self._rest()
 
     def _rest(self) -> None:
@@ -209,7 +211,7 @@ class LiveSession:
 
     @property
     def _resting(self) -> bool:
-        return self._paused or self.audience.owner is None
+        return self._at.paused or self.audience.owner is None
 
     def update_prompt(self, event: PromptUpdate) -> None:
         """Passes a new prompt on."""
@@ -227,9 +229,9 @@ class LiveSession:
             )
         self._pending.check_room(event.event_id)
         if event.paused is not None:
-            self._paused = event.paused
+            self._at.paused = event.paused
         if event.bitrate is not None:
-            self._bitrate = event.bitrate
+            self._at.bitrate = event.bitrate
         if event.size is not None:
             self._pending.add(event)
         self._supervisor.send(
@@ -244,14 +246,35 @@ class LiveSession:
 
     def ack(self, event: PlaybackAck) -> None:
         """Moves the playhead. Raises ``AckOutOfRange`` for a frame that has not been sent."""
-        last_us = self._pts_us(self._next_index - 1)
-        if event.seq >= self._next_index or event.pts_us > last_us + 1:
+        last_us = self._at.newest_us
+        if event.seq >= self._at.next_index or event.pts_us > last_us + 1:
             raise AckOutOfRange(
                 f"playback.ack of frame {event.seq} at {event.pts_us:.0f} us; "
-                f"the newest one sent is {self._next_index - 1} at {last_us:.0f} us."
+                f"the newest one sent is {self._at.next_index - 1} at {last_us:.0f} us."
             )
-        self._playhead_us = max(self._playhead_us, event.pts_us)
+        self._at.playhead_us = max(self._at.playhead_us, event.pts_us)
         self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=event.pts_us))
+        if self.audience.owner is not None:
+            self.audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Follows what the owner's connection carries."""
+        owner = self.audience.owner
+        if owner is None or self.over:
+            return
+        if self._at.paused:
+            owner.control.rest()
+        owner.adapt(set_share=self._set_share, go_on=self._skip_to_newest, last_resort=self._adapt)
+
+    def _set_share(self, share: float) -> None:
+        self._supervisor.send(AdaptBitrate(stream_id=self.session_id, share=share))
+
+    def _skip_to_newest(self) -> None:
+        """Frames that the owner will not get must not be waited for."""
+        self._at.playhead_us = self._at.newest_us
+        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=self._at.playhead_us))
+        self.feed.request_key()
 
     def request_key(self) -> None:
         """Asks for a keyframe."""
@@ -303,37 +326,25 @@ class LiveSession:
         self._send_open()
 
     def _send_open(self) -> None:
-        self._supervisor.send(
-            OpenStream(
-                stream_id=self.session_id,
-                prompt=self._prompt,
-                size=self._size,
-                seed=self._log.seed,
-                fps=self._fps,
-                bitrate=self._bitrate,
-                max_frames=self._start.max_frames,
-                paused=self._resting,
-                first_index=self._next_index,
-                generation=self._generation,
-                playhead_us=self._playhead_us,
-            )
-        )
+        self._supervisor.send(self._at.opening(self.session_id, resting=self._resting))
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
         self.state = "live"
         self._opened = report
-        self._size, self._fps = report.size, report.fps
+        self._at.size, self._at.fps = report.size, report.fps
         if not resumed:
-            self._log.began(model=self._model(), fps=report.fps, prompt=self._prompt, size=self._size)
+            self._log.began(model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size)
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
-        first_us = self._pts_us(self._next_index)
-        self._log.restarted(first_us, prompt=self._prompt, size=self._size)
+        first_us = self._at.next_us
+        self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
         self.audience.tell_all(
             SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
         )
+        if self.audience.owner is not None:
+            self._set_share(self.audience.owner.control.share)
         for event in self._pending:
             if isinstance(event, PromptUpdate):
                 self.update_prompt(event)
@@ -350,7 +361,7 @@ class LiveSession:
                 "width": report.width,
                 "height": report.height,
                 "fps": report.fps,
-                "seed": self._log.seed,
+                "seed": self._at.seed,
                 "model": self._model(),
                 "viewer_token": self._viewer_token if owns else None,
                 "resume_token": self._resume_token if owns else None,
@@ -381,18 +392,18 @@ class LiveSession:
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
         if isinstance(report, GenerationStarted):
-            self._generation = report.generation
+            self._at.generation = report.generation
             self.feed.announce(report)
         elif isinstance(report, PromptShown):
             prompt = self._pending.prompt_shown(report.event_id, report.first_pts_us)
             if prompt is not None:
-                self._prompt = prompt
+                self._at.prompt = prompt
                 self._log.prompt_shown(report, prompt)
             self.audience.tell_owner(
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
-            self._size = report.size
+            self._at.size = report.size
             self._log.size_shown(report)
             self._pending.size_shown(report.event_id)
             self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
@@ -400,13 +411,14 @@ class LiveSession:
     def _on_media(self, packet: MediaPacket) -> None:
         self._count(packet)
         self.feed.put(packet)
+        self._adapt()
 
     def _count(self, packet: MediaPacket) -> None:
         if packet.seq == 0:
             self._metrics.first_frame.observe(time.monotonic() - self._started_at)
         for seconds in self._pending.seconds_until(packet.pts_us):
             self._metrics.prompt_to_frame.observe(seconds)
-        self._next_index = packet.seq + 1
+        self._at.next_index = packet.seq + 1
         self._restarts = 0
         self._metrics.frames.inc()
         self._metrics.encoded_bytes.inc(len(packet.payload))
@@ -444,7 +456,7 @@ class LiveSession:
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
-        frames = self._next_index
+        frames = self._at.next_index
         done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
         self._ending = (done, code)
         for viewer in self.audience.viewers:
@@ -463,7 +475,7 @@ class LiveSession:
         self._supervisor.send(CloseStream(stream_id=self.session_id))
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
-        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._next_index)
+        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
 
     @property
     def is_recording(self) -> bool:
@@ -481,6 +493,3 @@ class LiveSession:
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model
-
-    def _pts_us(self, index: int) -> float:
-        return index * 1e6 / self._fps if self._fps else 0.0

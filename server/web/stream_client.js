@@ -184,6 +184,10 @@ export class StreamClient {
         this.receivedBytes += bytes;
         this.receivedPtsUs = frame.init ? this.receivedPtsUs : frame.ptsUs;
         this.sink.push(frame);
+        // Until the buffer is full again nothing is shown, but the server has to know what has come.
+        if (this.state === "rebuffering") {
+          this.#acknowledge();
+        }
       },
       ended: (end) => {
         this.socket = null;

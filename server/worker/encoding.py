@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
+from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
 from ultraflash.server.protocol import MediaFlags
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 GROUPS_IN_HAND = 1
 COSTS_KEPT = 4
+SMALLEST_BITRATE = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ class StreamEncoder:
         self._announced = False
         self._bitrate = bitrate
         self._wanted_bitrate: int | None = None
+        self._share = 1.0
+        self._wanted_share: float | None = None
         self._wanted_key = threading.Event()
 
     @property
@@ -91,6 +94,10 @@ class StreamEncoder:
     def request_bitrate(self, bitrate: int) -> None:
         """Changes the bitrate at the next frame."""
         self._wanted_bitrate = bitrate
+
+    def request_share(self, share: float) -> None:
+        """Uses only this share of the bitrate from the next frame on."""
+        self._wanted_share = share
 
     def encode(self, group: FrameGroup, emit: Callable[[StreamReport], None]) -> None:
         """Encodes a group, handing over every packet as soon as it is there."""
@@ -117,16 +124,25 @@ class StreamEncoder:
             live = H264Config.live(width=width, height=height, fps=config.fps, bitrate=self._bitrate)
             self._encoder = H264Encoder(live)
             self._announced = False
+            self._wanted_share = self._share
 
     def _follow_bitrate(self) -> None:
         bitrate, self._wanted_bitrate = self._wanted_bitrate, None
-        if bitrate is None:
-            return
-        self._bitrate = bitrate
-        before = self._encoder.parameter_sets
-        self._encoder.set_bitrate(bitrate)
-        if self._encoder.parameter_sets != before:
-            self._announced = False
+        if bitrate is not None:
+            self._bitrate = bitrate
+            before = self._encoder.parameter_sets
+            self._encoder.set_bitrate(bitrate)
+            if self._encoder.parameter_sets != before:
+                self._announced = False
+        share, self._wanted_share = self._wanted_share, None
+        if share is not None or bitrate is not None:
+            self._share = self._share if share is None else share
+            self._use_share()
+
+    def _use_share(self) -> None:
+        config = self._encoder.config
+        ceiling = self._bitrate or default_bitrate(config.width, config.height)
+        self._encoder.set_bitrate(max(round(self._share * ceiling), min(SMALLEST_BITRATE, ceiling)))
 
     def _announce(self, group: FrameGroup, emit: Callable[[StreamReport], None]) -> None:
         """Begins a generation with its description."""

@@ -23,6 +23,7 @@ from ultraflash.server.worker.live_stream import (
 )
 from ultraflash.server.worker.messages import (
     AckPlayback,
+    AdaptBitrate,
     CloseStream,
     Command,
     CommandRefused,
@@ -121,7 +122,7 @@ class WorkerLoop:
     def _change(
         self,
         stream: LiveStream,
-        command: SetPrompt | ControlStream | AckPlayback | RequestKeyframe | CloseStream,
+        command: SetPrompt | ControlStream | AckPlayback | AdaptBitrate | RequestKeyframe | CloseStream,
     ) -> None:
         now = self._clock()
         try:
@@ -132,6 +133,8 @@ class WorkerLoop:
                 stream.new_prompts.append(command)
             elif isinstance(command, ControlStream):
                 control_stream(self._engine, stream, command, now)
+            elif isinstance(command, AdaptBitrate):
+                stream.encoder.request_share(command.share)
             elif isinstance(command, RequestKeyframe):
                 stream.encoder.request_key()
             else:

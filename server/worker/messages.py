@@ -81,6 +81,14 @@ class AckPlayback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptBitrate:
+    """The stream may use this share, 0 to 1, of its bitrate from the next frame on."""
+
+    stream_id: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKeyframe:
     """The next encoded frame shall be a keyframe."""
 
@@ -221,6 +229,7 @@ Command = (
     | SetPrompt
     | ControlStream
     | AckPlayback
+    | AdaptBitrate
     | RequestKeyframe
     | CloseStream
     | Shutdown
