@@ -164,7 +164,7 @@ class Stream:
             except websockets.ConnectionClosed as error:
                 await self._after_close(error)
                 continue
-            if isinstance(message, FramePacket):
+            if isinstance(message, FramePacket) and not self._had(message):
                 self._newest = message.header
                 return message
 
@@ -278,6 +278,10 @@ class Stream:
         for change in unsent:
             await self._send(change)
         return True
+
+    def _had(self, packet: FramePacket) -> bool:
+        """Whether a viewer who has come back gets a frame again, from the keyframe on that it joined at."""
+        return self._newest is not None and packet.header.seq <= self._newest.seq
 
     async def _acknowledge(self) -> None:
         if self._newest is not None and self._place.start is not None:

@@ -20,6 +20,13 @@ class ThrottledProxy:
         self.bytes_per_s = bytes_per_s
         self.address = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        """Breaks all connections without a word."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[ThrottledProxy]:
@@ -40,6 +47,7 @@ class ThrottledProxy:
         upstream.setblocking(False)
         await asyncio.get_running_loop().sock_connect(upstream, self._upstream)
         server_in, server_out = await asyncio.open_connection(sock=upstream, limit=PIECE_BYTES)
+        self._writers += [client_out, server_out]
         for reader, writer, slow in ((client_in, server_out, False), (server_in, client_out, True)):
             task = asyncio.create_task(self._copy(reader, writer, slow))
             self._tasks.add(task)
