@@ -121,7 +121,7 @@ class Connection(Peer):
             supervisor=self._server.supervisor,
             metrics=self._server.metrics,
             limits=self._server.settings.stream,
-            data=self._server.settings.data,
+            recordings=self._server.settings.data.recordings,
         )
         self._session = session
         self._server.sessions.add(session)

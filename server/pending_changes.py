@@ -43,11 +43,11 @@ class PendingChanges:
         self._waiting.pop(event_id, None)
         self._asked_at.pop(event_id, None)
 
-    def prompt_shown(self, event_id: str, first_us: float) -> str | None:
+    def prompt_shown(self, event_id: str, first_us: float) -> PromptUpdate | None:
         """A prompt takes effect at a frame. Returns it, if it was still waiting."""
         asked = self._waiting.pop(event_id, None)
         self._shown_from[event_id] = first_us
-        return asked.prompt if isinstance(asked, PromptUpdate) else None
+        return asked if isinstance(asked, PromptUpdate) else None
 
     def size_shown(self, event_id: str) -> None:
         """Of several sizes asked for before one group only the last one is shown and reported."""

@@ -32,18 +32,13 @@ LOG_VERSION = 1
 IN_PROGRESS = "recording"
 
 
-def recording_folder(data: Path, session_id: str) -> Path:
-    """Where a session's recording lies."""
-    return data / "sessions" / session_id
-
-
 class Recording:
     """Writes one session to disk. What goes wrong on the way ends the recording, not the session."""
 
-    def __init__(self, data: Path, session_id: str, *, token_s: float) -> None:
+    def __init__(self, recordings: Path, session_id: str, *, token_s: float) -> None:
         self.session_id = session_id
         self.finished = False
-        self._folder = recording_folder(data, session_id)
+        self._folder = recordings / session_id
         self._token, self._grant = Grant.issue(token_s)
         self._started_at = time.time()
         self._replay: Mapping[str, Any] = {}
@@ -57,7 +52,7 @@ class Recording:
         except OSError as error:
             raise RecordingFailed(
                 f"Recordings cannot be written to {self._folder.parent}: {error.strerror}. "
-                "Start without record, or have the server's setting data changed.",
+                "Start without record, or have the server's setting data.folder changed.",
                 param="record",
             ) from error
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording")
@@ -154,9 +149,9 @@ class Recording:
         return [f"{base}&part={number}" for number in range(len(self._parts))]
 
 
-def find_part(data: Path, session_id: str, *, token: str, part: int, in_progress: bool) -> Path:
+def find_part(recordings: Path, session_id: str, *, token: str, part: int, in_progress: bool) -> Path:
     """The file of a part. Raises ``UnknownSession``, ``BadToken`` or ``RecordingNotReady``."""
-    folder = recording_folder(data, session_id)
+    folder = recordings / session_id
     missing = UnknownSession("There is no such recording; start a session with record: true.")
     try:
         document = json.loads((folder / LOG_NAME).read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ultraflash.server.protocol import PromptUpdate
 from ultraflash.server.worker.messages import PromptShown, SizeShown
 
 
@@ -34,9 +35,9 @@ class SessionLog:
             {"first_pts_us": first_pts_us, "group": 0, "restarted": True, "prompt": prompt, "size": size}
         )
 
-    def prompt_shown(self, report: PromptShown, prompt: str) -> None:
+    def prompt_shown(self, report: PromptShown, change: PromptUpdate) -> None:
         """A prompt took effect."""
-        self._add({"first_pts_us": report.first_pts_us, "group": report.group, "prompt": prompt})
+        self._add({"first_pts_us": report.first_pts_us, "group": report.group, "prompt": change.prompt})
 
     def size_shown(self, report: SizeShown) -> None:
         """A size took effect."""

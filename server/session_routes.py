@@ -34,7 +34,7 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
     def recording(session_id: str, token: str = "", part: int = 0) -> FileResponse:
         """A part of a session's recording, for those who have its token; ranges are served."""
         path = find_part(
-            server.settings.data,
+            server.settings.data.recordings,
             session_id,
             token=token,
             part=part,

@@ -93,7 +93,7 @@ class LiveSession:
         supervisor: WorkerSupervisor,
         metrics: Metrics,
         limits: StreamSettings,
-        data: Path,
+        recordings: Path,
     ) -> None:
         self.session_id = f"session_{secrets.token_hex(12)}"
         self.state: SessionState = "opening"
@@ -110,7 +110,9 @@ class LiveSession:
             max_frames=start.max_frames,
         )
         self._log = SessionLog(self._at.seed, self._note_log)
-        self._recording = Recording(data, self.session_id, token_s=limits.token_s) if start.record else None
+        self._recording = (
+            Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
+        )
         self._supervisor = supervisor
         self._metrics = metrics
         self._pending = PendingChanges()
@@ -395,10 +397,10 @@ class LiveSession:
             self._at.generation = report.generation
             self.feed.announce(report)
         elif isinstance(report, PromptShown):
-            prompt = self._pending.prompt_shown(report.event_id, report.first_pts_us)
-            if prompt is not None:
-                self._at.prompt = prompt
-                self._log.prompt_shown(report, prompt)
+            change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
+            if change is not None:
+                self._at.prompt = change.prompt
+                self._log.prompt_shown(report, change)
             self.audience.tell_owner(
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )

@@ -30,9 +30,9 @@ else:
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def default_data_folder() -> Path:
-    """``ultraflash`` in the user's folder of data, as the XDG base directory specification places it."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "ultraflash"
+def data_home() -> Path:
+    """Where programs of this user keep their data."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
 
 
 class HttpSettings(BaseModel):
@@ -98,6 +98,23 @@ class StreamSettings(BaseModel):
         return self
 
 
+class DataSettings(BaseModel):
+    """Where recordings are kept.
+
+    Attributes:
+        folder: of everything.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path = Field(default_factory=lambda: data_home() / "ultraflash")
+
+    @property
+    def recordings(self) -> Path:
+        """A folder with one for each recorded session."""
+        return self.folder.absolute() / "sessions"
+
+
 class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
@@ -105,7 +122,6 @@ class Settings(BaseSettings):
         preset: name or path of the preset.
         size: of streams that ask for ``auto``; the preset's own default if None.
         engine: factory of the engine, ``module:attribute``.
-        data: folder of what the server keeps, such as recordings.
         log_level: of Python's logging.
     """
 
@@ -116,10 +132,10 @@ class Settings(BaseSettings):
     preset: str = "mini"
     size: str | None = None
     engine: str = CASCADE
-    data: Path = Field(default_factory=default_data_folder)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     http: HttpSettings = Field(default_factory=HttpSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
 
     def configure(self) -> Configure:
         """What the worker is told."""

@@ -186,7 +186,7 @@ async def test_where_nothing_can_be_written_a_recording_is_refused_and_a_stream_
     start_server: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    server = start_server(data=tmp_path / "file")
+    server = start_server(data__folder=tmp_path / "file")
     server.wait_until_ready()
     async with server.client() as client:
         await client.send("session.start", prompt="a hill", record=True)

@@ -40,7 +40,7 @@ class LiveServer:
             {
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "ULTRAFLASH_ENGINE": PATTERN,
-                "ULTRAFLASH_DATA": str(folder / "data"),
+                "ULTRAFLASH_DATA__FOLDER": str(self.data),
             }
         )
         for name, value in settings.items():
