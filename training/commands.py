@@ -21,10 +21,11 @@ from ultraflash.training.loop import StageConfig
 STAGES = {
     "patches": "ultraflash.training.patches",
     "latents": "ultraflash.training.latents",
+    "classifier": "ultraflash.training.classifier",
     "pictures": "ultraflash.training.base",
     "base": "ultraflash.training.base",
+    "trajectory": "ultraflash.training.trajectory",
     "few_step": "ultraflash.training.few_step",
-    "adherence": "ultraflash.training.adherence",
     "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",
     "sr": "ultraflash.training.super_resolution",

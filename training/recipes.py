@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultraflash.training.adherence import AdherenceConfig
 from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import PICTURES_FILE, BaseStageConfig
+from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
+from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import PatchesConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
+from ultraflash.training.trajectory import TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
-from ultraflash.training.upsampler_pairs import PairsConfig
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
@@ -27,7 +28,10 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
     ship = None if export_to is None else str(export_to)
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
-        "latents": LatentsConfig(steps=99),
+        "latents": LatentsConfig(steps=170),
+        "classifier": ClassifierConfig(
+            steps=1500, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
+        ),
         "pictures": BaseStageConfig(
             stage="pictures",
             result=PICTURES_FILE,
@@ -56,6 +60,19 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             ema_decay=0.99,
             autocast=True,
         ),
+        "trajectory": TrajectoryConfig(
+            steps=20_000,
+            minutes=20,
+            batch_size=4,
+            guidance=1.0,
+            learning_rate=5e-4,
+            muon_rate=1e-3,
+            warmup_steps=20,
+            betas=(0.9, 0.95),
+            ema_decay=0.98,
+            autocast=True,
+            export_to=ship,
+        ),
         "few_step": FewStepConfig(
             steps=4_000,
             minutes=12,
@@ -68,7 +85,6 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
-        "adherence": AdherenceConfig(steps=500, batch_size=64, learning_rate=2e-3, ema_decay=0.99),
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,
@@ -91,8 +107,6 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             batch_size=2,
             learning_rate=2e-3,
             warmup_steps=20,
-            rows=4,
-            cols=8,
             ema_decay=0.995,
             autocast=True,
             export_to=ship,
@@ -105,6 +119,7 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
+        "classifier": ClassifierConfig(steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8),
         "pictures": BaseStageConfig(
             stage="pictures",
             result=PICTURES_FILE,
@@ -120,10 +135,10 @@ def debug() -> dict[str, StageConfig]:
         "base": BaseStageConfig(
             start_from=PICTURES_FILE, steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2
         ),
-        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
-        "adherence": AdherenceConfig(
-            steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8, prompts=4
+        "trajectory": TrajectoryConfig(
+            steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
         ),
+        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,
@@ -140,11 +155,28 @@ def debug() -> dict[str, StageConfig]:
             log_steps=1,
             batch_size=2,
             pairs=PairsConfig(
-                pairs_per_shard=2, latent_frames=2, cells=((2, 2), (4, 2), (6, 2)), base_rows=2, shards=1
+                pairs_per_shard=2,
+                latent_frames=2,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                shards=1,
             ),
             workers=0,
         ),
         "sr": SuperResolutionStageConfig(
-            steps=3, batch_size=1, log_steps=1, preset=DEBUG_PRESET, rows=2, cols=2, evaluated_windows=1
+            steps=3,
+            batch_size=1,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            evaluated_windows=1,
+            pairs=PairsConfig(
+                pairs_per_shard=2,
+                latent_frames=6,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                shards=1,
+                with_text=True,
+            ),
+            workers=0,
         ),
     }

@@ -38,8 +38,8 @@ def tile(rows: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
     return sheet
 
 
-def write_png(path: Path, picture_HWC: torch.Tensor) -> None:
-    """Write a uint8 (H, W, 3) RGB picture as PNG, atomically."""
+def encode_png(picture_HWC: torch.Tensor) -> bytes:
+    """A uint8 (H, W, 3) RGB picture as PNG. Raises ValueError for anything else."""
     if picture_HWC.dtype != torch.uint8 or picture_HWC.ndim != 3 or picture_HWC.shape[2] != 3:
         raise ValueError(f"a picture is uint8 (H, W, 3), not {picture_HWC.dtype} {tuple(picture_HWC.shape)}")
     height, width, _ = picture_HWC.shape
@@ -48,8 +48,12 @@ def write_png(path: Path, picture_HWC: torch.Tensor) -> None:
     rows[:, 1:] = picture_HWC.reshape(height, width * 3)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = zlib.compress(rows.numpy().tobytes(), level=6)
-    png = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
-    write_atomically(path, png)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def write_png(path: Path, picture_HWC: torch.Tensor) -> None:
+    """Write a uint8 (H, W, 3) RGB picture as PNG, atomically."""
+    write_atomically(path, encode_png(picture_HWC))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F latent frames, H W latent rows and columns, L tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,9 +25,11 @@ from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.pairs import PairBatch, PairSource
+from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import export
 from ultraflash.training.sheets import comparison_sheet
+
+PAIRS = Path("sr") / "pairs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,8 @@ class SuperResolutionStageConfig(StageConfig):
 
     Args:
         preset: whose SR network to train.
-        groups: groups of a training clip; the later ones see cached keys and values.
-        rows, cols: low-resolution latents of a training window, for every factor.
+        pairs: what it is trained on: with captions, and of whole groups, the later of which see cached keys and values.
+        workers: processes that draw them.
         noise: largest noise level put on the low-resolution latents.
         blur: share of clips whose low-resolution latents are blurred.
         frequency_weight: of the loss on differences between neighbours, which keeps edges.
@@ -45,9 +47,12 @@ class SuperResolutionStageConfig(StageConfig):
     """
 
     preset: str = "mini"
-    groups: int = 2
-    rows: int = 8
-    cols: int = 12
+    pairs: PairsConfig = field(
+        default_factory=lambda: PairsConfig(
+            latent_frames=6, windows=((2, 4, 8), (4, 4, 8), (6, 4, 8)), shards=40, with_text=True
+        )
+    )
+    workers: int = 2
     noise: float = 0.25
     blur: float = 0.5
     frequency_weight: float = 0.5
@@ -55,8 +60,8 @@ class SuperResolutionStageConfig(StageConfig):
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
-        if self.groups < 1:
-            raise BadConfig("groups starts at 1", param="groups")
+        if not self.pairs.with_text:
+            raise BadConfig("super-resolution wants pairs with_text", param="pairs")
 
 
 class GroupAttention:
@@ -99,6 +104,27 @@ def neighbour_loss(made: Tensor, wanted: Tensor) -> Tensor:
     return sum(((made - wanted).diff(dim=dim).abs().mean() for dim in (3, 4)), start=torch.zeros(()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairBatch:
+    """Low- and high-resolution latents of the same windows, and their prompts; ``high`` is ``factor`` times larger."""
+
+    low_BCFHW: Tensor
+    high_BCFHW: Tensor
+    text_BLD: Tensor
+    factor: int
+
+
+def _with_factor(pairs: Pairs, factor: int) -> PairBatch:
+    if pairs.text_BLD is None:
+        raise BadConfig("these pairs were drawn without their text", param="pairs")
+    return PairBatch(
+        low_BCFHW=pairs.low.transpose(1, 2),
+        high_BCFHW=pairs.high.transpose(1, 2),
+        text_BLD=pairs.text_BLD,
+        factor=factor,
+    )
+
+
 class SuperResolutionStage:
     """See :class:`ultraflash.training.loop.Stage`."""
 
@@ -108,10 +134,18 @@ class SuperResolutionStage:
         self.config = config
         self.preset: Preset = load_preset(config.preset)
         self.run_dir = run_dir
-        self.pairs = PairSource(
-            self.preset, run_dir / "weights", frames=config.groups * self.preset.group_frames,
-            rows=config.rows, cols=config.cols, batch_size=config.batch_size, seed=config.seed,
-        )  # fmt: skip
+        if config.pairs.latent_frames % self.preset.group_frames:
+            raise BadConfig(
+                f"{config.pairs.latent_frames} latent frames are no whole groups of {self.preset.group_frames}",
+                param="pairs",
+            )
+        self.pairs, self.held_out = (
+            {
+                factor: PairsReader(pairs_folder(run_dir / PAIRS, factor, split), seed=config.seed)
+                for factor in config.pairs.factors
+            }
+            for split in ("train", "test")
+        )
         self.upsamplers = {}
         for factor, upsampler in self.preset.upsampler.items():
             net = LatentUpsampler(upsampler)
@@ -125,7 +159,10 @@ class SuperResolutionStage:
         return self.net
 
     def batch(self, step: int) -> PairBatch:
-        return self.pairs.batch(step)
+        """Pairs of one factor; the factors take turns."""
+        factors = sorted(self.pairs)
+        factor = factors[step % len(factors)]
+        return _with_factor(self.pairs[factor].batch(step, self.config.batch_size), factor)
 
     def _condition(self, low_BCFHW: Tensor, factor: int) -> Tensor:
         net = self.upsamplers[factor]
@@ -169,8 +206,9 @@ class SuperResolutionStage:
 
     def sample(self, step: int) -> Tensor:
         rows = []
-        for index, factor in enumerate(self.upsamplers):
-            batch = self.pairs.held_out(index, factor)
+        for index, factor in enumerate(sorted(self.pairs)):
+            index %= len(self.held_out[factor])
+            batch = _with_factor(self.held_out[factor].take([index]), factor)
             condition = self._condition(batch.low_BCFHW, factor)
             rows.append((condition, self._refine(condition, batch.text_BLD), batch.high_BCFHW))
         return comparison_sheet(rows, self.run_dir / "weights", self.preset)
@@ -178,10 +216,11 @@ class SuperResolutionStage:
     def evaluate(self) -> dict[str, float]:
         """L1 distance to the true latents, of the condition and of what the network makes of it, per factor."""
         measures = {}
-        for factor in self.upsamplers:
+        for factor in sorted(self.pairs):
             distances = []
-            for index in range(self.config.evaluated_windows):
-                batch = self.pairs.held_out(index, factor)
+            held_out = self.held_out[factor]
+            for index in range(min(self.config.evaluated_windows, len(held_out))):
+                batch = _with_factor(held_out.take([index]), factor)
                 condition = self._condition(batch.low_BCFHW, factor)
                 made = self._refine(condition, batch.text_BLD)
                 distances.append([float((x - batch.high_BCFHW).abs().mean()) for x in (condition, made)])
@@ -194,5 +233,13 @@ class SuperResolutionStage:
 
 
 def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
-    """Run the stage; returns whether it is done."""
-    return train(SuperResolutionStage(config, run_dir), config, run_dir)
+    """Draw the pairs, then train; returns whether it is done."""
+    made = make_pairs(
+        config.pairs,
+        run_dir / PAIRS,
+        patch=load_preset(config.preset).decoder,
+        weights=run_dir / "weights",
+        seed=config.seed,
+        workers=config.workers,
+    )
+    return made and train(SuperResolutionStage(config, run_dir), config, run_dir)

@@ -23,12 +23,11 @@ from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training import patches
 from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import PCA_ENCODER
 from ultraflash.training.sample_sheet import tile, to_uint8
-from ultraflash.training.seeding import counter_seed
-from ultraflash.training.shards import make_shards
-from ultraflash.training.upsampler_pairs import Pairs, PairsConfig, PairsMaker, PairsReader
 
+PAIRS = Path("upsampler") / "pairs"
 _RIDGE = 1e-3
 _OFFSET_DEVIATIONS = 6.0
 
@@ -39,7 +38,7 @@ class UpsamplerStageConfig(StageConfig):
 
     Args:
         patch: shape of the autoencoder.
-        pairs: what they are trained on, and with its ``cells`` the factors.
+        pairs: what they are trained on, and with its windows the factors.
         mid_channels, blocks: shape of the networks.
         frequency_weight: weight of the error of the spectra, beside that of the latents.
         noise_level: largest deviation of noise on the low latents, which a generator will make.
@@ -71,9 +70,10 @@ class UpsamplerStage:
         self.name = Path(self.file).stem
         self.config, self.factor = config, factor
         self.weights = run_dir / "weights"
-        folder = run_dir / "upsampler" / "pairs"
-        self.pairs = PairsReader(folder / f"x{factor}", seed=config.seed)
-        self.held_out = PairsReader(folder / f"x{factor}-test", seed=config.seed)
+        self.pairs, self.held_out = (
+            PairsReader(pairs_folder(run_dir / PAIRS, factor, split), seed=config.seed)
+            for split in ("train", "test")
+        )
 
     def build(self) -> nn.Module:
         """The upsampler, as its linear start."""
@@ -194,24 +194,17 @@ def fit_convolution(x_NCHW: Tensor, y_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
     """Draw the pairs and train one network after the other; returns whether all are done."""
-    factors = [factor for factor, _ in config.pairs.cells]
-    for factor in factors:
-        for split, name, numbers in (("train", "", range(config.pairs.shards)), ("test", "-test", range(1))):
-            maker = PairsMaker(
-                config=config.pairs,
-                patch=config.patch,
-                weights=run_dir / "weights",
-                factor=factor,
-                seed=counter_seed(config.seed, "pairs"),
-                split=split,
-            )
-            folder = run_dir / "upsampler" / "pairs" / f"x{factor}{name}"
-            if not make_shards(
-                maker, folder, name=f"pairs x{factor}{name}", numbers=numbers, workers=config.workers
-            ):
-                return False
+    made = make_pairs(
+        config.pairs,
+        run_dir / PAIRS,
+        patch=config.patch,
+        weights=run_dir / "weights",
+        seed=config.seed,
+        workers=config.workers,
+    )
+    factors = config.pairs.factors
     share = None if config.minutes is None else config.minutes / len(factors)
-    return all(
+    return made and all(
         train(UpsamplerStage(config, run_dir, factor), replace(config, minutes=share), run_dir)
         for factor in factors
     )

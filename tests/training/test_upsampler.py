@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
+from ultraflash.training.pairs import Pairs
 from ultraflash.training.upsampler import fit_convolution, start_linear
-from ultraflash.training.upsampler_pairs import Pairs
 
 
 def test_least_squares_finds_a_convolution_again() -> None:

@@ -1,0 +1,150 @@
+"""Stage ``classifier``: a reader of attributes, trained on the latents of rendered clips.
+
+It is what `evaluation` judges generated pictures by; the cascade does without it.
+
+Shapes: B batch, C channels, F latent frames, H W latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ultraflash.models.errors import BadConfig, MissingWeights
+from ultraflash.models.preset import load_preset
+from ultraflash.training.evaluation.classifier import CLASSIFIER_FILE, KINDS, NOTHING, LatentClassifier
+from ultraflash.training.loop import StageConfig, train
+from ultraflash.training.patches import export
+from ultraflash.training.seeding import counter_generator
+from ultraflash.training.shards import shard_paths
+
+NOT_TOLD = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig(StageConfig):
+    """How the classifier is trained.
+
+    Args:
+        preset: whose latents it reads.
+        channels: features of its first layers.
+        noise: largest deviation of the noise put on the latents: a generator's latents are not exact, and a reader
+            that relied on their finest digits would misjudge them.
+        held_out_shards: shards of the latents cache that it is tested on.
+    """
+
+    preset: str = "mini"
+    channels: int = 48
+    noise: float = 0.3
+    held_out_shards: int = 1
+
+    def __post_init__(self) -> None:
+        # slots=True makes the class anew, so the argument-less super() would name the wrong one.
+        StageConfig.__post_init__(self)
+        if min(self.channels, self.held_out_shards) < 1:
+            raise BadConfig("channels and held_out_shards start at 1")
+        if self.noise < 0:
+            raise BadConfig("noise is not negative", param="noise")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFrames:
+    """Latent frames (B, C, H, W) and the number of each one's kind by attribute; NOT_TOLD where it has none."""
+
+    latent_BCHW: Tensor
+    labels: dict[str, Tensor]
+
+
+class ClassifierStage:
+    """See :class:`ultraflash.training.loop.Stage`."""
+
+    name = "classifier"
+
+    def __init__(self, config: ClassifierConfig, run_dir: Path) -> None:
+        self.config = config
+        self.channels = load_preset(config.preset).decoder.latent_channels
+        clips: list[Tensor] = []
+        scenes: list[dict[str, str | None]] = []
+        first_clip = 0
+        paths = shard_paths(run_dir / "latents")
+        if len(paths) <= config.held_out_shards:
+            raise MissingWeights(
+                f"{run_dir / 'latents'} has {len(paths)} shards, of which {config.held_out_shards} are held out; "
+                "make more with: ultraflash train latents"
+            )
+        for number, path in enumerate(paths):
+            with safe_open(path, "pt") as shard:
+                clips.append(shard.get_tensor("latents"))
+                scenes += json.loads(shard.metadata()["scenes"])
+            if number + 1 == config.held_out_shards:
+                first_clip = len(scenes)
+        self.clips = torch.cat(clips)
+        self.labels = {
+            name: torch.tensor([_label(scene, name) for scene in scenes], dtype=torch.long) for name in KINDS
+        }
+        self.first_clip = first_clip
+
+    def build(self) -> nn.Module:
+        self.net = LatentClassifier(self.channels, self.config.channels)
+        return self.net
+
+    def _frames(self, clips: Tensor, generator: torch.Generator) -> LabelledFrames:
+        frames = torch.randint(self.clips.shape[2], clips.shape, generator=generator)
+        return LabelledFrames(
+            latent_BCHW=self.clips[clips, :, frames].float(),
+            labels={name: labels[clips] for name, labels in self.labels.items()},
+        )
+
+    def batch(self, step: int) -> LabelledFrames:
+        generator = counter_generator(self.config.seed, "classifier", step)
+        count = self.clips.shape[0] - self.first_clip
+        clips = self.first_clip + torch.randint(count, (self.config.batch_size,), generator=generator)
+        return self._frames(clips, generator)
+
+    def loss(self, batch: LabelledFrames) -> tuple[Tensor, dict[str, Tensor | float]]:
+        level = self.config.noise * torch.rand(batch.latent_BCHW.shape[0], 1, 1, 1)
+        logits = self.net(batch.latent_BCHW + level * torch.randn_like(batch.latent_BCHW))
+        losses = {name: _cross_entropy(logits[name], labels) for name, labels in batch.labels.items()}
+        return torch.stack(list(losses.values())).sum(), {n: x.detach() for n, x in losses.items()}
+
+    def sample(self, step: int) -> Tensor | None:
+        return None
+
+    def evaluate(self) -> dict[str, float]:
+        """Share of held-out frames that are read right, by attribute."""
+        generator = counter_generator(self.config.seed, "classifier evaluation")
+        frames = self._frames(torch.arange(self.first_clip).repeat(4), generator)
+        logits = self.net(frames.latent_BCHW)
+        measures = {}
+        for name, labels in frames.labels.items():
+            told = labels != NOT_TOLD
+            right = logits[name].argmax(dim=1)[told] == labels[told]
+            measures[name] = float(right.float().mean())
+        return measures
+
+    def export(self, folder: Path) -> list[Path]:
+        return [export(self.net, folder / CLASSIFIER_FILE)]
+
+
+def _label(scene: dict[str, str | None], name: str) -> int:
+    value = scene[name]
+    if name == "object" and value is None:
+        value = NOTHING
+    return NOT_TOLD if value is None else KINDS[name].index(value)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over what is told; 0 where nothing is."""
+    total = F.cross_entropy(logits, labels, ignore_index=NOT_TOLD, reduction="sum")
+    return total / (labels != NOT_TOLD).sum().clamp_min(1)
+
+
+def run(config: ClassifierConfig, run_dir: Path) -> bool:
+    """Run the stage; returns whether it is done."""
+    return train(ClassifierStage(config, run_dir), config, run_dir)

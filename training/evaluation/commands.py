@@ -1,0 +1,110 @@
+"""Evaluate a cascade that knows Vista, on prompts that it was not trained on.
+
+Adherence, camera, realism, changes of prompt and drift go to OUTPUT/evaluation.json and OUTPUT/report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ultraflash.models.errors import BadConfig, UltraflashError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``ultraflash eval``."""
+    parser.add_argument("preset", nargs="?", default="mini", help="name or TOML file (default: mini)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("evaluation"), help="folder of the report")
+    parser.add_argument(
+        "--classifier", type=Path, help="folder with encoder and classifier (default: the preset's)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few and short streams: minutes, wide intervals")
+    parser.add_argument("--long-seconds", type=float, help="length of the long streams; 0 leaves them out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compare", type=Path, metavar="JSON", help="an earlier evaluation.json to stand beside this"
+    )
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="with --compare: end with status 1 where a bar is surely missed by more",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``ultraflash eval``. Returns 0, 1 when the gate finds a regression, 2 for a mistake in the call."""
+    try:
+        return _evaluate(args)
+    except UltraflashError as error:
+        print(f"ultraflash eval: {error.message}", file=sys.stderr)
+        return 2
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from torch import Tensor
+
+    from ultraflash.models.cascade import Cascade, weights_folder
+    from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
+    from ultraflash.training.evaluation.classifier import FrameReader
+    from ultraflash.training.evaluation.report import write_report
+    from ultraflash.training.evaluation.suite import QUICK, SuiteConfig, evaluate
+
+    if args.gate and args.compare is None:
+        raise BadConfig("--gate wants something to --compare with", param="gate")
+    before = _read(args.compare) if args.compare is not None else None
+    config = replace(QUICK if args.quick else SuiteConfig(), seed=args.seed)
+    if args.long_seconds is not None:
+        config = replace(config, long_seconds=args.long_seconds)
+    cascade = Cascade.load(args.preset)
+    preset = cascade.preset
+    reader = FrameReader(
+        args.classifier or weights_folder(preset),
+        preset.decoder,
+        rows=preset.base.rows,
+        cols=preset.base.cols,
+    )
+    long_frames: dict[int, list[tuple[float, Tensor]]] = {}
+    result = evaluate(
+        cascade,
+        reader,
+        config,
+        say=lambda text: print(text, file=sys.stderr),
+        keep=lambda stream, seconds, frame: long_frames.setdefault(stream, []).append((seconds, frame)),
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    document = {"preset": preset.name, "settings": asdict(config), "measures": result.measures}
+    (args.output / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_report(
+        args.output / "report.html",
+        title=f"{preset.name}: evaluation",
+        measures=result.measures,
+        before=before,
+        clips=result.clips,
+        held_out_clips=result.held_out_clips,
+        long_frames=long_frames,
+    )
+    for bar in BARS:
+        value = value_of(number_at(result.measures, bar.path))
+        if value is not None:
+            verdict = "met" if bar.is_met(value) else "not met"
+            print(f"{bar.title}: {value:.3g} (wanted {bar.wanted}: {verdict})")
+    print(f"wrote {args.output / 'evaluation.json'} and {args.output / 'report.html'}")
+    worse = list(regressions(before, result.measures)) if before is not None else []
+    for line in worse:
+        print(f"worse: {line}")
+    return 1 if args.gate and worse else 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The measures of an earlier evaluation."""
+    try:
+        measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadConfig(
+            f"{path} is no evaluation.json of an earlier run: {error}", param="compare"
+        ) from error
+    return dict(measures)

@@ -1,0 +1,201 @@
+"""The measures of the table in the model card, taken from streams of a cascade.
+
+Shapes: T pixel frames, H W rows and columns, F latent frames, E features.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES
+from ultraflash.training.evaluation.camera import pan_of
+from ultraflash.training.evaluation.classifier import KINDS, FrameReader
+from ultraflash.training.evaluation.intervals import Measure, mean, share
+from ultraflash.training.evaluation.realism import frechet_distance
+from ultraflash.training.evaluation.streams import TestPrompt, frame_changes, make_clip, stream_groups
+from ultraflash.training.vista.painter import render
+
+_READ_FRAMES = 2 * PATCH_FRAMES
+"""Frames at the end of a clip that its attributes are read from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A prompt and the frames (T, H, W, 3) that were made or drawn of it."""
+
+    prompt: TestPrompt
+    frames_THWC: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSettings:
+    """Size and first seed of the streams; stream i has seed + i."""
+
+    size: str
+    seed: int = 0
+
+
+def made_clips(
+    cascade: Cascade, prompts: Sequence[TestPrompt], settings: StreamSettings, *, seconds: float
+) -> Iterator[Clip]:
+    """A stream of every prompt."""
+    for i, prompt in enumerate(prompts):
+        frames = make_clip(cascade, prompt.text, seconds=seconds, size=settings.size, seed=settings.seed + i)
+        yield Clip(prompt=prompt, frames_THWC=frames)
+
+
+def drawn_clips(prompts: Iterable[TestPrompt], *, frames: int, height: int, width: int) -> Iterator[Clip]:
+    """The prompts' own scenes, rendered: what a perfect generator would make."""
+    for prompt in prompts:
+        yield Clip(prompt=prompt, frames_THWC=render(prompt.scene, frames=frames, height=height, width=width))
+
+
+def adherence(clips: Sequence[Clip], reader: FrameReader) -> dict[str, Measure]:
+    """Share of clips whose last frames show what the prompt names, by attribute and over all; and for prompts with a
+    held-out pair the share that shows both halves of it (``pair``)."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for clip in clips:
+        seen = reader.read(clip.frames_THWC[-_READ_FRAMES:])
+        claims = {name: value for name, value in clip.prompt.claims.items() if name in KINDS}
+        for name, value in claims.items():
+            right[name].append(seen[name] == value)
+            right["all"].append(seen[name] == value)
+        halves = [name for name in clip.prompt.held_out if name in claims]
+        if len(halves) == 2:
+            right["pair"].append(all(seen[name] == claims[name] for name in halves))
+    return {name: share(sum(answers), len(answers)) for name, answers in sorted(right.items())}
+
+
+def camera(clips: Sequence[Clip]) -> Measure | None:
+    """Share of clips with a pan in the prompt that pan that way; None where no prompt has one."""
+    pans = [clip for clip in clips if clip.prompt.claims.get("camera") in ("pan left", "pan right")]
+    if not pans:
+        return None
+    right = sum(pan_of(clip.frames_THWC) == clip.prompt.claims["camera"] for clip in pans)
+    return share(right, len(pans))
+
+
+def motion(made: Sequence[Clip], drawn: Sequence[Clip]) -> float:
+    """Mean change from frame to frame, as a multiple of that of rendered clips."""
+    changes = [
+        torch.tensor([change for clip in clips for change in frame_changes(clip.frames_THWC)]).mean()
+        for clips in (made, drawn)
+    ]
+    return float(changes[0] / changes[1].clamp_min(1e-6))
+
+
+def realism(
+    made: Sequence[Clip], drawn: Sequence[Clip], others: Sequence[Clip], reader: FrameReader
+) -> float:
+    """Frechet distance of made to drawn frames, as a multiple of that of drawn to other drawn ones."""
+    features = [
+        torch.cat([reader.features(clip.frames_THWC[-_READ_FRAMES:]) for clip in clips])
+        for clips in (made, drawn, others)
+    ]
+    return frechet_distance(features[0], features[1]) / frechet_distance(features[2], features[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchMeasures:
+    """How streams take a new prompt: adherence to it at the end, and whether the picture jumps."""
+
+    adherence: dict[str, Measure]
+    without_jump: Measure
+
+
+def prompt_switch(
+    cascade: Cascade,
+    prompts: Sequence[TestPrompt],
+    reader: FrameReader,
+    settings: StreamSettings,
+    *,
+    before_s: float = 3.0,
+    after_s: float = 3.0,
+    ordinary: Sequence[Clip],
+) -> SwitchMeasures:
+    """Streams that begin with one prompt and go on with the next.
+
+    A jump is a change between two frames after the switch above the 99th percentile of the changes in ``ordinary``
+    clips.
+    """
+    changes = torch.tensor([change for clip in ordinary for change in frame_changes(clip.frames_THWC)])
+    limit = float(changes.quantile(0.99))
+    switched, smooth = [], 0
+    for i, (first, second) in enumerate(zip(prompts, [*prompts[1:], prompts[0]], strict=True)):
+        groups = stream_groups(
+            cascade, first.text, seconds=before_s + after_s, size=settings.size, seed=settings.seed + i,
+            then=(second.text, before_s),
+        )  # fmt: skip
+        frames = torch.cat(list(groups))
+        switched.append(Clip(prompt=second, frames_THWC=frames))
+        after = frames[int(before_s * cascade.preset.fps) :]
+        smooth += max(frame_changes(after)) <= limit
+    return SwitchMeasures(adherence=adherence(switched, reader), without_jump=share(smooth, len(switched)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftMeasures:
+    """Long streams: adherence at their ends, and how far brightness and contrast have wandered, as shares."""
+
+    first: dict[str, Measure]
+    last: dict[str, Measure]
+    brightness: Measure
+    contrast: Measure
+
+
+def drift(
+    cascade: Cascade,
+    prompts: Sequence[TestPrompt],
+    reader: FrameReader,
+    settings: StreamSettings,
+    *,
+    seconds: float,
+    ends_s: float = 10.0,
+    keep: Callable[[int, float, Tensor], None] | None = None,
+) -> DriftMeasures:
+    """Streams of ``seconds``, their first and last ``ends_s`` compared.
+
+    Args:
+        keep: called with (stream, seconds, frame (H, W, 3)) about every ten seconds, for those who want to look.
+    """
+    fps = cascade.preset.fps
+    firsts, lasts, brightness, contrast = [], [], [], []
+    for i, prompt in enumerate(prompts):
+        head: list[Tensor] = []
+        tail: list[Tensor] = []
+        made = 0
+        for group in stream_groups(
+            cascade, prompt.text, seconds=seconds, size=settings.size, seed=settings.seed + i
+        ):
+            if keep is not None and int(made / fps) // 10 != int((made + len(group)) / fps) // 10:
+                keep(i, made / fps, group[0])
+            if made < ends_s * fps:
+                head.append(group)
+            made += len(group)
+            tail.append(group)
+            while sum(len(kept) for kept in tail[1:]) >= ends_s * fps:
+                tail.pop(0)
+        start, end = torch.cat(head), torch.cat(tail)
+        firsts.append(Clip(prompt=prompt, frames_THWC=start))
+        lasts.append(Clip(prompt=prompt, frames_THWC=end))
+        (mean_a, std_a), (mean_b, std_b) = _light(start), _light(end)
+        brightness.append(abs(mean_b - mean_a) / max(mean_a, 1.0))
+        contrast.append(abs(std_b - std_a) / max(std_a, 1.0))
+    return DriftMeasures(
+        first=adherence(firsts, reader),
+        last=adherence(lasts, reader),
+        brightness=mean(brightness),
+        contrast=mean(contrast),
+    )
+
+
+def _light(frames_THWC: Tensor) -> tuple[float, float]:
+    """Mean and deviation of the pixels, in [0, 255]."""
+    values = frames_THWC.float()
+    return float(values.mean()), float(values.std(dim=(1, 2)).mean())

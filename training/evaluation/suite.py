@@ -1,0 +1,143 @@
+"""One evaluation of a cascade that knows Vista: which streams are made and which measures are taken of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.errors import BadConfig
+from ultraflash.training.evaluation.classifier import FrameReader
+from ultraflash.training.evaluation.intervals import Measure
+from ultraflash.training.evaluation.measures import (
+    Clip,
+    StreamSettings,
+    adherence,
+    camera,
+    drawn_clips,
+    drift,
+    made_clips,
+    motion,
+    prompt_switch,
+    realism,
+)
+from ultraflash.training.evaluation.streams import make_prompts
+
+Say = Callable[[str], None]
+Keep = Callable[[int, float, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteConfig:
+    """How much is made.
+
+    Args:
+        prompts, held_out_prompts: streams for adherence, of seen pairs and of pairs that training never saw.
+        seconds: of each.
+        switches: streams that change their prompt.
+        long_streams, long_seconds: streams for drift; none where either is 0.
+        size: of all streams; the preset's default if None.
+        seed: of prompts and streams.
+    """
+
+    prompts: int = 96
+    held_out_prompts: int = 48
+    seconds: float = 2.7
+    switches: int = 24
+    long_streams: int = 4
+    long_seconds: float = 120.0
+    size: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.prompts, self.held_out_prompts, self.switches) < 2 or self.seconds <= 0:
+            raise BadConfig("prompts, held_out_prompts and switches start at 2, seconds above 0")
+        if self.long_streams < 0 or self.long_seconds < 0:
+            raise BadConfig("long_streams and long_seconds are not negative")
+
+
+QUICK = SuiteConfig(prompts=16, held_out_prompts=8, switches=4, long_streams=1, long_seconds=30.0)
+"""Minutes instead of a quarter of an hour; its intervals are wide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteResult:
+    """The measures as plain data for JSON, and clips to look at."""
+
+    measures: dict[str, Any]
+    clips: list[Clip]
+    held_out_clips: list[Clip]
+
+
+def evaluate(
+    cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say: Say, keep: Keep | None = None
+) -> SuiteResult:
+    """Make the streams and take the measures.
+
+    Args:
+        cascade: what is judged.
+        reader: who judges.
+        config: how much.
+        say: told of every step.
+        keep: see `measures.drift`.
+    """
+    settings = StreamSettings(size=config.size or cascade.preset.default_size, seed=config.seed)
+    size = cascade.preset.size(settings.size)
+    started = time.monotonic()
+
+    seen_prompts = make_prompts(config.prompts, split="test", seed=config.seed)
+    rare_prompts = make_prompts(config.held_out_prompts, split="held_out", seed=config.seed)
+    say(f"{config.prompts} streams of seen pairs, {config.held_out_prompts} of held-out ones")
+    seen = list(made_clips(cascade, seen_prompts, settings, seconds=config.seconds))
+    rare = list(made_clips(cascade, rare_prompts, settings, seconds=config.seconds))
+
+    say("the same scenes rendered, and as many others")
+    frames = seen[0].frames_THWC.shape[0]
+    # At the size that the reader looks at: rendering larger would be shrunk again.
+    height, width = size.height // 2, size.width // 2
+    drawn = list(drawn_clips(seen_prompts, frames=frames, height=height, width=width))
+    other_prompts = make_prompts(config.prompts, split="test", seed=config.seed + 1)
+    others = list(drawn_clips(other_prompts, frames=frames, height=height, width=width))
+
+    say(f"{config.switches} streams with a change of prompt")
+    switch = prompt_switch(cascade, seen_prompts[: config.switches], reader, settings, ordinary=seen)
+    measures: dict[str, Any] = {
+        "classifier": adherence(drawn, reader),
+        "adherence": adherence(seen, reader),
+        "held_out": adherence(rare, reader),
+        "camera_rendered": camera(drawn),
+        "camera": camera(seen),
+        "motion_ratio": motion(seen, drawn),
+        "realism_ratio": realism(seen, drawn, others, reader),
+        "switch_adherence": switch.adherence,
+        "switch_without_jump": switch.without_jump,
+    }
+    if config.long_streams and config.long_seconds:
+        say(f"{config.long_streams} streams of {config.long_seconds:g} s")
+        wander = drift(
+            cascade, seen_prompts[: config.long_streams], reader, settings,
+            seconds=config.long_seconds, ends_s=min(10.0, config.long_seconds / 3), keep=keep,
+        )  # fmt: skip
+        measures |= {f"drift_{name}": value for name, value in _fields(wander).items()}
+    measures["minutes"] = (time.monotonic() - started) / 60
+    return SuiteResult(measures=_plain(measures), clips=seen, held_out_clips=rare)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and tensors as JSON takes them."""
+    if isinstance(value, Measure):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return value
