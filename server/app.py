@@ -100,6 +100,7 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
         """Prometheus text format."""
         server.metrics.worker_restarts.set(server.supervisor.status.restarts)
         server.metrics.ready.set(server.supervisor.is_ready)
+        server.metrics.viewers.set(sum(len(session.audience.viewers) for session in server.sessions))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 

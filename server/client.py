@@ -256,18 +256,9 @@ class Stream:
         """One attempt to make the connection again. Raises ``Refused`` where there is no use in another one."""
         try:
             await self._dial()
-            if self._place.start is None:
-                return True
-            await self._send(
-                SessionResume(
-                    session_id=self.started.session_id,
-                    resume_token=self.started.resume_token or "",
-                    last_pts_us=None if self._newest is None else self._newest.pts_us,
-                )
-            )
-            while (
-                not isinstance(event := await self._receive(), SessionResumed) or event.state == "restarted"
-            ):
+            if self._place.start is not None:
+                await self._send(self._resume())
+            while not self._welcomed_by(event := await self._receive()):
                 if isinstance(event, ErrorEvent) and event.code in HOPELESS:
                     raise Refused(event.message, code=event.code, retryable=event.retryable)
                 if isinstance(event, ErrorEvent) and event.code in LATER:
@@ -278,6 +269,19 @@ class Stream:
         for change in unsent:
             await self._send(change)
         return True
+
+    def _resume(self) -> SessionResume:
+        return SessionResume(
+            session_id=self.started.session_id,
+            resume_token=self.started.resume_token or "",
+            last_pts_us=None if self._newest is None else self._newest.pts_us,
+        )
+
+    def _welcomed_by(self, event: FramePacket | ServerEvent) -> bool:
+        """Whether the server lets a viewer, or the owner, have its place again."""
+        if self._place.start is None:
+            return isinstance(event, SessionStarted)
+        return isinstance(event, SessionResumed) and event.state != "restarted"
 
     def _had(self, packet: FramePacket) -> bool:
         """Whether a viewer who has come back gets a frame again, from the keyframe on that it joined at."""

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -27,6 +28,7 @@ from ultraflash.server.media_feed import FeedPacket
 log = logging.getLogger(__name__)
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
+SESSION_ID = re.compile(r"session_[0-9a-f]+")
 LOG_NAME = "session.json"
 LOG_VERSION = 1
 IN_PROGRESS = "recording"
@@ -102,7 +104,7 @@ class Recording:
         """Runs a piece of the thread's work; the first failure ends the recording."""
         try:
             work(*arguments)
-        except OSError:
+        except Exception:
             log.exception("recording ended session=%s", self.session_id)
             self._failed = True
 
@@ -153,6 +155,8 @@ def find_part(recordings: Path, session_id: str, *, token: str, part: int, in_pr
     """The file of a part. Raises ``UnknownSession``, ``BadToken`` or ``RecordingNotReady``."""
     folder = recordings / session_id
     missing = UnknownSession("There is no such recording; start a session with record: true.")
+    if not SESSION_ID.fullmatch(session_id):
+        raise missing
     try:
         document = json.loads((folder / LOG_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -146,6 +146,7 @@ async def test_there_are_so_many_places_for_viewers_and_the_list_says_how_many_a
             await first.until("session.started")
             assert await second.until_closed() == (1013, "Retry-After: 5")
             (listed,) = server.sessions()
+            assert "ultraflash_viewers 1.0" in server.get("/metrics")[1]
     assert listed.pop("seconds") >= 16 / 16
     assert listed == {
         "id": started["session_id"],
