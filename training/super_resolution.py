@@ -49,7 +49,11 @@ class SuperResolutionStageConfig(StageConfig):
     preset: str = "mini"
     pairs: PairsConfig = field(
         default_factory=lambda: PairsConfig(
-            latent_frames=6, windows=((2, 4, 8), (4, 4, 8), (6, 4, 8)), shards=40, with_text=True
+            latent_frames=6,
+            windows=((2, 8, 14), (4, 4, 8), (6, 4, 6)),
+            shards=24,
+            with_text=True,
+            remade=0.6,
         )
     )
     workers: int = 2
@@ -234,12 +238,14 @@ class SuperResolutionStage:
 
 def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
     """Draw the pairs, then train; returns whether it is done."""
+    preset = load_preset(config.preset)
     made = make_pairs(
         config.pairs,
         run_dir / PAIRS,
-        patch=load_preset(config.preset).decoder,
+        patch=preset.decoder,
         weights=run_dir / "weights",
         seed=config.seed,
         workers=config.workers,
+        base=preset.base,
     )
     return made and train(SuperResolutionStage(config, run_dir), config, run_dir)

@@ -10,7 +10,13 @@ from ultraflash.training.pairs import PairsConfig, PairsReader, make_pairs, pair
 from ultraflash.training.patches import PCA_ENCODER, export
 
 CONFIG = PairsConfig(
-    pairs_per_shard=2, latent_frames=2, windows=((2, 2, 3), (4, 2, 2)), base_rows=4, shards=1, with_text=True
+    pairs_per_shard=2,
+    latent_frames=2,
+    windows=((2, 2, 3), (4, 2, 2)),
+    base_rows=4,
+    base_cols=7,
+    shards=1,
+    with_text=True,
 )
 
 
@@ -46,6 +52,11 @@ def test_making_again_draws_nothing_new(pairs: Path) -> None:
     assert shard.stat().st_mtime_ns == before
 
 
+def test_remade_pairs_want_their_captions() -> None:
+    with pytest.raises(BadConfig, match="with_text"):
+        PairsConfig(remade=0.5)
+
+
 def test_a_window_larger_than_the_picture_is_refused() -> None:
     with pytest.raises(BadConfig, match="5x2 does not fit a picture of 4x7"):
-        PairsConfig(windows=((2, 5, 2),), base_rows=4)
+        PairsConfig(windows=((2, 5, 2),), base_rows=4, base_cols=7)
