@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
-from ultraflash.server.errors import RestError
+from ultraflash.server.errors import RestError, http_status
 from ultraflash.server.jobs.routes import video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
@@ -28,6 +28,7 @@ from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
@@ -58,6 +59,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             yield
+            await server.sessions.end_all()
             server.supervisor.stop()
             _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
             for task in unfinished:
@@ -79,6 +81,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_models(app, server)
     _add_stream(app, server)
     app.include_router(video_routes(jobs))
+    add_sessions(app, server)
     _add_page(app)
     return app
 
@@ -113,6 +116,7 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
         for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0
             server.metrics.resident.labels(process=process).set(held)
+        server.metrics.viewers.set(sum(len(session.audience.viewers) for session in server.sessions))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -193,7 +197,7 @@ def error_body(code: str, message: str, *, param: str | None, status: int) -> di
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UltraflashError)
     async def ours(request: Request, error: UltraflashError) -> JSONResponse:
-        status = 503 if error.retryable else 400
+        status = http_status(error)
         headers = {"Retry-After": "5"} if error.retryable else None
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)

@@ -1,27 +1,17 @@
-"""One WebSocket connection: a loop that reads, a loop that writes, one session."""
+"""The WebSocket of an owner: it starts one session, or comes back to one, and steers it."""
 
 from __future__ import annotations
 
-import logging
-import math
 from dataclasses import dataclass, field
 
-import anyio
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
-from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
-from ultraflash.server.errors import (
-    BadMedia,
-    Busy,
-    NotReady,
-    StartTimeout,
-    TooManyErrors,
-    UnexpectedEvent,
-    UnknownSession,
-    Unsupported,
-)
+from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
+from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.outbox import POLICY_VIOLATION, Close, Outbox
+from ultraflash.server.outbox import Outbox
+from ultraflash.server.owner_seat import OwnerSeat
+from ultraflash.server.peer import Peer
 from ultraflash.server.protocol import (
     ClientEvent,
     KeyframeRequest,
@@ -32,17 +22,13 @@ from ultraflash.server.protocol import (
     SessionPong,
     SessionResume,
     SessionStart,
-    parse_client_event,
 )
-from ultraflash.server.sessions import LiveSession, error_event
+from ultraflash.server.session_registry import SessionRegistry
+from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
-
-log = logging.getLogger(__name__)
-
-TRY_AGAIN_LATER = 1013
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,13 +36,16 @@ class StreamServer:
     """What all connections share.
 
     Attributes:
-        sessions: live ones, by id.
+        sessions: live ones.
     """
 
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
-    sessions: dict[str, LiveSession] = field(default_factory=dict)
+    sessions: SessionRegistry = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sessions = SessionRegistry(self.settings.stream, self.metrics)
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -64,12 +53,6 @@ class StreamServer:
         if ready is None or not self.supervisor.is_ready:
             raise NotReady(f"The engine is not ready: {self.supervisor.status.stage}.")
         return ready
-
-    def admit(self) -> None:
-        """Raises ``Busy`` when there is no room for another session."""
-        limit = self.settings.stream.max_streams
-        if len(self.sessions) >= limit:
-            raise Busy(f"All {limit} live streams are taken; try again later.")
 
 
 def check_start(start: SessionStart, ready: WorkerReady) -> None:
@@ -83,7 +66,6 @@ def check_start(start: SessionStart, ready: WorkerReady) -> None:
     for name, value in (
         ("negative", start.negative),
         ("image", start.image),
-        ("record", start.record or None),
     ):
         if value is not None:
             raise Unsupported(f"{name!r} is reserved and not supported yet; leave it out.", param=name)
@@ -101,89 +83,21 @@ def check_prompt(prompt: str, ready: WorkerReady) -> None:
         )
 
 
-class Connection:
-    """Everything about one client."""
+class Connection(Peer):
+    """The client that owns a session."""
 
     def __init__(self, websocket: WebSocket, server: StreamServer) -> None:
-        self._websocket = websocket
+        outbox = Outbox(self._request_key)
+        super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
         self._server = server
         self._session: LiveSession | None = None
-        self._outbox = Outbox(self._request_key)
-        self._errors = 0
-
-    async def run(self) -> None:
-        """Serves the client until either side closes."""
-        self._server.metrics.connections.inc()
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive, tasks.cancel_scope)
-                tasks.start_soon(self._send, tasks.cancel_scope)
-        finally:
-            self._server.metrics.connections.dec()
-            self._server.metrics.dropped_frames.inc(self._outbox.dropped_frames)
-            if self._session is not None:
-                self._session.abandon()
-                self._release(self._session)
-
-    async def _receive(self, scope: anyio.CancelScope) -> None:
-        start_by = anyio.current_time() + self._server.settings.stream.start_timeout_s
-        while True:
-            deadline = start_by if self._waits_for_start() else math.inf
-            with anyio.CancelScope(deadline=deadline) as wait:
-                message = await self._websocket.receive()
-            if wait.cancelled_caught:
-                self._refuse(StartTimeout("No session.start came in time."), close=POLICY_VIOLATION)
-                return
-            if message["type"] == "websocket.disconnect":
-                scope.cancel()
-                return
-            self._handle(message.get("text"))
-
-    async def _send(self, scope: anyio.CancelScope) -> None:
-        try:
-            while True:
-                item = await self._outbox.take()
-                if isinstance(item, Close):
-                    await self._websocket.close(item.code, item.reason)
-                    break
-                if isinstance(item, str):
-                    await self._websocket.send_text(item)
-                else:
-                    await self._websocket.send_bytes(item)
-        except (WebSocketDisconnect, RuntimeError) as error:
-            log.info("the client has gone: %s", error)
-        scope.cancel()
 
     def _waits_for_start(self) -> bool:
         return self._session is None or self._session.state == "refused"
 
-    def _handle(self, text: str | None) -> None:
-        event_id = None
-        try:
-            if text is None:
-                raise BadMedia("Binary frames are not expected: this session takes no video.")
-            event = parse_client_event(text)
-            event_id = event.event_id if isinstance(event, PromptUpdate | SessionControl) else None
-            self._dispatch(event)
-        except (Busy, NotReady) as error:
-            self._refuse(error, close=TRY_AGAIN_LATER)
-        except UltraflashError as error:
-            self._refuse(error, event_id=event_id)
-
-    def _refuse(
-        self, error: UltraflashError, *, event_id: str | None = None, close: int | None = None
-    ) -> None:
-        self._server.metrics.refused.labels(code=error.code).inc()
-        self._outbox.put_event(error_event(error, event_id))
-        self._errors += 1
-        if close == TRY_AGAIN_LATER:
-            self._outbox.close(close, f"Retry-After: {self._server.settings.stream.retry_after_s}")
-        elif close is not None:
-            self._outbox.close(close, error.code)
-        elif self._errors >= self._server.settings.stream.max_errors:
-            self._refuse(
-                TooManyErrors(f"{self._errors} bad messages on one connection."), close=POLICY_VIOLATION
-            )
+    def _left(self) -> None:
+        if self._session is not None:
+            self._server.sessions.owner_left(self._session, for_good=self._said_good_bye)
 
     def _dispatch(self, event: ClientEvent) -> None:
         if isinstance(event, SessionPing):
@@ -191,24 +105,45 @@ class Connection:
         elif isinstance(event, SessionStart):
             self._start(event)
         elif isinstance(event, SessionResume):
-            raise UnknownSession("A session ends with its connection; start a new one.")
+            self._resume(event)
+        elif self._session is not None and self._session.ending:
+            # Too late to matter, and the client cannot know yet.
+            return
         else:
             self._steer(self._running(event.type), event)
 
     def _start(self, event: SessionStart) -> None:
+        self._check_free()
+        check_start(event, self._server.capabilities())
+        self._server.sessions.admit()
+        session = LiveSession(
+            event,
+            supervisor=self._server.supervisor,
+            metrics=self._server.metrics,
+            limits=self._server.settings.stream,
+            recordings=self._server.settings.data.recordings,
+        )
+        self._session = session
+        self._server.sessions.add(session)
+        session.open(OwnerSeat(self._outbox, event.transport))
+
+    def _resume(self, event: SessionResume) -> None:
+        self._check_free()
+        session = self._server.sessions.find(event.session_id)
+        session.owner_grant.check(event.resume_token)
+        if session.audience.owner is not None:
+            raise OwnerPresent("The session's owner is connected already; only one can steer.")
+        self._session = session
+        self._server.sessions.owner_is_back(session)
+        session.resume(OwnerSeat(self._outbox, session.transport), event.last_pts_us)
+
+    def _check_free(self) -> None:
+        """Makes way for a session where none was started, or one that was refused."""
         if self._session is not None and self._session.state != "refused":
             raise UnexpectedEvent("This connection has its session already; open another one for a second.")
         if self._session is not None:
-            self._release(self._session)
-        check_start(event, self._server.capabilities())
-        self._server.admit()
-        session = LiveSession(
-            event, supervisor=self._server.supervisor, outbox=self._outbox, metrics=self._server.metrics
-        )
-        self._session = session
-        self._server.sessions[session.session_id] = session
-        self._server.metrics.sessions.set(len(self._server.sessions))
-        session.open()
+            self._server.sessions.forget(self._session)
+            self._session = None
 
     def _running(self, kind: str) -> LiveSession:
         if self._session is None or self._session.over:
@@ -232,7 +167,3 @@ class Connection:
     def _request_key(self) -> None:
         if self._session is not None:
             self._session.request_key()
-
-    def _release(self, session: LiveSession) -> None:
-        self._server.sessions.pop(session.session_id, None)
-        self._server.metrics.sessions.set(len(self._server.sessions))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ultraflash.models.errors import UltraflashError
 
 
@@ -67,6 +69,38 @@ class UnknownSession(ProtocolError):
     code = "unknown_session"
 
 
+class BadToken(ProtocolError):
+    """A token that is wrong, has expired, or was given out for something else."""
+
+    code = "bad_token"
+
+
+class NotTheOwner(ProtocolError):
+    """A viewer that wants to steer."""
+
+    code = "not_the_owner"
+
+
+class OwnerPresent(ProtocolError):
+    """A second owner for a session whose first one is connected."""
+
+    code = "owner_present"
+    retryable = True
+
+
+class RecordingFailed(ProtocolError):
+    """A recording that cannot be begun."""
+
+    code = "recording_failed"
+
+
+class RecordingNotReady(UltraflashError):
+    """A recording that is still being written."""
+
+    code = "recording_not_ready"
+    retryable = True
+
+
 class Unsupported(ProtocolError):
     """A choice that the protocol knows and this server cannot serve; the message says what it can."""
 
@@ -123,6 +157,24 @@ class EngineFault(UltraflashError):
     """The engine could not make the next group of this stream."""
 
     code = "engine_fault"
+
+
+class ConnectionLost(UltraflashError):
+    """A server that a client cannot reach, or not any more."""
+
+    code = "connection_lost"
+    retryable = True
+
+
+class Refused(UltraflashError):
+    """What a server has said against a client's request; ``code`` is the server's."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str, retryable: bool) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
 
 
 class BadOption(UltraflashError):
@@ -259,3 +311,15 @@ class DataUnusable(UltraflashError):
     """A database, or a place for videos, that cannot be opened."""
 
     code = "data_unusable"
+
+
+_HTTP_STATUS: Mapping[type[UltraflashError], int] = {
+    UnknownSession: 404,
+    BadToken: 403,
+    RecordingNotReady: 409,
+}
+
+
+def http_status(error: UltraflashError) -> int:
+    """Status of a response that reports an error."""
+    return _HTTP_STATUS.get(type(error), 503 if error.retryable else 400)

@@ -15,6 +15,7 @@ class Metrics:
         self.registry = registry
         self.connections = Gauge("ultraflash_connections", "Open stream connections.", registry=registry)
         self.sessions = Gauge("ultraflash_sessions", "Live sessions.", registry=registry)
+        self.viewers = Gauge("ultraflash_viewers", "Viewers of live sessions.", registry=registry)
         self.sessions_ended = Counter(
             "ultraflash_sessions_ended", "Sessions that are over.", ["reason"], registry=registry
         )

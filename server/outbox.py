@@ -25,16 +25,22 @@ class Close:
 class Outbox:
     """Queue between a session and the socket of its client.
 
-    A client that reads too slowly loses media up to the next keyframe, which is asked for; events are kept, and
-    when even those pile up the connection is closed.
+    A client that reads too slowly loses media up to a keyframe, which is asked for once it reads again; events are
+    kept, and when even those pile up the connection is closed.
+
+    Args:
+        request_key: called when media can only go on with a keyframe.
+        max_media_bytes: media that may wait.
     """
 
-    def __init__(self, request_key: Callable[[], None]) -> None:
+    def __init__(self, request_key: Callable[[], None], *, max_media_bytes: int = MAX_MEDIA_BYTES) -> None:
         self._request_key = request_key
+        self._max_media_bytes = max_media_bytes
         self._items: deque[str | bytes | Close] = deque()
         self._media_bytes = 0
         self._events = 0
         self._awaiting_key = False
+        self._key_is_due = False
         self._closed = False
         self._filled = asyncio.Event()
         self.dropped_frames = 0
@@ -47,25 +53,33 @@ class Outbox:
         self._events += 1
         self._put(dump_event(event))
 
-    def put_media(self, header: MediaHeader, payload: bytes) -> None:
-        """Queues a media frame, unless frames are being dropped up to the next keyframe."""
-        if MediaFlags.KEY in header.flags:
-            self._awaiting_key = False
-        if self._awaiting_key and MediaFlags.INIT not in header.flags:
+    def put_media(self, flags: MediaFlags, message: bytes) -> None:
+        """Queues a media frame, header included, unless frames are being dropped up to a keyframe."""
+        if MediaFlags.KEY in flags:
+            self._awaiting_key = self._key_is_due = False
+        if self._awaiting_key and MediaFlags.INIT not in flags:
             self.dropped_frames += 1
             return
-        if self._media_bytes + len(payload) > MAX_MEDIA_BYTES:
-            self.drop_media()
-            self._awaiting_key = True
+        if self._media_bytes + len(message) > self._max_media_bytes:
             self.dropped_frames += 1
-            self._request_key()
+            self.skip_to_key()
             return
-        data = header.pack() + payload
-        self._media_bytes += len(data)
-        self._put(data)
+        self._media_bytes += len(message)
+        self._put(message)
 
-    def drop_media(self) -> None:
-        """Forgets the media frames that wait; init segments and events stay."""
+    def skip_to_key(self) -> None:
+        """Drops what waits and what comes, up to a keyframe."""
+        self.drop_media()
+        self._awaiting_key = self._key_is_due = True
+
+    @property
+    def has_media(self) -> bool:
+        """Whether media waits because the socket takes no more."""
+        return self._media_bytes > 0
+
+    def drop_media(self) -> int:
+        """Forgets the media frames that wait; init segments and events stay. Returns how many were dropped."""
+        dropped = self.dropped_frames
         kept: deque[str | bytes | Close] = deque()
         for item in self._items:
             if isinstance(item, bytes) and MediaFlags.INIT not in MediaHeader.unpack(item).flags:
@@ -74,6 +88,7 @@ class Outbox:
             else:
                 kept.append(item)
         self._items = kept
+        return self.dropped_frames - dropped
 
     def close(self, code: int, reason: str) -> None:
         """Ends the connection once everything before has been sent; nothing is queued any more."""
@@ -81,7 +96,10 @@ class Outbox:
         self._closed = True
 
     async def take(self) -> str | bytes | Close:
-        """Waits for the next thing to send."""
+        """Waits for the next thing to send. That it is called shows that the client reads."""
+        if self._key_is_due:
+            self._key_is_due = False
+            self._request_key()
         while not self._items:
             self._filled.clear()
             await self._filled.wait()

@@ -29,6 +29,7 @@ PROTOCOL_VERSION = 1
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 16_384
 MAX_EVENT_ID = 128
+BLEND_GROUPS = 4
 
 Transport = Literal["webcodecs", "fmp4"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -67,6 +68,11 @@ class PromptUpdate(Event):
     event_id: EventId
     transition: Literal["cut", "blend"] = "cut"
     groups: Annotated[int, Field(ge=1, le=64)] | None = None
+
+    @property
+    def spread(self) -> int:
+        """Groups over which the prompt changes."""
+        return 1 if self.transition == "cut" else self.groups or BLEND_GROUPS
 
 
 class SessionControl(Event):
@@ -113,7 +119,8 @@ class SessionResume(Event):
 
     type: Literal["session.resume"] = "session.resume"
     session_id: Annotated[str, Field(max_length=128)]
-    last_pts_us: Seconds
+    resume_token: Annotated[str, Field(max_length=128)]
+    last_pts_us: Seconds | None = None
 
 
 class QueueStatus(Event):
@@ -138,6 +145,7 @@ class SessionStarted(Event):
     seed: int
     model: str
     viewer_token: str | None = None
+    resume_token: str | None = None
 
 
 class StreamConfig(Event):
@@ -188,7 +196,7 @@ class SessionResumed(Event):
     type: Literal["session.resumed"] = "session.resumed"
     session_id: str
     first_pts_us: float
-    state: Literal["restarted", "restored"]
+    state: Literal["restarted", "restored", "continued", "rejoined"]
 
 
 class SessionDone(Event):
@@ -197,7 +205,8 @@ class SessionDone(Event):
     type: Literal["session.done"] = "session.done"
     reason: str
     frames: int
-    replay: dict[str, Any]
+    replay: dict[str, Any] | None = None
+    recording: list[str] | None = None
 
 
 class ErrorEvent(Event):
@@ -312,8 +321,8 @@ def _field_error(cls: type[Event], detail: ErrorDetails, event_id: str | None) -
     return InvalidField(message, param=field, event_id=event_id)
 
 
-def dump_event(event: ServerEvent) -> str:
-    """JSON of a server event; optional fields without a value are left out."""
+def dump_event(event: Event) -> str:
+    """JSON of an event; optional fields without a value are left out."""
     return event.model_dump_json(exclude_none=True)
 
 

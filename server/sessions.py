@@ -7,26 +7,31 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.access import Grant
+from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
     AckOutOfRange,
     EngineFault,
     EngineRestarting,
     InvalidField,
     ProtocolError,
-    TooManyPending,
     UnexpectedEvent,
+    UnknownSession,
 )
+from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.outbox import Outbox
+from ultraflash.server.owner_seat import OwnerSeat
+from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
     ErrorEvent,
-    MediaFlags,
-    MediaHeader,
     PlaybackAck,
     PromptApplied,
     PromptUpdate,
@@ -36,19 +41,23 @@ from ultraflash.server.protocol import (
     SessionResumed,
     SessionStart,
     SessionStarted,
-    Stats,
-    StreamConfig,
+    Transport,
 )
+from ultraflash.server.recording import Recording
+from ultraflash.server.seat import Seat
+from ultraflash.server.session_log import SessionLog
+from ultraflash.server.settings import StreamSettings
+from ultraflash.server.stream_position import StreamPosition
+from ultraflash.server.stream_stats import StatsMeter, stats_event
 from ultraflash.server.worker.messages import (
     AckPlayback,
+    AdaptBitrate,
     CloseStream,
     CommandRefused,
     ControlStream,
     GenerationStarted,
     MediaPacket,
-    OpenStream,
     PromptShown,
-    RequestKeyframe,
     SetPrompt,
     SizeShown,
     StreamEnded,
@@ -61,8 +70,6 @@ from ultraflash.server.worker.supervisor import WorkerSupervisor
 log = logging.getLogger(__name__)
 
 MAX_RESTARTS_WITHOUT_A_FRAME = 3
-MAX_WAITING = 64
-BLEND_GROUPS = 4
 DONE = 1000
 ENGINE_FAULT = 1011
 
@@ -80,59 +87,146 @@ class LiveSession:
     """One session from ``session.start`` to ``session.done``."""
 
     def __init__(
-        self, start: SessionStart, *, supervisor: WorkerSupervisor, outbox: Outbox, metrics: Metrics
+        self,
+        start: SessionStart,
+        *,
+        supervisor: WorkerSupervisor,
+        metrics: Metrics,
+        limits: StreamSettings,
+        recordings: Path,
     ) -> None:
         self.session_id = f"session_{secrets.token_hex(12)}"
         self.state: SessionState = "opening"
+        self.feed = MediaFeed(self.session_id, supervisor)
+        self.audience = Audience(self.feed)
+        self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
+        self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._seed = secrets.randbelow(2**53) if start.seed is None else start.seed
+        self._at = StreamPosition(
+            prompt=start.prompt,
+            size=start.size,
+            seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
+            fps=start.fps,
+            max_frames=start.max_frames,
+        )
+        self._log = SessionLog(self._at.seed, self._note_log)
+        self._recording = (
+            Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
+        )
         self._supervisor = supervisor
-        self._outbox = outbox
         self._metrics = metrics
-        self._prompt = start.prompt
-        self._size = start.size
-        self._fps = start.fps
-        self._bitrate: int | None = None
-        self._paused = False
-        self._waiting: dict[str, PromptUpdate | SessionControl] = {}
-        self._asked_at: dict[str, float] = {}
-        self._shown_from: dict[str, float] = {}
-        self._next_index = 0
-        self._generation = 0
-        self._playhead_us = 0.0
+        self._pending = PendingChanges()
         self._restarts = 0
-        self._left_out = 0, 0
+        self._meter = StatsMeter(metrics)
         self._started_at = time.monotonic()
-        self._log: list[dict[str, Any]] = []
+        self._opened: StreamOpened | None = None
+        self._ending: tuple[SessionDone, int] | None = None
 
     @property
     def over(self) -> bool:
         """Whether it will not go on."""
         return self.state in ("refused", "done")
 
-    def open(self) -> None:
+    @property
+    def ending(self) -> bool:
+        """Whether it is over but nobody has been told yet, since its recording is being completed."""
+        return self.state == "done" and self._ending is None
+
+    @property
+    def transport(self) -> Transport:
+        """What the owner asked for."""
+        return self._start.transport
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of a session that has been opened. Raises ``UnknownSession`` before."""
+        if self._opened is None:
+            raise UnknownSession("This session has not begun yet.")
+        return self._opened.fps
+
+    def summary(self) -> dict[str, Any]:
+        """What anybody may know."""
+        opened = self._opened
+        return {
+            "id": self.session_id,
+            "object": "session",
+            "model": self._model(),
+            "state": "away" if self.audience.owner is None else self.state,
+            "size": self._at.size,
+            "width": None if opened is None else opened.width,
+            "height": None if opened is None else opened.height,
+            "fps": self._at.fps,
+            "seconds": round(self._at.next_us / 1e6, 3),
+            "viewers": len(self.audience.viewers),
+        }
+
+    def open(self, owner: OwnerSeat) -> None:
         """Asks the worker for the stream."""
+        self.audience.welcome_owner(owner)
+        self.feed.join(owner)
+        if self._recording is not None:
+            self.feed.join(self._recording)
         self._supervisor.attach(self.session_id, self)
         self._send_open()
 
-    def update_prompt(self, event: PromptUpdate) -> None:
-        """Passes a new prompt on. Raises ``InvalidField`` for a cut over several groups."""
-        if event.transition == "cut" and event.groups is not None:
-            raise InvalidField(
-                "prompt.update takes groups with the transition 'blend' only; a cut shows in the next group.",
-                param="groups",
-                event_id=event.event_id,
+    def join(self, viewer: Seat) -> None:
+        """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
+        if self.over or self._opened is None:
+            raise UnknownSession("This session has ended.")
+        viewer.tell(self._started_event(self._opened, viewer))
+        self.audience.welcome_viewer(viewer)
+
+    def owner_left(self) -> None:
+        """Rests until the owner is back."""
+        self.audience.owner_left()
+        self._rest()
+
+    def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
+        """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
+        self.audience.welcome_owner(owner)
+        held = [] if last_us is None else self.feed.held_from(last_us)
+        packets = held[1:] if held else self.feed.since_newest_key()
+        first_us = packets[0].packet.pts_us if packets else self._at.next_us
+        owner.tell(
+            SessionResumed(
+                session_id=self.session_id,
+                first_pts_us=first_us,
+                state="continued" if held else "rejoined",
             )
-        self._check_room(event.event_id)
-        self._waiting[event.event_id] = event
-        self._asked_at[event.event_id] = time.monotonic()
+        )
+        if held:
+            owner.adopt(held[0].generation)
+            self.feed.follow(owner, packets)
+        else:
+            self.feed.join(owner)
+        if self._ending is not None:
+            self._say_good_bye(*self._ending)
+        self._set_share(owner.control.share)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Tells the worker whether to work on."""
+        self._supervisor.send(
+            ControlStream(
+                stream_id=self.session_id, event_id="", size=None, paused=self._resting, bitrate=None
+            )
+        )
+
+    @property
+    def _resting(self) -> bool:
+        return self._at.paused or self.audience.owner is None
+
+    def update_prompt(self, event: PromptUpdate) -> None:
+        """Passes a new prompt on."""
+        self._pending.check_room(event.event_id)
+        self._pending.add(event)
         self._supervisor.send(
             SetPrompt(
                 stream_id=self.session_id,
                 event_id=event.event_id,
                 prompt=event.prompt,
                 transition=event.transition,
-                groups=_groups(event),
+                groups=event.spread,
             )
         )
 
@@ -142,13 +236,13 @@ class LiveSession:
             raise InvalidField(
                 "session.control needs size, paused or bitrate.", param="size", event_id=event.event_id
             )
-        self._check_room(event.event_id)
+        self._pending.check_room(event.event_id)
         if event.paused is not None:
-            self._paused = event.paused
+            self._at.paused = event.paused
         if event.bitrate is not None:
-            self._bitrate = event.bitrate
+            self._at.bitrate = event.bitrate
         if event.size is not None:
-            self._waiting[event.event_id] = event
+            self._pending.add(event)
         self._supervisor.send(
             ControlStream(
                 stream_id=self.session_id,
@@ -161,28 +255,50 @@ class LiveSession:
 
     def ack(self, event: PlaybackAck) -> None:
         """Moves the playhead. Raises ``AckOutOfRange`` for a frame that has not been sent."""
-        last_us = self._pts_us(self._next_index - 1)
-        if event.seq >= self._next_index or event.pts_us > last_us + 1:
+        last_us = self._at.newest_us
+        if event.seq >= self._at.next_index or event.pts_us > last_us + 1:
             raise AckOutOfRange(
                 f"playback.ack of frame {event.seq} at {event.pts_us:.0f} us; "
-                f"the newest one sent is {self._next_index - 1} at {last_us:.0f} us."
+                f"the newest one sent is {self._at.next_index - 1} at {last_us:.0f} us."
             )
-        self._playhead_us = max(self._playhead_us, event.pts_us)
+        self._at.playhead_us = max(self._at.playhead_us, event.pts_us)
         self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=event.pts_us))
+        if self.audience.owner is not None:
+            self.audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Follows what the owner's connection carries."""
+        owner = self.audience.owner
+        if owner is None or self.over:
+            return
+        if self._at.paused:
+            owner.control.rest()
+        owner.adapt(set_share=self._set_share, go_on=self._skip_to_newest, last_resort=self._adapt)
+
+    def _set_share(self, share: float) -> None:
+        self._supervisor.send(AdaptBitrate(stream_id=self.session_id, share=share))
+
+    def _skip_to_newest(self) -> None:
+        """Frames that the owner will not get must not be waited for."""
+        self._at.playhead_us = self._at.newest_us
+        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=self._at.playhead_us))
+        self.feed.request_key()
 
     def request_key(self) -> None:
         """Asks for a keyframe."""
-        self._supervisor.send(RequestKeyframe(stream_id=self.session_id))
+        self.feed.request_key()
 
     def stop(self) -> None:
         """Ends the session because its owner wants it."""
-        self._outbox.drop_media()
+        if self.audience.owner is not None:
+            self.audience.owner.outbox.drop_media()
         self._finish("stopped", DONE)
 
     def abandon(self) -> None:
         """Ends the session because its owner has gone."""
         if not self.over:
-            self._leave("disconnected")
+            self._finish("disconnected", DONE)
 
     def on_report(self, report: StreamReport) -> None:
         """Tells the owner what happened to its stream."""
@@ -208,7 +324,7 @@ class LiveSession:
         if self._restarts > MAX_RESTARTS_WITHOUT_A_FRAME:
             self._fail("The worker died again and again on this stream.")
         else:
-            self._outbox.put_event(
+            self.audience.tell_all(
                 error_event(
                     EngineRestarting("The worker died and is being replaced; the stream goes on soon.")
                 )
@@ -219,62 +335,52 @@ class LiveSession:
         self._send_open()
 
     def _send_open(self) -> None:
-        self._supervisor.send(
-            OpenStream(
-                stream_id=self.session_id,
-                prompt=self._prompt,
-                size=self._size,
-                seed=self._seed,
-                fps=self._fps,
-                transport=self._start.transport,
-                bitrate=self._bitrate,
-                max_frames=self._start.max_frames,
-                paused=self._paused,
-                first_index=self._next_index,
-                generation=self._generation,
-                playhead_us=self._playhead_us,
-            )
-        )
+        self._supervisor.send(self._at.opening(self.session_id, resting=self._resting))
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
         self.state = "live"
-        self._size, self._fps = report.size, report.fps
+        self._opened = report
+        self._at.size, self._at.fps = report.size, report.fps
         if not resumed:
-            self._log.append({"first_pts_us": 0.0, "prompt": self._prompt, "size": self._size})
-            self._outbox.put_event(self._started_event(report))
+            self._log.began(model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size)
+            if self.audience.owner is not None:
+                self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
-        self._left_out = 0, 0
-        first_us = self._pts_us(self._next_index)
-        self._log.append(
-            {"first_pts_us": first_us, "restarted": True, "prompt": self._prompt, "size": self._size}
-        )
-        self._outbox.put_event(
+        self._meter.begin()
+        first_us = self._at.next_us
+        self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
+        self.audience.tell_all(
             SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
         )
-        for event in list(self._waiting.values()):
+        if self.audience.owner is not None:
+            self._set_share(self.audience.owner.control.share)
+        for event in self._pending:
             if isinstance(event, PromptUpdate):
                 self.update_prompt(event)
             else:
                 self.control(event)
 
-    def _started_event(self, report: StreamOpened) -> SessionStarted:
+    def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
+        owns = seat is self.audience.owner
         return SessionStarted.model_validate(
             {
                 "session_id": self.session_id,
                 "codec": report.codec,
-                "container": report.container,
+                "container": seat.container,
                 "width": report.width,
                 "height": report.height,
                 "fps": report.fps,
-                "seed": self._seed,
+                "seed": self._at.seed,
                 "model": self._model(),
+                "viewer_token": self._viewer_token if owns else None,
+                "resume_token": self._resume_token if owns else None,
             }
         )
 
     def _on_refused(self, report: CommandRefused) -> None:
         self._metrics.refused.labels(code=report.code).inc()
-        self._outbox.put_event(
+        self.audience.tell_owner(
             ErrorEvent(
                 code=report.code,
                 message=report.message,
@@ -283,96 +389,54 @@ class LiveSession:
             )
         )
         if report.event_id is not None:
-            self._forget(report.event_id)
+            self._pending.forget(report.event_id)
             return
-        for event_id in self._waiting:
-            self._outbox.put_event(error_event(UnexpectedEvent("The session did not start."), event_id))
+        for event in self._pending:
+            self.audience.tell_owner(
+                error_event(UnexpectedEvent("The session did not start."), event.event_id)
+            )
         self.state = "refused"
+        if self._recording is not None:
+            self._recording.discard()
         self._supervisor.detach(self.session_id)
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
         if isinstance(report, GenerationStarted):
-            self._generation = report.generation
-            self._outbox.put_event(
-                StreamConfig.model_validate(
-                    {
-                        "generation": report.generation & 0xFFFF,
-                        "codec": report.codec,
-                        "container": report.container,
-                        "size": report.size,
-                        "width": report.width,
-                        "height": report.height,
-                        "fps": report.fps,
-                    }
-                )
-            )
+            self._at.generation = report.generation
+            self.feed.announce(report)
         elif isinstance(report, PromptShown):
-            asked = self._waiting.get(report.event_id)
-            if isinstance(asked, PromptUpdate):
-                self._prompt = asked.prompt
-                self._log.append({"first_pts_us": report.first_pts_us, **_log_entry(asked)})
-            self._waiting.pop(report.event_id, None)
-            self._shown_from[report.event_id] = report.first_pts_us
-            self._outbox.put_event(PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us))
+            change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
+            if change is not None:
+                self._at.prompt = change.prompt
+                self._log.prompt_shown(report, change)
+            self.audience.tell_owner(
+                PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
+            )
         else:
-            self._size = report.size
-            self._log.append({"first_pts_us": report.first_pts_us, "size": report.size})
-            self._forget_sizes_up_to(report.event_id)
-            self._outbox.put_event(QualityChanged(size=report.size, reason="requested"))
+            self._at.size = report.size
+            self._log.size_shown(report)
+            self._pending.size_shown(report.event_id)
+            self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
-        flags = MediaFlags(packet.flags)
-        if MediaFlags.INIT not in flags:
-            self._count(packet)
-        header = MediaHeader(
-            flags=flags,
-            generation=packet.generation,
-            seq=packet.seq,
-            pts_us=packet.pts_us,
-            capture_ms=packet.capture_ms,
-        )
-        self._outbox.put_media(header, packet.payload)
+        self._count(packet)
+        self.feed.put(packet)
+        self._adapt()
 
     def _count(self, packet: MediaPacket) -> None:
-        now = time.monotonic()
         if packet.seq == 0:
-            self._metrics.first_frame.observe(now - self._started_at)
-        for event_id, first_us in list(self._shown_from.items()):
-            if packet.pts_us >= first_us:
-                asked_at = self._asked_at.pop(event_id, None)
-                if asked_at is not None:
-                    self._metrics.prompt_to_frame.observe(now - asked_at)
-                del self._shown_from[event_id]
-        self._next_index = packet.seq + 1
+            self._metrics.first_frame.observe(time.monotonic() - self._started_at)
+        for seconds in self._pending.seconds_until(packet.pts_us):
+            self._metrics.prompt_to_frame.observe(seconds)
+        self._at.next_index = packet.seq + 1
         self._restarts = 0
         self._metrics.frames.inc()
         self._metrics.encoded_bytes.inc(len(packet.payload))
 
     def _on_stats(self, report: StreamStats) -> None:
-        for stage, milliseconds in report.stages.items():
-            self._metrics.stage.labels(stage=stage).set(milliseconds)
-        self._metrics.ahead.set(report.ahead_ms)
-        self._count_work_left_out(report)
-        self._outbox.put_event(
-            Stats(
-                generated_fps=report.generated_fps,
-                encoded_kbps=report.encoded_kbps,
-                ahead_ms=report.ahead_ms,
-                stages=report.stages,
-                steps_saved=report.steps_saved,
-                refreshes_skipped=report.refreshes_skipped,
-                cache_occupancy=report.cache_occupancy,
-            )
-        )
-
-    def _count_work_left_out(self, report: StreamStats) -> None:
-        """Adds what is new since the report before; a stream's own counts begin anew with a new worker."""
-        before_steps, before_refreshes = self._left_out
-        self._left_out = report.steps_saved, report.refreshes_skipped
-        self._metrics.steps_saved.inc(max(0, report.steps_saved - before_steps))
-        self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - before_refreshes))
-        for cache, part in report.cache_occupancy.items():
-            self._metrics.cache_occupancy.labels(cache=cache).set(part)
+        self._meter.take(report)
+        if self.audience.owner is not None:
+            self.audience.owner.tell(stats_event(report))
 
     def _on_ended(self, report: StreamEnded) -> None:
         if report.reason == "engine_fault":
@@ -381,59 +445,52 @@ class LiveSession:
             self._finish(report.reason, DONE)
 
     def _fail(self, message: str) -> None:
-        self._outbox.put_event(error_event(EngineFault(message)))
+        self.audience.tell_all(error_event(EngineFault(message)))
         self._finish("engine_fault", ENGINE_FAULT)
 
     def _finish(self, reason: str, code: int) -> None:
         self._leave(reason)
-        self._outbox.put_event(SessionDone(reason=reason, frames=self._next_index, replay=self._replay()))
-        self._outbox.close(code, reason)
+        if self._recording is None:
+            self._end(reason, code, None)
+        else:
+            self._recording.finish(self._log.replay(), reason, partial(self._end, reason, code))
+
+    def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
+        """Tells everybody that it is over."""
+        frames = self._at.next_index
+        done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
+        self._ending = (done, code)
+        for viewer in self.audience.viewers:
+            viewer.tell(SessionDone(reason=reason, frames=frames))
+            viewer.outbox.close(code, reason)
+        self._say_good_bye(done, code)
+
+    def _say_good_bye(self, done: SessionDone, code: int) -> None:
+        """Tells the owner that the session is over, if it is there to hear it."""
+        if self.audience.owner is not None:
+            self.audience.owner.tell(done)
+            self.audience.owner.outbox.close(code, done.reason)
 
     def _leave(self, reason: str) -> None:
         self.state = "done"
         self._supervisor.send(CloseStream(stream_id=self.session_id))
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
-        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._next_index)
+        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
 
-    def _replay(self) -> dict[str, Any]:
-        return {"model": self._model(), "seed": self._seed, "fps": self._fps, "events": self._log}
+    @property
+    def is_recording(self) -> bool:
+        """Whether files are still being written."""
+        return self._recording is not None and not self._recording.finished
+
+    def wait_for_recording(self) -> None:
+        """Blocks until the recording of a session that is over is on the disk."""
+        if self._recording is not None:
+            self._recording.wait()
+
+    def _note_log(self) -> None:
+        if self._recording is not None:
+            self._recording.note(self._log.replay())
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model
-
-    def _forget_sizes_up_to(self, event_id: str) -> None:
-        """Of several sizes asked for before one group only the last one is shown and reported."""
-        for waiting_id, event in list(self._waiting.items()):
-            if isinstance(event, SessionControl):
-                del self._waiting[waiting_id]
-            if waiting_id == event_id:
-                return
-
-    def _check_room(self, event_id: str) -> None:
-        if len(self._waiting) >= MAX_WAITING and event_id not in self._waiting:
-            raise TooManyPending(
-                f"{MAX_WAITING} changes wait for the next group already; wait for prompt.applied.",
-                event_id=event_id,
-            )
-
-    def _forget(self, event_id: str) -> None:
-        self._waiting.pop(event_id, None)
-        self._asked_at.pop(event_id, None)
-
-    def _pts_us(self, index: int) -> float:
-        return index * 1e6 / self._fps if self._fps else 0.0
-
-
-def _groups(event: PromptUpdate) -> int:
-    """Groups over which a prompt changes."""
-    if event.transition == "cut":
-        return 1
-    return event.groups or BLEND_GROUPS
-
-
-def _log_entry(event: PromptUpdate) -> dict[str, Any]:
-    """A change of prompt as the log of a session keeps it; a cut goes without saying."""
-    if event.transition == "cut":
-        return {"prompt": event.prompt}
-    return {"prompt": event.prompt, "transition": event.transition, "groups": _groups(event)}

@@ -69,6 +69,9 @@ class StreamSettings(BaseModel):
         ahead_ms: media generated at most beyond what the owner has seen.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
         paused_end_s: longest pause by the owner.
+        resume_s: time for an owner whose connection was lost to come back.
+        max_viewers: viewers of one session.
+        token_s: life of viewer tokens.
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told.
@@ -81,6 +84,9 @@ class StreamSettings(BaseModel):
     ack_pause_s: float = Field(default=15.0, gt=0)
     ack_end_s: float = Field(default=60.0, gt=0)
     paused_end_s: float = Field(default=600.0, gt=0)
+    resume_s: float = Field(default=60.0, ge=0)
+    max_viewers: int = Field(default=100, ge=0)
+    token_s: float = Field(default=86_400.0, gt=0)
     start_timeout_s: float = Field(default=60.0, gt=0)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
@@ -93,7 +99,7 @@ class StreamSettings(BaseModel):
 
 
 class DataSettings(BaseModel):
-    """Where jobs and their videos are kept.
+    """Where jobs, their videos and recordings are kept.
 
     Attributes:
         folder: of everything that is not placed elsewhere; videos in the making are always in it.
@@ -130,6 +136,11 @@ class DataSettings(BaseModel):
     def tails_folder(self) -> Path:
         """Of what extensions go on from; on the same file system as the videos in the making."""
         return self.folder.absolute() / "tails"
+
+    @property
+    def recordings(self) -> Path:
+        """A folder with one for each recorded session."""
+        return self.folder.absolute() / "sessions"
 
 
 class JobSettings(BaseModel):

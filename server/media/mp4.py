@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.media.boxes import (
@@ -21,7 +21,9 @@ from ultraflash.server.media.boxes import (
     sample,
     track_box,
 )
-from ultraflash.server.media.h264 import AccessUnit
+
+if TYPE_CHECKING:
+    from ultraflash.server.media.h264 import AccessUnit
 
 _MDAT_HEADER_BYTES = 16
 
@@ -47,11 +49,14 @@ class Mp4Writer:
 
     def write(self, unit: AccessUnit) -> None:
         """Adds the next frame. Raises ``BadConfig`` when the first one is not a keyframe."""
-        if unit.key:
+        self.add(sample(unit.data), key=unit.key)
+
+    def add(self, data: bytes, *, key: bool) -> None:
+        """Adds the next frame as an MP4 sample, its units behind their lengths. Raises as ``write`` does."""
+        if key:
             self._keys.append(self.frames)
         elif not self._sizes:
             raise BadConfig("An MP4 must begin with a keyframe.")
-        data = sample(unit.data)
         self._payload.write(data)
         self._sizes.append(len(data))
 

@@ -131,7 +131,7 @@ class App {
       "session.started": () => this.#showSession(event),
       "stream.config": () => this.#showConfig(event),
       "quality.changed": () => this.#showQuality(event),
-      "session.resumed": () => this.#showRestart(),
+      "session.resumed": () => this.#showResumption(event),
       stats: () => this.#showStats(event),
       error: () => this.#showRefusal(event),
     };
@@ -158,14 +158,16 @@ class App {
     this.stage.mark(reason === "requested" ? `Size ${size}` : `Size ${size}: ${reason}`);
   }
 
-  #showRestart() {
+  #showResumption({ state }) {
     this.composer.notice("");
-    this.stage.mark("The engine was restarted; the scene begins anew");
+    if (state === "restarted") {
+      this.stage.mark("The engine was restarted; the scene begins anew");
+    }
   }
 
   #showRefusal({ code, message, event_id: eventId }) {
-    if (code === "unknown_session") {
-      // The player starts another one by itself.
+    if (["unknown_session", "bad_token", "owner_present"].includes(code)) {
+      // The player comes back or starts another one by itself.
       return;
     }
     this.composer.notice(message);

@@ -71,7 +71,7 @@ export class StreamClient {
       this.request = { ...this.request, prompt };
     }
     this.prompts.ask(eventId, prompt);
-    this.#send({ type: "prompt.update", event_id: eventId, prompt });
+    this.#change({ type: "prompt.update", event_id: eventId, prompt });
   }
 
   /** Ask for another size. @param {{size: string, eventId: string}} change */
@@ -79,7 +79,7 @@ export class StreamClient {
     if (this.request !== null) {
       this.request = { ...this.request, size };
     }
-    this.#send({ type: "session.control", event_id: eventId, size });
+    this.#change({ type: "session.control", event_id: eventId, size });
   }
 
   /** Hold or go on, here at once and on the server. @param {{paused: boolean, eventId: string}} change */
@@ -89,7 +89,8 @@ export class StreamClient {
     }
     this.paused = paused;
     this.sink.setPaused(paused);
-    this.#send({ type: "session.control", event_id: eventId, paused });
+    this.flowing = false;
+    this.#change({ type: "session.control", event_id: eventId, paused });
     this.#setState(paused ? "paused" : "rebuffering");
   }
 
@@ -123,6 +124,7 @@ export class StreamClient {
 
   /** From the sink: playback goes on. */
   running() {
+    this.flowing = true;
     if (this.state === "rebuffering") {
       this.#setState("playing");
     }
@@ -130,6 +132,7 @@ export class StreamClient {
 
   /** From the sink: it ran out of media. */
   ranDry() {
+    this.flowing = false;
     if (this.state === "playing") {
       this.#setState("rebuffering");
     }
@@ -179,7 +182,12 @@ export class StreamClient {
       told: (event) => this.#hear(event),
       sent: (frame, bytes) => {
         this.receivedBytes += bytes;
+        this.receivedPtsUs = frame.init ? this.receivedPtsUs : frame.ptsUs;
         this.sink.push(frame);
+        // Until the buffer is full again nothing is shown, but the server has to know what has come.
+        if (this.state === "rebuffering") {
+          this.#acknowledge();
+        }
       },
       ended: (end) => {
         this.socket = null;
@@ -193,7 +201,8 @@ export class StreamClient {
       this.#send({
         type: "session.resume",
         session_id: this.sessionId,
-        last_pts_us: Math.max(0, this.lastShown.ptsUs),
+        resume_token: this.resumeToken,
+        ...(this.receivedPtsUs === null ? {} : { last_pts_us: this.receivedPtsUs }),
       });
       return;
     }
@@ -220,6 +229,7 @@ export class StreamClient {
 
   #started(event) {
     this.sessionId = event.session_id;
+    this.resumeToken = event.resume_token;
     this.request = { ...this.request, seed: event.seed };
     this.retry.succeeded();
     this.#ping();
@@ -235,8 +245,13 @@ export class StreamClient {
 
   #resumed() {
     this.retry.succeeded();
+    this.#ping();
     if (this.state === "connection_lost") {
-      this.#setState(this.paused ? "paused" : "rebuffering");
+      const onGoing = this.flowing ? "playing" : "rebuffering";
+      this.#setState(this.paused ? "paused" : onGoing);
+    }
+    for (const change of this.unsent.splice(0)) {
+      this.#send(change);
     }
   }
 
@@ -249,7 +264,7 @@ export class StreamClient {
   #refused(event) {
     this.trouble = event.message;
     this.prompts.refuse(event.event_id);
-    if (event.code === "unknown_session") {
+    if (event.code === "unknown_session" || event.code === "bad_token") {
       this.#startAgain();
     } else if (this.sessionId === null && !event.retryable) {
       this.#leave();
@@ -262,6 +277,9 @@ export class StreamClient {
     this.sessionId = null;
     this.paused = false;
     this.lastShown = { seq: -1, ptsUs: -1 };
+    this.receivedPtsUs = null;
+    this.unsent = [];
+    this.flowing = false;
     this.sink.reset();
     this.#greet();
   }
@@ -334,8 +352,16 @@ export class StreamClient {
     });
   }
 
+  /** @returns {boolean} whether there is a connection to send over */
   #send(event) {
-    this.socket?.send(event);
+    return this.socket?.send(event) ?? false;
+  }
+
+  /** What the owner changes while the connection is lost waits until it is back. */
+  #change(event) {
+    if (!this.#send(event)) {
+      this.unsent.push(event);
+    }
   }
 
   /** Part from the session; what the server still says to that goes to the page. */
@@ -359,6 +385,10 @@ export class StreamClient {
   #forgetSession() {
     this.request = null;
     this.sessionId = null;
+    this.resumeToken = null;
+    this.receivedPtsUs = null;
+    this.unsent = [];
+    this.flowing = false;
     this.done = null;
     this.paused = false;
     this.retry = new RetrySchedule();

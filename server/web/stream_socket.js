@@ -32,11 +32,13 @@ export class StreamSocket {
     };
   }
 
-  /** @param {object} event silently not sent while there is no connection */
+  /** @param {object} event @returns {boolean} false, and nothing is sent, while there is no connection */
   send(event) {
-    if (this.socket.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify(event));
+    if (this.socket.readyState !== WebSocket.OPEN) {
+      return false;
     }
+    this.socket.send(JSON.stringify(event));
+    return true;
   }
 
   /** Part from the server. @param {(event: object) => void} told hears its last words */

@@ -14,10 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ultraflash.server.media.boxes import VideoTrack
-from ultraflash.server.media.fmp4 import fragment, init_segment
-from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
-from ultraflash.server.protocol import MediaFlags, Transport
+from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
+from ultraflash.server.protocol import MediaFlags
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ log = logging.getLogger(__name__)
 
 GROUPS_IN_HAND = 1
 COSTS_KEPT = 4
-CONTAINERS: Mapping[Transport, str] = {"webcodecs": "annexb", "fmp4": "fmp4"}
+SMALLEST_BITRATE = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,6 @@ class StreamEncoder:
         stream_id: str,
         config: H264Config,
         *,
-        transport: Transport,
         generation: int,
         bitrate: int | None,
     ) -> None:
@@ -77,11 +74,12 @@ class StreamEncoder:
         self.costs: deque[GroupCost] = deque(maxlen=COSTS_KEPT)
         self.closed = False
         self._encoder = H264Encoder(config)
-        self._transport = transport
         self._generation = generation
         self._announced = False
         self._bitrate = bitrate
         self._wanted_bitrate: int | None = None
+        self._share = 1.0
+        self._wanted_share: float | None = None
         self._wanted_key = threading.Event()
 
     @property
@@ -97,6 +95,10 @@ class StreamEncoder:
         """Changes the bitrate at the next frame."""
         self._wanted_bitrate = bitrate
 
+    def request_share(self, share: float) -> None:
+        """Uses only this share of the bitrate from the next frame on."""
+        self._wanted_share = share
+
     def encode(self, group: FrameGroup, emit: Callable[[StreamReport], None]) -> None:
         """Encodes a group, handing over every packet as soon as it is there."""
         start = time.perf_counter()
@@ -110,7 +112,7 @@ class StreamEncoder:
             self._wanted_key.clear()
             for unit in self._encoder.encode(frame_HWC, group.first_index + offset, key=key):
                 if not self._announced:
-                    self._announce(group, unit, emit)
+                    self._announce(group, emit)
                 size += self._emit(group, unit, emit)
         seconds = {**group.seconds, "encode": time.perf_counter() - start}
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
@@ -122,19 +124,28 @@ class StreamEncoder:
             live = H264Config.live(width=width, height=height, fps=config.fps, bitrate=self._bitrate)
             self._encoder = H264Encoder(live)
             self._announced = False
+            self._wanted_share = self._share
 
     def _follow_bitrate(self) -> None:
         bitrate, self._wanted_bitrate = self._wanted_bitrate, None
-        if bitrate is None:
-            return
-        self._bitrate = bitrate
-        before = self._encoder.parameter_sets
-        self._encoder.set_bitrate(bitrate)
-        if self._encoder.parameter_sets != before:
-            self._announced = False
+        if bitrate is not None:
+            self._bitrate = bitrate
+            before = self._encoder.parameter_sets
+            self._encoder.set_bitrate(bitrate)
+            if self._encoder.parameter_sets != before:
+                self._announced = False
+        share, self._wanted_share = self._wanted_share, None
+        if share is not None or bitrate is not None:
+            self._share = self._share if share is None else share
+            self._use_share()
 
-    def _announce(self, group: FrameGroup, unit: AccessUnit, emit: Callable[[StreamReport], None]) -> None:
-        """Begins a generation: its description, and with fmp4 its init segment."""
+    def _use_share(self) -> None:
+        config = self._encoder.config
+        ceiling = self._bitrate or default_bitrate(config.width, config.height)
+        self._encoder.set_bitrate(max(round(self._share * ceiling), min(SMALLEST_BITRATE, ceiling)))
+
+    def _announce(self, group: FrameGroup, emit: Callable[[StreamReport], None]) -> None:
+        """Begins a generation with its description."""
         config = self._encoder.config
         self._announced = True
         self._generation += 1
@@ -143,45 +154,29 @@ class StreamEncoder:
                 stream_id=self.stream_id,
                 generation=self._generation,
                 codec=self.codec,
-                container=CONTAINERS[self._transport],
                 size=group.size,
                 width=config.width,
                 height=config.height,
                 fps=config.fps,
             )
         )
-        if self._transport == "fmp4":
-            emit(self._packet(group, unit.index, MediaFlags.INIT, init_segment(self._track())))
 
     def _emit(self, group: FrameGroup, unit: AccessUnit, emit: Callable[[StreamReport], None]) -> int:
         flags = MediaFlags.KEY if unit.key else MediaFlags(0)
         if group.discontinuity and unit.index == group.first_index:
             flags |= MediaFlags.DISCONTINUITY
-        payload = unit.data
-        if self._transport == "fmp4":
-            payload = fragment(unit.data, index=unit.index, sequence=unit.index + 1, key=unit.key)
-        emit(self._packet(group, unit.index, flags, payload))
-        return len(payload)
-
-    def _packet(self, group: FrameGroup, index: int, flags: MediaFlags, payload: bytes) -> MediaPacket:
-        return MediaPacket(
-            stream_id=self.stream_id,
-            flags=int(flags),
-            generation=self._generation & 0xFFFF,
-            seq=index,
-            pts_us=index * 1e6 / self._encoder.config.fps,
-            capture_ms=group.captured_ms,
-            payload=payload,
+        emit(
+            MediaPacket(
+                stream_id=self.stream_id,
+                flags=int(flags),
+                generation=self._generation & 0xFFFF,
+                seq=unit.index,
+                pts_us=unit.index * 1e6 / self._encoder.config.fps,
+                capture_ms=group.captured_ms,
+                payload=unit.data,
+            )
         )
-
-    def _track(self) -> VideoTrack:
-        config = self._encoder.config
-        return VideoTrack(
-            width=config.width,
-            height=config.height,
-            fps=config.fps,
-            parameter_sets=self._encoder.parameter_sets,
-        )
+        return len(unit.data)
 
 
 class EncodingThread:

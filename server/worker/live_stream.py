@@ -10,7 +10,7 @@ import numpy as np
 from ultraflash.server.engine import Engine, EngineState, PictureSize
 from ultraflash.server.media.h264 import H264Config
 from ultraflash.server.wall_clock import unix_ms
-from ultraflash.server.worker.encoding import CONTAINERS, FrameGroup, StreamEncoder
+from ultraflash.server.worker.encoding import FrameGroup, StreamEncoder
 from ultraflash.server.worker.messages import (
     ControlStream,
     OpenStream,
@@ -31,7 +31,7 @@ class LiveStream:
     Attributes:
         next_index: number of the first frame of the next group.
         group_frames: frames of the newest group, which the next one is expected to have.
-        fresh: whether the engine's state has made no frame yet.
+        groups: made by the engine's state so far.
         new_prompts, new_size: asked for since the newest group.
     """
 
@@ -44,7 +44,7 @@ class LiveStream:
     encoder: StreamEncoder
     next_index: int
     group_frames: int = 0
-    fresh: bool = True
+    groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
     new_size: tuple[str, PictureSize] | None = None
 
@@ -72,7 +72,6 @@ def open_stream(
     encoder = StreamEncoder(
         command.stream_id,
         config,
-        transport=command.transport,
         generation=command.generation,
         bitrate=command.bitrate,
     )
@@ -88,12 +87,11 @@ def open_stream(
     )
 
 
-def opened_report(stream: LiveStream, command: OpenStream) -> StreamOpened:
+def opened_report(stream: LiveStream) -> StreamOpened:
     """What the owner is told when its stream starts."""
     return StreamOpened(
         stream_id=stream.stream_id,
         codec=stream.encoder.codec,
-        container=CONTAINERS[command.transport],
         size=stream.size.name,
         width=stream.size.width,
         height=stream.size.height,
@@ -126,7 +124,12 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
             groups=newest.groups,
         )
         reports += [
-            PromptShown(stream_id=stream.stream_id, event_id=change.event_id, first_pts_us=first_us)
+            PromptShown(
+                stream_id=stream.stream_id,
+                event_id=change.event_id,
+                first_pts_us=first_us,
+                group=stream.groups,
+            )
             for change in stream.new_prompts
         ]
         stream.new_prompts = []
@@ -135,7 +138,13 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
         engine.set_size(stream.state, size.name)
         stream.size, stream.new_size = size, None
         reports.append(
-            SizeShown(stream_id=stream.stream_id, event_id=event_id, size=size.name, first_pts_us=first_us)
+            SizeShown(
+                stream_id=stream.stream_id,
+                event_id=event_id,
+                size=size.name,
+                first_pts_us=first_us,
+                group=stream.groups,
+            )
         )
     return reports
 
@@ -151,7 +160,7 @@ def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
         size=stream.size.name,
         first_index=stream.next_index,
         captured_ms=unix_ms(),
-        discontinuity=stream.fresh and stream.next_index > 0,
+        discontinuity=stream.groups == 0 and stream.next_index > 0,
         seconds=dict(stream.state.stage_seconds),
     )
 
@@ -159,7 +168,7 @@ def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
 def advance(stream: LiveStream, group: FrameGroup, now: float) -> bool:
     """Counts a group as sent. Returns whether it was the last one."""
     stream.next_index += len(group.frames_THWC)
-    stream.fresh = False
+    stream.groups += 1
     stream.playhead.sent(stream.next_index * stream.frame_us, now)
     return stream.max_frames is not None and stream.next_index >= stream.max_frames
 

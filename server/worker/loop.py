@@ -23,6 +23,7 @@ from ultraflash.server.worker.live_stream import (
 )
 from ultraflash.server.worker.messages import (
     AckPlayback,
+    AdaptBitrate,
     CancelJob,
     CheckPrompt,
     CloseStream,
@@ -149,7 +150,7 @@ class WorkerLoop:
             self._refuse(command.stream_id, None, error)
             return
         self._streams[command.stream_id] = stream
-        self._emit(opened_report(stream, command))
+        self._emit(opened_report(stream))
         log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
 
     def _open_job(self, command: RunJob) -> None:
@@ -183,7 +184,7 @@ class WorkerLoop:
     def _change(
         self,
         stream: LiveStream,
-        command: SetPrompt | ControlStream | AckPlayback | RequestKeyframe | CloseStream,
+        command: SetPrompt | ControlStream | AckPlayback | AdaptBitrate | RequestKeyframe | CloseStream,
     ) -> None:
         now = self._clock()
         try:
@@ -194,6 +195,8 @@ class WorkerLoop:
                 stream.new_prompts.append(command)
             elif isinstance(command, ControlStream):
                 control_stream(self._engine, stream, command, now)
+            elif isinstance(command, AdaptBitrate):
+                stream.encoder.request_share(command.share)
             elif isinstance(command, RequestKeyframe):
                 stream.encoder.request_key()
             else:

@@ -12,8 +12,6 @@ from typing import Any, Literal, get_args
 
 import msgpack
 
-from ultraflash.server.protocol import Transport
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configure:
@@ -50,7 +48,6 @@ class OpenStream:
     size: str
     seed: int
     fps: int | None
-    transport: Transport
     bitrate: int | None
     max_frames: int | None
     paused: bool
@@ -87,6 +84,14 @@ class AckPlayback:
 
     stream_id: str
     pts_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptBitrate:
+    """The stream may use this share, 0 to 1, of its bitrate from the next frame on."""
+
+    stream_id: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,6 @@ class StreamOpened:
 
     stream_id: str
     codec: str
-    container: str
     size: str
     width: int
     height: int
@@ -204,7 +208,6 @@ class GenerationStarted:
     stream_id: str
     generation: int
     codec: str
-    container: str
     size: str
     width: int
     height: int
@@ -213,26 +216,28 @@ class GenerationStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptShown:
-    """The first frame of a changed prompt."""
+    """The first frame of a changed prompt, and the number of its group in the engine's state."""
 
     stream_id: str
     event_id: str
     first_pts_us: float
+    group: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeShown:
-    """The size has changed as asked."""
+    """The size has changed as asked, from a group on."""
 
     stream_id: str
     event_id: str
     size: str
     first_pts_us: float
+    group: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaPacket:
-    """One encoded frame or init segment; the fields are those of the media header."""
+    """One encoded frame, Annex-B; the fields are those of the media header."""
 
     stream_id: str
     flags: int
@@ -313,6 +318,7 @@ Command = (
     | SetPrompt
     | ControlStream
     | AckPlayback
+    | AdaptBitrate
     | RequestKeyframe
     | CloseStream
     | RunJob

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 
 def test_page_comes_back_when_the_server_does(own_server, visit, console_errors):
     own_server.launch()
@@ -17,6 +19,34 @@ def test_page_comes_back_when_the_server_does(own_server, visit, console_errors)
     assert viewer.page.get_by_label("Prompt").input_value() == "the sea at dusk"
     # The browser itself logs each attempt that finds nobody.
     console_errors[:] = [text for text in console_errors if "net::ERR" not in text and "503" not in text]
+
+
+@pytest.mark.parametrize("player", ["webcodecs", "mse"])
+def test_lost_connection_goes_on_in_the_same_session(server, visit, player):
+    viewer = visit(f"{server.url}/?player={player}")
+    sockets = []
+
+    def pass_on(socket):
+        sockets.append((socket, socket.connect_to_server()))
+
+    viewer.page.route_web_socket("**/v1/stream", pass_on)
+    viewer.page.reload()
+    viewer.play("the sea at dusk")
+    (session,) = viewer.page.request.get(f"{server.url}/v1/sessions").json()["data"]
+    shown = viewer.frames
+    for side in sockets[0]:
+        side.close(code=4000)
+    viewer.wait_for_state("connection_lost")
+    viewer.wait_for("ultraflash.state === 'playing'")
+    viewer.wait_for_frames(20)
+    assert len(sockets) == 2
+    (after,) = viewer.page.request.get(f"{server.url}/v1/sessions").json()["data"]
+    assert after["id"] == session["id"]
+    assert after["seconds"] > session["seconds"]
+    # Nothing was lost on the way: as many frames were shown as the newest one's number says.
+    last = round(viewer.page.evaluate("ultraflash.lastPtsUs") * session["fps"] / 1e6)
+    assert viewer.frames > shown
+    assert viewer.frames + viewer.stats["dropped"] >= last
 
 
 def test_server_that_is_warming_up_is_waited_for(server, visit, console_errors):

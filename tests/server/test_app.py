@@ -48,7 +48,9 @@ def test_metrics_are_prometheus_text(server: LiveServer) -> None:
     assert "# TYPE ultraflash_first_frame_seconds histogram" in text
     assert "ultraflash_ready 1.0" in text
     for process in ("web", "worker"):
-        line = next(line for line in text.splitlines() if f'ultraflash_resident_bytes{{process="{process}"}}' in line)
+        line = next(
+            line for line in text.splitlines() if f'ultraflash_resident_bytes{{process="{process}"}}' in line
+        )
         assert float(line.split()[-1]) > 2**20
 
 

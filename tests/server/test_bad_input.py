@@ -44,13 +44,14 @@ BEFORE_START: list[tuple[str | bytes | dict[str, Any], str]] = [
     ({**START, "codecs": ["av01.0.05M.08"]}, "unsupported"),
     ({**START, "negative": "fog"}, "unsupported"),
     ({**START, "image": "data:"}, "unsupported"),
-    ({**START, "record": True}, "unsupported"),
+    ({**START, "record": 1}, "invalid_field"),
     (UPDATE, "unexpected_event"),
     ({**CONTROL, "paused": True}, "unexpected_event"),
     ({"type": "playback.ack", "seq": 0, "pts_us": 0}, "unexpected_event"),
     ({"type": "keyframe.request"}, "unexpected_event"),
     ({"type": "session.stop"}, "unexpected_event"),
-    ({"type": "session.resume", "session_id": "session_1", "last_pts_us": 0}, "unknown_session"),
+    ({"type": "session.resume", "session_id": "session_1", "resume_token": ""}, "unknown_session"),
+    ({"type": "session.resume", "session_id": "session_1", "last_pts_us": 0}, "missing_field"),
 ]
 
 WHILE_LIVE: list[tuple[str | bytes | dict[str, Any], str]] = [

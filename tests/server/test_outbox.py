@@ -21,8 +21,12 @@ class KeyRequests:
         self.count += 1
 
 
-def header(seq: int, flags: int = 0) -> MediaHeader:
-    return MediaHeader(flags=MediaFlags(flags), generation=1, seq=seq, pts_us=seq * 62_500.0, capture_ms=0.0)
+def media(seq: int, payload: bytes, flags: int = 0) -> tuple[MediaFlags, bytes]:
+    """Arguments of ``put_media``."""
+    header = MediaHeader(
+        flags=MediaFlags(flags), generation=1, seq=seq, pts_us=seq * 62_500.0, capture_ms=0.0
+    )
+    return header.flags, header.pack() + payload
 
 
 async def drain(outbox: Outbox) -> list[object]:
@@ -43,11 +47,11 @@ async def drain(outbox: Outbox) -> list[object]:
 async def test_events_and_media_keep_their_order() -> None:
     outbox = Outbox(KeyRequests())
     outbox.put_event(SessionPong(server_ms=0))
-    outbox.put_media(header(0, MediaFlags.KEY), b"x")
+    outbox.put_media(*media(0, b"x", MediaFlags.KEY))
     outbox.put_event(SessionPong(server_ms=0))
-    outbox.put_media(header(1), b"x")
+    outbox.put_media(*media(1, b"x"))
     outbox.close(1000, "done")
-    outbox.put_media(header(2), b"late")
+    outbox.put_media(*media(2, b"late"))
     assert await drain(outbox) == [
         "session.pong",
         (0, 1),
@@ -57,25 +61,29 @@ async def test_events_and_media_keep_their_order() -> None:
     ]
 
 
-async def test_a_slow_client_loses_frames_up_to_the_next_keyframe_and_nothing_else() -> None:
+async def test_a_slow_client_loses_frames_up_to_a_keyframe_that_is_asked_for_once_it_reads_again() -> None:
     requests = KeyRequests()
     outbox = Outbox(requests)
-    outbox.put_media(header(0, MediaFlags.INIT), b"init")
+    outbox.put_media(*media(0, b"init", MediaFlags.INIT))
     outbox.put_event(SessionPong(server_ms=0))
     big = bytes(MAX_MEDIA_BYTES // 4)
     for seq in range(8):
-        outbox.put_media(header(seq, MediaFlags.KEY if seq == 0 else MediaFlags(0)), big)
+        outbox.put_media(*media(seq, big, MediaFlags.KEY if seq == 0 else 0))
+    assert requests.count == 0
+    assert await drain(outbox) == [(0, 2), "session.pong"]
     assert requests.count == 1
-    outbox.put_media(header(8, MediaFlags.KEY), big)
-    outbox.put_media(header(9), big)
-    assert await drain(outbox) == [(0, 2), "session.pong", (8, 1), (9, 0)]
-    assert outbox.dropped_frames == 8
+    outbox.put_media(*media(8, big))
+    outbox.put_media(*media(9, big, MediaFlags.KEY))
+    outbox.put_media(*media(10, big))
+    assert await drain(outbox) == [(9, 1), (10, 0)]
+    assert requests.count == 1
+    assert outbox.dropped_frames == 9
 
 
 async def test_room_is_free_again_after_sending() -> None:
     outbox = Outbox(KeyRequests())
     for seq in range(20):
-        outbox.put_media(header(seq, MediaFlags.KEY), bytes(MAX_MEDIA_BYTES // 3))
+        outbox.put_media(*media(seq, bytes(MAX_MEDIA_BYTES // 3), MediaFlags.KEY))
         assert await drain(outbox) == [(seq, 1)]
     assert outbox.dropped_frames == 0
 

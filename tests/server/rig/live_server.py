@@ -61,7 +61,7 @@ class LiveServer:
             self.process = subprocess.Popen(
                 self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
             )
-        self._wait_for(lambda: "http://" in self.output(), "an address")
+        self.wait_for(lambda: "http://" in self.output(), "an address")
         self.address = self.output().split("http://")[1].split("/")[0]
 
     def stop(self, sign: int = signal.SIGTERM) -> int:
@@ -78,11 +78,11 @@ class LiveServer:
         return self.log.read_text()
 
     def wait_until_ready(self) -> None:
-        self._wait_for(lambda: self.get("/readyz")[0] == 200, "readiness")
+        self.wait_for(lambda: self.get("/readyz")[0] == 200, "readiness")
 
     def wait_for_metric(self, line: str) -> None:
         """Wait until the metrics hold this line, such as ``ultraflash_ready 1.0``."""
-        self._wait_for(lambda: line in self.get("/metrics")[1], line)
+        self.wait_for(lambda: line in self.get("/metrics")[1], line)
 
     def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and JSON (or text) of a GET."""
@@ -103,11 +103,27 @@ class LiveServer:
         return [int(pid) for pid in children.read_text().split()]
 
     @asynccontextmanager
-    async def client(self, **options: Any) -> AsyncIterator[StreamClient]:
-        async with websockets.connect(f"ws://{self.address}/v1/stream", max_size=None, **options) as socket:
+    async def client(self, path: str = "/v1/stream", **options: Any) -> AsyncIterator[StreamClient]:
+        async with websockets.connect(f"ws://{self.address}{path}", max_size=None, **options) as socket:
             yield StreamClient(socket)
 
-    def _wait_for(self, condition: Any, what: str) -> None:
+    @asynccontextmanager
+    async def viewer(
+        self, started: dict[str, Any], *, token: str | None = None, transport: str = "webcodecs"
+    ) -> AsyncIterator[StreamClient]:
+        """Somebody who watches the session that ``session.started`` described."""
+        token = started["viewer_token"] if token is None else token
+        path = f"/v1/stream/{started['session_id']}?token={token}&transport={transport}"
+        async with self.client(path) as viewer:
+            viewer.acknowledge = False
+            yield viewer
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What ``GET /v1/sessions`` lists."""
+        listed: list[dict[str, Any]] = self.get("/v1/sessions")[1]["data"]
+        return listed
+
+    def wait_for(self, condition: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if self.process.poll() is not None or time.monotonic() > deadline:

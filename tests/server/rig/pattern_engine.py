@@ -140,7 +140,7 @@ class PatternEngine:
         return PatternState(prompt=prompt, size=self.preset.size(size), seed=seed, frames_emitted=frames)
 
     def next_group(self, state: PatternState) -> np.ndarray:
-        """Frames; the prompt "fault" raises, "die" ends the process."""
+        """Frames; the prompt "fault" raises, "die" ends the process, "noise" fills any bitrate."""
         if state.prompt == "fault":
             raise RuntimeError("a fault on purpose")
         if state.prompt == "die":
@@ -150,6 +150,8 @@ class PatternEngine:
         count = 12 if state.frames_emitted else 9
         frames = np.empty((count, state.size.height, state.size.width, 3), np.uint8)
         frames[:] = state.colour
+        if state.prompt == "noise":
+            frames[:] = np.random.default_rng(state.frames_emitted).integers(0, 255, frames.shape, np.uint8)
         for offset in range(count):
             number = state.frames_emitted + offset
             for bit in range(BITS):

@@ -1,0 +1,56 @@
+"""What a session was asked for and when: enough to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ultraflash.server.protocol import PromptUpdate
+from ultraflash.server.worker.messages import PromptShown, SizeShown
+
+
+class SessionLog:
+    """The seed, and each change with its time and the number of its group in the engine's state.
+
+    Args:
+        seed: of the noise.
+        changed: called after each entry.
+    """
+
+    def __init__(self, seed: int, changed: Callable[[], None]) -> None:
+        self.seed = seed
+        self._changed = changed
+        self._model = ""
+        self._fps: int | None = None
+        self._events: list[dict[str, Any]] = []
+
+    def began(self, *, model: str, fps: int, prompt: str, size: str) -> None:
+        """The stream was opened."""
+        self._model, self._fps = model, fps
+        self._add({"first_pts_us": 0.0, "group": 0, "prompt": prompt, "size": size})
+
+    def restarted(self, first_pts_us: float, *, prompt: str, size: str) -> None:
+        """A new engine state of the same seed goes on from here; its groups count from 0."""
+        self._add(
+            {"first_pts_us": first_pts_us, "group": 0, "restarted": True, "prompt": prompt, "size": size}
+        )
+
+    def prompt_shown(self, report: PromptShown, change: PromptUpdate) -> None:
+        """A prompt took effect."""
+        entry = {"first_pts_us": report.first_pts_us, "group": report.group, "prompt": change.prompt}
+        # A cut goes without saying.
+        if change.transition == "blend":
+            entry |= {"transition": "blend", "groups": change.spread}
+        self._add(entry)
+
+    def size_shown(self, report: SizeShown) -> None:
+        """A size took effect."""
+        self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
+
+    def replay(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {"model": self._model, "seed": self.seed, "fps": self._fps, "events": list(self._events)}
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        self._events.append(entry)
+        self._changed()

@@ -1,0 +1,43 @@
+"""What a stream reports each second: as an event for its owner, and as metrics."""
+
+from __future__ import annotations
+
+from ultraflash.server.metrics import Metrics
+from ultraflash.server.protocol import Stats
+from ultraflash.server.worker.messages import StreamStats
+
+
+def stats_event(report: StreamStats) -> Stats:
+    """The event that tells an owner."""
+    return Stats(
+        generated_fps=report.generated_fps,
+        encoded_kbps=report.encoded_kbps,
+        ahead_ms=report.ahead_ms,
+        stages=report.stages,
+        steps_saved=report.steps_saved,
+        refreshes_skipped=report.refreshes_skipped,
+        cache_occupancy=report.cache_occupancy,
+    )
+
+
+class StatsMeter:
+    """Measures one stream. What it left out is reported as sums, which begin anew with a new worker."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.begin()
+
+    def begin(self) -> None:
+        """The sums of the next report start from 0."""
+        self._steps = self._refreshes = 0
+
+    def take(self, report: StreamStats) -> None:
+        """Sets what is measured now and adds what is new since the report before."""
+        for stage, milliseconds in report.stages.items():
+            self._metrics.stage.labels(stage=stage).set(milliseconds)
+        self._metrics.ahead.set(report.ahead_ms)
+        self._metrics.steps_saved.inc(max(0, report.steps_saved - self._steps))
+        self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - self._refreshes))
+        self._steps, self._refreshes = report.steps_saved, report.refreshes_skipped
+        for cache, part in report.cache_occupancy.items():
+            self._metrics.cache_occupancy.labels(cache=cache).set(part)
