@@ -17,7 +17,7 @@ from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import PatchesConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
-from ultraflash.training.trajectory import TrajectoryConfig
+from ultraflash.training.trajectory import TRAJECTORY_FILE, TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
@@ -32,6 +32,14 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
         "classifier": ClassifierConfig(
             steps=1500, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
         ),
+        **_generator(ship),
+        **_pictures(ship),
+    }
+
+
+def _generator(ship: str | None) -> dict[str, StageConfig]:
+    """Single pictures, then clips, then few steps."""
+    return {
         "pictures": BaseStageConfig(
             stage="pictures",
             result=PICTURES_FILE,
@@ -78,7 +86,11 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
+        # Kept beside what ships until an evaluation says that it is better.
         "few_step": FewStepConfig(
+            start_from=TRAJECTORY_FILE,
+            result="base_matched.safetensors",
+            guidance=1.0,
             steps=4_000,
             minutes=12,
             batch_size=8,
@@ -88,8 +100,13 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
             betas=(0.0, 0.95),
             ema_decay=0.95,
             autocast=True,
-            export_to=ship,
         ),
+    }
+
+
+def _pictures(ship: str | None) -> dict[str, StageConfig]:
+    """From low-resolution latents to pixels."""
+    return {
         "autoencoder": AutoencoderConfig(
             steps=3000,
             batch_size=4,

@@ -37,6 +37,7 @@ class RollConfig(StageConfig):
         preset: whose base to train; its schedule is what the student learns to run.
         stage: name of the stage.
         start_from: weights of RUN_DIR/weights that the student starts from.
+        result: name of the weights that are made.
         blocks: longest roll-out.
         guidance: of the teacher; 1 for one that was trained to give guided estimates itself.
         real_context: share of batches whose past are real clips instead of the student's own blocks.
@@ -47,6 +48,7 @@ class RollConfig(StageConfig):
     preset: str = "mini"
     stage: str = "few_step"
     start_from: str = TEACHER_FILE
+    result: str = BASE_FILE
     blocks: int = 3
     guidance: float = 2.0
     real_context: float = 0.5
@@ -197,7 +199,7 @@ class RollStage:
         return {"mean_gap": float(mean_gap), "spread_ratio": float(made.std() / real.std())}
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.student, folder / BASE_FILE)]
+        return [export(self.student, folder / self.settings.result)]
 
 
 class GuidedTeacher:

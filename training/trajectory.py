@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.schedule import shift_sigma
-from ultraflash.models.weights import BASE_FILE
 from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.loop import train
 from ultraflash.training.patches import export
@@ -82,7 +81,8 @@ class TrajectoryStage(RollStage):
         return x
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.student, folder / name) for name in (TRAJECTORY_FILE, BASE_FILE)]
+        # Later stages start from the first name, whatever they make of the second.
+        return [export(self.student, folder / name) for name in (TRAJECTORY_FILE, self.settings.result)]
 
 
 def run(config: TrajectoryConfig, run_dir: Path) -> bool:

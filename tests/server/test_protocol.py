@@ -53,6 +53,10 @@ def test_the_page_lists_every_event_with_its_fields() -> None:
     assert documented("Server") == declared(SERVER_EVENTS)
 
 
+NOT_OF_THE_STREAM = ("bad_option", "unsafe_binding", "connection_lost", "refused", "data_unusable")
+"""Errors of options and of the client, and of the place for videos."""
+
+
 def test_the_page_lists_every_error_of_the_stream() -> None:
     section = PAGE.split("## Errors and the connection\n")[1]
     for cls in vars(errors).values():
@@ -61,7 +65,7 @@ def test_the_page_lists_every_error_of_the_stream() -> None:
             and cls.__module__ == errors.__name__
             and cls.__name__ not in ("ProtocolError",)
         ):
-            if cls.code in ("bad_option", "unsafe_binding", "connection_lost", "refused"):
+            if issubclass(cls, errors.RestError) or cls.code in NOT_OF_THE_STREAM:
                 continue
             assert f"`{cls.code}`" in section, cls
 

@@ -185,8 +185,8 @@ async def test_a_server_that_stops_completes_its_recordings(start_server: Any) -
 async def test_where_nothing_can_be_written_a_recording_is_refused_and_a_stream_is_not(
     start_server: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").touch()
-    server = start_server(data__folder=tmp_path / "file")
+    (tmp_path / "sessions").touch()
+    server = start_server(data__folder=tmp_path)
     server.wait_until_ready()
     async with server.client() as client:
         await client.send("session.start", prompt="a hill", record=True)

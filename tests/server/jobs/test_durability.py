@@ -32,7 +32,7 @@ def files(server: LiveServer) -> Iterator[str]:
 
 
 def in_the_middle(video: dict[str, Any]) -> bool:
-    return video["status"] == "in_progress" and video["progress"] >= 10
+    return video["status"] == "in_progress" and video["progress"] >= 30
 
 
 def kill_worker(server: LiveServer) -> None:
