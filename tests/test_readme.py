@@ -23,6 +23,8 @@ STAND_INS = {
     "ultraflash train all --recipe mini": "ultraflash train all --recipe debug",
     # the same program with fewer groups, on the smallest size
     "python benchmarks/cascade.py --json benchmarks/results/cascade.json": "python benchmarks/cascade.py --sizes 0.5K",
+    # fewer streams, and none of minutes
+    "ultraflash eval mini": "ultraflash eval mini --quick",
     # the same command line, started and asked whether it is ready
     "ultraflash serve --host 127.0.0.1 --port 8000": "make serve",
 }
