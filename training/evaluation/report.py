@@ -14,10 +14,10 @@ from torch import Tensor
 from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.evaluation.bars import BARS, Bar, number_at, value_of
 from ultraflash.training.evaluation.measures import Clip
+from ultraflash.training.evaluation.streams import shrunk
 from ultraflash.training.sample_sheet import encode_png, tile
 
 _MOMENTS = 4
-_SHRINK = 4
 
 _STYLE = """
 html { color-scheme: light dark }
@@ -110,14 +110,8 @@ def _moments(frames_THWC: Tensor) -> list[Tensor]:
 
 
 def _figure(frames: Sequence[Tensor], text: str) -> str:
-    small = [_shrunk(frame) for frame in frames]
-    data = base64.b64encode(encode_png(tile([small]))).decode()
+    small = shrunk(torch.stack(list(frames)))
+    data = base64.b64encode(encode_png(tile([list(small)]))).decode()
     caption = html.escape(text)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _shrunk(frame_HWC: Tensor) -> Tensor:
-    planes = frame_HWC.permute(2, 0, 1).float()[None]
-    small = torch.nn.functional.avg_pool2d(planes, _SHRINK)[0]
-    return small.round().to(torch.uint8).permute(1, 2, 0)

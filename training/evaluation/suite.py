@@ -26,7 +26,7 @@ from ultraflash.training.evaluation.measures import (
     prompt_switch,
     realism,
 )
-from ultraflash.training.evaluation.streams import make_prompts
+from ultraflash.training.evaluation.streams import SHRINK, make_prompts
 
 Say = Callable[[str], None]
 Keep = Callable[[int, float, Tensor], None]
@@ -45,10 +45,10 @@ class SuiteConfig:
         seed: of prompts and streams.
     """
 
-    prompts: int = 96
-    held_out_prompts: int = 48
+    prompts: int = 64
+    held_out_prompts: int = 32
     seconds: float = 2.7
-    switches: int = 24
+    switches: int = 16
     long_streams: int = 4
     long_seconds: float = 120.0
     size: str | None = None
@@ -98,8 +98,7 @@ def evaluate(
 
     say("the same scenes rendered, and as many others")
     frames = seen[0].frames_THWC.shape[0]
-    # At the size that the reader looks at: rendering larger would be shrunk again.
-    height, width = size.height // 2, size.width // 2
+    height, width = size.height // SHRINK, size.width // SHRINK
     drawn = list(drawn_clips(seen_prompts, frames=frames, height=height, width=width))
     other_prompts = make_prompts(config.prompts, split="test", seed=config.seed + 1)
     others = list(drawn_clips(other_prompts, frames=frames, height=height, width=width))
