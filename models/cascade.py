@@ -96,7 +96,7 @@ class Cascade:
         preset: str | Path | Preset = "mini",
         *,
         size: str | None = None,
-        device: str = "cpu",
+        device: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Cascade:
         """Load a preset and its weights.
@@ -104,7 +104,7 @@ class Cascade:
         Args:
             preset: a name, the path of a TOML file, or a preset.
             size: the largest that streams will have, for which there must be memory; the default size if None.
-            device: torch device.
+            device: torch device; by default a GPU where there is one, else the CPU.
             dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
 
         Raises:
@@ -112,7 +112,7 @@ class Cascade:
             NotEnoughMemory: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
-        where = torch.device(device)
+        where = best_device() if device is None else torch.device(device)
         kind = dtype or fastest_dtype(where)
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
@@ -327,6 +327,11 @@ class Cascade:
 def _channels_last(net: NetT) -> NetT:
     """Lay convolution weights out as the frames are: several times faster on a CPU."""
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

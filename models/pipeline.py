@@ -94,7 +94,7 @@ class UltraFlashPipeline:
         cls,
         name: str | Path,
         *,
-        device: str = "cpu",
+        device: str | None = None,
         torch_dtype: torch.dtype | None = None,
         token: str | None = None,
     ) -> UltraFlashPipeline:
@@ -103,7 +103,7 @@ class UltraFlashPipeline:
         Args:
             name: a preset, the path of its TOML file, a folder that :meth:`save_pretrained` wrote, or the
                 ``owner/name`` of such a folder on the Hugging Face hub.
-            device: torch device.
+            device: torch device; by default a GPU where there is one, else the CPU.
             torch_dtype: of the matrix products; by default what the device is fastest in.
             token: for the hub; ``HF_TOKEN`` is honoured without it.
 

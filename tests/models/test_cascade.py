@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ultraflash.models.cascade import Cascade
+from ultraflash.models.cascade import Cascade, best_device
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
 from ultraflash.models.patch_autoencoder import PatchDecoder
@@ -163,3 +163,9 @@ def test_size_is_found_by_name_and_by_pixels() -> None:
         ("1K", 1664, 960),
         ("2K", 2496, 1440),
     ]
+
+
+def test_without_a_device_a_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert best_device().type == kind
