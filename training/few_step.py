@@ -21,7 +21,7 @@ from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.training.base import SMALLEST_SIGMA, TEACHER_FILE
 from ultraflash.training.loop import train
 from ultraflash.training.rollout import block_estimate
-from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage, freeze
+from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class FewStepStage(RollStage):
     def build(self) -> nn.Module:
         self.teacher, self.score = self.network(TEACHER_FILE), self.network(TEACHER_FILE)
         self.student = self.network(self.config.start_from)
-        freeze(self.teacher)
+        self.teacher.requires_grad_(False)
         return nn.ModuleDict({"student": self.student, "score": self.score})
 
     def moves_student(self, step: int) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
@@ -224,8 +224,3 @@ class GuidedTeacher:
             return estimates[0]
         prompted, free = estimates
         return free + self._guidance * (prompted - free)
-
-
-def freeze(net: nn.Module) -> None:
-    """No gradients for ``net``."""
-    net.requires_grad_(False)

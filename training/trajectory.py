@@ -22,7 +22,7 @@ from ultraflash.models.schedule import shift_sigma
 from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.loop import train
 from ultraflash.training.patches import export
-from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage, freeze
+from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage
 
 TRAJECTORY_FILE = "base_trajectory.safetensors"
 """The few-step generator after this stage."""
@@ -54,7 +54,7 @@ class TrajectoryStage(RollStage):
 
     def build(self) -> nn.Module:
         self.teacher, self.student = self.network(TEACHER_FILE), self.network(self.config.start_from)
-        freeze(self.teacher)
+        self.teacher.requires_grad_(False)
         return self.student
 
     def loss(self, batch: RollBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
