@@ -194,6 +194,9 @@ class LiveSession:
                 state="continued" if held else "rejoined",
             )
         )
+        # Acknowledgements may have been lost with the connection; what they said is known all the same, and a
+        # stream that waits for them would never go on.
+        self._move_playhead(first_us - 1e6 / self.fps)
         if held:
             owner.adopt(held[0].generation)
             self.feed.follow(owner, packets)
@@ -261,8 +264,7 @@ class LiveSession:
                 f"playback.ack of frame {event.seq} at {event.pts_us:.0f} us; "
                 f"the newest one sent is {self._at.next_index - 1} at {last_us:.0f} us."
             )
-        self._at.playhead_us = max(self._at.playhead_us, event.pts_us)
-        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=event.pts_us))
+        self._move_playhead(event.pts_us)
         if self.audience.owner is not None:
             self.audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
         self._adapt()
@@ -281,9 +283,12 @@ class LiveSession:
 
     def _skip_to_newest(self) -> None:
         """Frames that the owner will not get must not be waited for."""
-        self._at.playhead_us = self._at.newest_us
-        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=self._at.playhead_us))
+        self._move_playhead(self._at.newest_us)
         self.feed.request_key()
+
+    def _move_playhead(self, seen_us: float) -> None:
+        self._at.playhead_us = max(self._at.playhead_us, seen_us)
+        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=seen_us))
 
     def request_key(self) -> None:
         """Asks for a keyframe."""

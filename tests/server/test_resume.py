@@ -84,6 +84,23 @@ async def test_an_owner_that_has_nothing_any_more_starts_on_a_keyframe(server: L
     assert shown == list(range(header.seq, header.seq + len(shown)))
 
 
+async def test_acknowledgements_that_were_lost_with_the_connection_are_not_waited_for(
+    server: LiveServer,
+) -> None:
+    async with server.client() as first:
+        started = await first.start()
+        await first.until_frame(60)
+        first.acknowledge = False
+        await first.until_frame(80)
+        await first.listen(1)  # until it rests, as far ahead as it may be
+        await lose(server, first, started)
+    async with server.client() as second:
+        resumed = await resume(second, started)
+        await second.until_frame(first.frames()[-1][0].seq + 30)
+    assert resumed["state"] == "rejoined"
+    assert MediaFlags.KEY in second.frames()[0][0].flags
+
+
 async def test_nothing_is_made_while_the_owner_is_away_and_viewers_see_it_come_back(
     server: LiveServer,
 ) -> None:
