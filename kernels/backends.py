@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -67,3 +68,43 @@ def gpu_problem(device: torch.device, probe: Callable[[torch.device], bool]) -> 
         _log.warning("a Triton kernel failed on %s", device, exc_info=True)
         return f"a probe of the kernel failed with {type(error).__name__}"
     return None if right else "a probe of the kernel gave wrong numbers"
+
+
+FUSED = ("reference", "triton", "interpreter")
+"""Backends of the small operators: PyTorch as it is written, one kernel, and that kernel in Triton's interpreter."""
+
+
+def fused_backend(
+    operator: str, backend: str, inputs: Sequence[Tensor], probe: Callable[[torch.device], bool]
+) -> str:
+    """The backend of a small operator for one call: the fused kernel has no gradient and is opaque to compilers.
+
+    Args:
+        operator: its name in messages.
+        backend: "auto", or one of `FUSED`.
+        inputs: what a gradient may be wanted of; the first says which device it is about.
+        probe: as in `gpu_problem`.
+
+    Raises:
+        BackendUnavailable: no such backend here.
+        ValueError: a gradient is wanted of a backend that was asked for by name and has none.
+    """
+    device = inputs[0].device
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if backend == "auto":
+        # What compiles a network fuses these operators itself, together with what stands around them.
+        if trains or device.type != "cuda" or torch.compiler.is_compiling():
+            return "reference"
+        return _fused_on(operator, device, probe)
+    check_backend(operator, backend, FUSED, device.type)
+    if trains and backend != "reference":
+        raise ValueError(f"the {operator} by {backend!r} has no gradient; choose 'reference'")
+    return backend
+
+
+@functools.cache
+def _fused_on(operator: str, device: torch.device, probe: Callable[[torch.device], bool]) -> str:
+    problem = gpu_problem(device, probe)
+    name = "reference" if problem else "triton"
+    _log.info("%s on %s uses backend %s%s", operator, device, name, f", since {problem}" if problem else "")
+    return name

@@ -26,6 +26,7 @@ from .past import PastBlocks
 from .selection import BlockSelection, SelectionRule, allowed_pairs, check_blocks, selection_mask
 
 __all__ = [
+    "SELECTION_BACKEND",
     "BackendUnavailable",
     "BlockGrid",
     "BlockSelection",
@@ -38,6 +39,8 @@ __all__ = [
 
 BACKENDS = ("gather", "reference", "triton", "interpreter")
 SELECTION_BACKENDS = ("reference", "triton", "interpreter")
+SELECTION_BACKEND = {"gather": "reference"}
+"""Which of `select_blocks` goes with a backend of `block_sparse_attention`, where it has another name."""
 
 _log = logging.getLogger(__name__)
 
