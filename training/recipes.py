@@ -125,9 +125,11 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
         ),
         "sr": SuperResolutionStageConfig(
             steps=20_000,
-            minutes=12,
+            minutes=30,
             batch_size=2,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
+            muon_rate=2e-3,
+            betas=(0.9, 0.95),
             warmup_steps=20,
             ema_decay=0.995,
             autocast=True,

@@ -8,7 +8,7 @@ from ultraflash.training.base import ClipBatch, cut_windows, splice_prompts
 from ultraflash.training.latents import LatentsBatch
 from ultraflash.training.recipes import DEBUG_PRESET
 from ultraflash.training.rollout import Roller, block_estimate, sample_blocks, sample_few_steps
-from ultraflash.training.super_resolution import degrade, neighbour_loss
+from ultraflash.training.super_resolution import degrade
 from ultraflash.training.teacher_forcing import teacher_forced_output
 
 BASE = load_preset(DEBUG_PRESET).base
@@ -92,9 +92,3 @@ def test_degraded_latents_differ_but_stay_close() -> None:
     marred = degrade(latent, noise=0.2, blur=0.0) - latent
     assert 0 < marred.std() < 0.21
     assert degrade(latent, noise=0.0, blur=1.0).std() < latent.std()
-
-
-def test_neighbour_loss_sees_edges_and_no_offsets() -> None:
-    latent = clip()
-    assert neighbour_loss(latent + 1.0, latent).item() < 1e-5
-    assert neighbour_loss(latent * 2.0, latent).item() > 0.1
