@@ -91,7 +91,7 @@ def _layout(numbers: int, *, width: int, grid: BlockGrid) -> list[Operator]:
     padding = grid.n_blocks * grid.block_tokens / grid.tokens
     ragged = padding > 1
     to_blocks = numbers * width * ((1 + padding if ragged else 0) + 2 * padding)
-    to_tokens = numbers * width * ((2 * padding if not ragged else 2 * padding + 2))
+    to_tokens = numbers * width * (2 * padding if not ragged else 2 * padding + 2)
     return [
         Operator(
             name="queries and keys into block layout",
@@ -131,9 +131,7 @@ def main() -> None:
         print("| operator | unfused | fused | saved |\n|---|---|---|---|")
         whole = Operator(name="all", unfused=sum(r.unfused for r in rows), fused=sum(r.fused for r in rows))
         for row in (*rows, whole):
-            print(
-                f"| {row.name} | {row.unfused / 1e6:.0f} | {row.fused / 1e6:.0f} | {row.saved / 1e6:.0f} |"
-            )
+            print(f"| {row.name} | {row.unfused / 1e6:.0f} | {row.fused / 1e6:.0f} | {row.saved / 1e6:.0f} |")
     if options.json is not None:
         plain = {part: [asdict(row) for row in rows] for part, rows in found.items()}
         options.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

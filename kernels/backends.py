@@ -12,6 +12,11 @@ from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
+COMPILED = ("triton", "fp8")
+"""Backends that are Triton kernels."""
+INTERPRETED = ("interpreter", "fp8-interpreter")
+"""The same kernels in Triton's interpreter, in the same order."""
+
 
 class BackendUnavailable(ValueError):
     """A backend was asked for by name that does not exist here, or that cannot run on these tensors.
@@ -37,17 +42,18 @@ def check_backend(operator: str, name: str, known: tuple[str, ...], device_type:
     """
     if name not in known:
         raise BackendUnavailable(f"no {operator} backend {name!r} here; there are {', '.join(known)}")
-    if name not in ("triton", "interpreter"):
+    if name not in COMPILED + INTERPRETED:
         return
-    others = ", ".join(other for other in known if other not in ("triton", "interpreter"))
+    others = ", ".join(other for other in known if other not in COMPILED + INTERPRETED)
     if not has_triton():
         raise BackendUnavailable(
             f"the {operator} backend {name!r} needs Triton: pip install 'ultraflash[cuda]', or choose {others}"
         )
-    if name == "triton" and device_type != "cuda":
+    if name in COMPILED and device_type != "cuda":
+        twin = INTERPRETED[COMPILED.index(name)]
         raise BackendUnavailable(
-            f"the {operator} backend 'triton' needs tensors on a GPU, these are on {device_type}; choose {others}, "
-            "or 'interpreter', which runs the kernel in Python, slowly, to test it"
+            f"the {operator} backend {name!r} needs tensors on a GPU, these are on {device_type}; choose {others}, "
+            f"or {twin!r}, which runs the kernel in Python, slowly, to test it"
         )
 
 

@@ -17,6 +17,27 @@ WEIGHT_SCALE = tl.constexpr(256.0)
 
 
 @triton.jit
+def as_loaded(tile, PRECISION: tl.constexpr):
+    """Numbers of a tile. The interpreter gets their bytes, since it cannot fill up a tile of e4m3 with zeros."""
+    if PRECISION == "float32":
+        tile = tile.to(tl.float8e4nv, bitcast=True).to(tl.float32)
+    return tile
+
+
+@triton.jit
+def rounded_weights(weights, PRECISION: tl.constexpr):
+    """Weights in [0, 1], as e4m3 of `WEIGHT_SCALE` times as much."""
+    scaled = weights * WEIGHT_SCALE
+    if PRECISION == "float32":
+        # The interpreter loses a carry into the exponent. So by arithmetic: steps of 2^-3 of the power of two below.
+        step = tl.exp2(tl.maximum(tl.floor(tl.log2(tl.maximum(scaled, 1e-30))), -6.0) - 3.0)
+        rounded = tl.floor(scaled / step + 0.5) * step
+    else:
+        rounded = scaled.to(tl.float8e4nv)
+    return rounded
+
+
+@triton.jit
 def attend_fp8(
     q_ptr,
     k_ptr,
@@ -56,7 +77,7 @@ def attend_fp8(
     stride = heads * SIZE
     query_block = batch * query_blocks + row % query_blocks
     at = query_block * T * stride + head * SIZE
-    q = load_tile(q_ptr + at, stride, first, T, SIZE, WIDTH, TILE_M, QUERY_RAGGED)
+    q = as_loaded(load_tile(q_ptr + at, stride, first, T, SIZE, WIDTH, TILE_M, QUERY_RAGGED), PRECISION)
     q_scale = tl.load(q_scale_ptr + query_block * heads + head) * score_scale
 
     acc = tl.full([TILE_M, WIDTH], 0.0, tl.float32)
@@ -69,8 +90,8 @@ def attend_fp8(
         key_block = batch * key_blocks + tl.load(col_idx + step // TILES)
         token = (step % TILES) * TILE_J
         key_at = key_block * T * stride + head * SIZE
-        k = load_tile(k_ptr + key_at, stride, token, T, SIZE, WIDTH, TILE_J, RAGGED)
-        v = load_tile(v_ptr + key_at, stride, token, T, SIZE, WIDTH, TILE_J, RAGGED)
+        k = as_loaded(load_tile(k_ptr + key_at, stride, token, T, SIZE, WIDTH, TILE_J, RAGGED), PRECISION)
+        v = as_loaded(load_tile(v_ptr + key_at, stride, token, T, SIZE, WIDTH, TILE_J, RAGGED), PRECISION)
         k_scale = tl.load(k_scale_ptr + key_block * heads + head)
         v_scale = tl.load(v_scale_ptr + key_block * heads + head)
         no_scores = tl.full([TILE_M, TILE_J], 0.0, tl.float32)
@@ -82,7 +103,7 @@ def attend_fp8(
         shrink = tl.exp2(highest - raised)
         total = total * shrink + tl.sum(weights, 1)
         no_values = tl.full([TILE_M, WIDTH], 0.0, tl.float32)
-        part = product((weights * WEIGHT_SCALE).to(k.dtype), v, no_values, PRECISION)
+        part = product(rounded_weights(weights, PRECISION), v, no_values, PRECISION)
         acc = acc * shrink[:, None] + part * (v_scale / WEIGHT_SCALE)
         highest = raised
 

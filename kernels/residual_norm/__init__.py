@@ -64,9 +64,7 @@ def add(
     if name == "reference":
         return reference.add(x_BLE, update_BLE, gate_BF1E)
     interpret = name == "interpreter"
-    return forward.run(
-        x_BLE, update_BLE, gate_BF1E, None, eps=0.0, dtype=x_BLE.dtype, interpret=interpret
-    )[0]
+    return forward.run(x_BLE, update_BLE, gate_BF1E, None, eps=0.0, dtype=x_BLE.dtype, interpret=interpret)[0]
 
 
 def add_normed(

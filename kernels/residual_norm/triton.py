@@ -8,7 +8,18 @@ import triton.language as tl
 
 
 @triton.jit
-def frame_row(base, row, inside, tokens, frame_tokens, stride_batch, stride_frame, SIZE: tl.constexpr, WIDTH: tl.constexpr, PER_FRAME: tl.constexpr):  # fmt: skip
+def frame_row(
+    base,
+    row,
+    inside,
+    tokens,
+    frame_tokens,
+    stride_batch,
+    stride_frame,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PER_FRAME: tl.constexpr,
+):
     """Numbers (M or 1, WIDTH) that belong to the frames of the tokens `row`, or to all of them."""
     column = tl.arange(0, WIDTH)
     if PER_FRAME:
@@ -62,14 +73,20 @@ def residual_norm(
     if UPDATE:
         update = tl.load(update_ptr + at, mask=here, other=0.0).to(tl.float32)
         if GATED:
-            update *= frame_row(gate_ptr, row, inside, tokens, gate_tokens, gate_batch, gate_frame, SIZE, WIDTH, True)
+            update *= frame_row(
+                gate_ptr, row, inside, tokens, gate_tokens, gate_batch, gate_frame, SIZE, WIDTH, True
+            )
         x += update
         tl.store(new_stream_ptr + at, x, mask=here)
     if NORM:
         mean = tl.sum(x, 1) / SIZE
         centred = tl.where(here, x - mean[:, None], 0.0)
         scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / SIZE + eps)
-        factor = frame_row(factor_ptr, row, inside, tokens, factor_tokens, factor_batch, factor_frame, SIZE, WIDTH, PER_FRAME)  # fmt: skip
-        offset = frame_row(offset_ptr, row, inside, tokens, factor_tokens, offset_batch, offset_frame, SIZE, WIDTH, PER_FRAME)  # fmt: skip
+        factor = frame_row(
+            factor_ptr, row, inside, tokens, factor_tokens, factor_batch, factor_frame, SIZE, WIDTH, PER_FRAME
+        )
+        offset = frame_row(
+            offset_ptr, row, inside, tokens, factor_tokens, offset_batch, offset_frame, SIZE, WIDTH, PER_FRAME
+        )
         normed = centred * scale[:, None] * factor + offset
         tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=here)

@@ -32,10 +32,10 @@ def test_the_reference_is_what_it_says() -> None:
 @needs_triton
 @pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize("block", [None, (1, 2, 2), (2, 4, 4)], ids=str)
+@pytest.mark.parametrize("block", [None, (2, 2, 3)], ids=str)
 def test_the_kernel_equals_the_reference(dtype: torch.dtype, block: tuple[int, int, int] | None) -> None:
-    grid = None if block is None else BlockGrid(frames=3, rows=4, cols=5, block=block)
-    x, weight, rope = draw(2, 60, 48, seed=0).to(dtype), draw(48, seed=1), draw(2, 60, 1, 8, seed=2)
+    grid = None if block is None else BlockGrid(frames=3, rows=2, cols=4, block=block)
+    x, weight, rope = draw(2, 24, 48, seed=0).to(dtype), draw(48, seed=1), draw(2, 24, 1, 8, seed=2)
     made, wanted = (
         to_heads(x, 3, weight_E=weight, eps=1e-6, rope=rope, grid=grid, backend=backend)
         for backend in ("interpreter", "reference")
@@ -46,7 +46,7 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, block: tuple[int, i
 
 
 @needs_triton
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(
     batch=st.integers(1, 2),
     shape=st.tuples(*[st.integers(1, 4)] * 3),
