@@ -4,8 +4,7 @@
 narrow it down; rows that they leave out stay as they are. A compilation takes about a second.
 
 ``--beside`` is for another version of Triton: candidates are compiled in the order of the table, until one survives in
-each group, and a row is left with the worse of what either version gave. So the tiles in use hold for all versions that
-the table names.
+each group, and a row is left with the worse of what either version gave. So it holds for all versions that it names.
 """
 
 from __future__ import annotations
@@ -55,6 +54,7 @@ def sweep(
             **asdict(tiles),
             **asdict(usage),
             "survives": usage.survives,
+            "triton": version("triton"),
         }
         survivors += usage.survives
         if survivors == enough:
@@ -65,7 +65,9 @@ def worse(row: Row, usage: Usage) -> Row:
     """A row of the table with what a kernel takes at most: by the row, or by another version of Triton."""
     most = {name: max(row[name], getattr(usage, name)) for name in ("registers", "spilled", "shared")}
     resident = min(row["resident"], usage.resident)
-    return {**row, **most, "resident": resident, "survives": resident > 0 and most["spilled"] == 0}
+    versions = ", ".join(sorted({*row["triton"].split(", "), version("triton")}))
+    survives = resident > 0 and most["spilled"] == 0
+    return {**row, **most, "resident": resident, "survives": survives, "triton": versions}
 
 
 def beside(rows: Sequence[Row]) -> list[Row]:
@@ -120,10 +122,10 @@ def between_marks(text: str, table: str) -> str:
     return f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}"
 
 
-def write(rows: Sequence[Row], versions: str) -> None:
-    """Write the table for machines, one row a line, and the one for people; `versions` are those of Triton."""
+def write(rows: Sequence[Row]) -> None:
+    """Write the table for machines, one row a line, and the one for people."""
     lines = ",\n".join(json.dumps(row) for row in sorted(rows, key=key))
-    (KERNELS / "tiles.json").write_text(f'{{"triton": "{versions}", "rows": [\n{lines}\n]}}\n')
+    (KERNELS / "tiles.json").write_text(f'{{"rows": [\n{lines}\n]}}\n')
     page = KERNELS / "README.md"
     page.write_text(between_marks(page.read_text(), markdown(rows)))
 
@@ -142,11 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not has_triton():
         print("the sweep compiles with Triton: pip install 'ultraflash[test]'", file=sys.stderr)
         return 2
-    known = json.loads((KERNELS / "tiles.json").read_text())
-    rows: list[Row] = known["rows"]
-    versions = version("triton")
-    if options.beside:
-        versions = ", ".join(sorted({*known["triton"].split(", "), versions}))
+    rows: list[Row] = json.loads((KERNELS / "tiles.json").read_text())["rows"]
     for group in groups(options.kernels, options.archs, options.dtypes, options.widths):
         of_group = [row for row in rows if (row["kernel"], row["arch"], row["dtype"], row["width"]) == group]
         if options.beside:
@@ -157,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{' '.join(map(str, group))}: {kept} of {len(made)} fit without spilling", flush=True)
         rows = [row for row in rows if row not in of_group]
         rows.extend(made)
-        write(rows, versions)  # after each group, so that a run that is broken off has not been for nothing
+        write(rows)  # after each group, so that a run that is broken off has not been for nothing
     return 0
 
 
