@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
-from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
+from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, UnknownSession, Unsupported
+from ultraflash.server.keys.allowance import Allowances, check_prompt_length
+from ultraflash.server.keys.records import Caller
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -17,6 +19,7 @@ from ultraflash.server.protocol import (
     KeyframeRequest,
     PlaybackAck,
     PromptUpdate,
+    SessionAuthenticate,
     SessionControl,
     SessionPing,
     SessionPong,
@@ -37,15 +40,18 @@ class StreamServer:
 
     Attributes:
         sessions: live ones.
+        allowances: whose they are, and how much each key uses.
     """
 
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
     sessions: SessionRegistry = field(init=False)
+    allowances: Allowances = field(init=False)
 
     def __post_init__(self) -> None:
         self.sessions = SessionRegistry(self.settings.stream, self.metrics)
+        self.allowances = Allowances(self.sessions.known)
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -83,13 +89,23 @@ def check_prompt(prompt: str, ready: WorkerReady) -> None:
         )
 
 
+def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
+    """Pixels a second of a stream; 0 for a size that the engine will refuse."""
+    wanted = ready.default_size if size == "auto" else size
+    for name, width, height in ready.sizes:
+        if wanted in (name, f"{width}x{height}"):
+            return int(width * height * (fps or ready.fps))
+    return 0
+
+
 class Connection(Peer):
     """The client that owns a session."""
 
-    def __init__(self, websocket: WebSocket, server: StreamServer) -> None:
+    def __init__(self, websocket: WebSocket, server: StreamServer, caller: Caller) -> None:
         outbox = Outbox(self._request_key)
         super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
         self._server = server
+        self._caller = caller
         self._session: LiveSession | None = None
 
     def _waits_for_start(self) -> bool:
@@ -102,6 +118,9 @@ class Connection(Peer):
     def _dispatch(self, event: ClientEvent) -> None:
         if isinstance(event, SessionPing):
             self._outbox.put_event(SessionPong(server_ms=unix_ms(), t=event.t))
+        elif isinstance(event, SessionAuthenticate):
+            # Before the first event it is read elsewhere; a client need not know whether a key is wanted.
+            return
         elif isinstance(event, SessionStart):
             self._start(event)
         elif isinstance(event, SessionResume):
@@ -114,7 +133,11 @@ class Connection(Peer):
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
-        check_start(event, self._server.capabilities())
+        ready = self._server.capabilities()
+        check_start(event, ready)
+        check_prompt_length(event.prompt, self._caller)
+        rate = pixel_rate(ready, event.size, event.fps)
+        self._server.allowances.check_start(self._caller, rate)
         self._server.sessions.admit()
         session = LiveSession(
             event,
@@ -125,11 +148,14 @@ class Connection(Peer):
         )
         self._session = session
         self._server.sessions.add(session)
+        self._server.allowances.began(session.session_id, self._caller, rate)
         session.open(OwnerSeat(self._outbox, event.transport))
 
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
         session = self._server.sessions.find(event.session_id)
+        if not self._server.allowances.belongs_to(session.session_id, self._caller):
+            raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         session.owner_grant.check(event.resume_token)
         if session.audience.owner is not None:
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
@@ -154,10 +180,15 @@ class Connection(Peer):
         if isinstance(event, PlaybackAck):
             session.ack(event)
         elif isinstance(event, PromptUpdate):
+            check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
                 check_prompt(event.prompt, self._server.supervisor.ready)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
+            ready = self._server.supervisor.ready
+            if event.size is not None and ready is not None:
+                rate = pixel_rate(ready, event.size, session.fps)
+                self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):
             session.request_key()

@@ -189,6 +189,36 @@ class UnsafeBinding(UltraflashError):
     code = "unsafe_binding"
 
 
+class Unauthorized(ProtocolError):
+    """A request without an API key, or with one that does not exist, has expired or was revoked."""
+
+    code = "unauthorized"
+
+
+class LimitReached(Busy):
+    """A key that uses all it may at the moment; the message says the limit."""
+
+    code = "limit_reached"
+
+
+class OverLimit(ProtocolError):
+    """A wish that is beyond what its key may ever have; the message says the limit."""
+
+    code = "over_limit"
+
+
+class UnknownKey(UltraflashError):
+    """A key that is not there, or not active any more."""
+
+    code = "unknown_key"
+
+
+class KeyNameTaken(UltraflashError):
+    """A name that an active key has already."""
+
+    code = "key_name_taken"
+
+
 class RestError(UltraflashError):
     """What a REST request can get wrong.
 
@@ -286,6 +316,14 @@ class QueueFull(RestError):
     retryable = True
 
 
+class KeyLimitReached(RestError):
+    """A key that has as much in the queue as it may; the message says the limit."""
+
+    code = "limit_reached"
+    status = 429
+    retryable = True
+
+
 class StorageFull(RestError):
     """Jobs in the queue have been promised all the room for videos."""
 
@@ -316,6 +354,8 @@ class DataUnusable(UltraflashError):
 _HTTP_STATUS: Mapping[type[UltraflashError], int] = {
     UnknownSession: 404,
     BadToken: 403,
+    Unauthorized: 401,
+    LimitReached: 429,
     RecordingNotReady: 409,
 }
 

@@ -30,6 +30,10 @@ class SessionRegistry:
             raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         return session
 
+    def known(self) -> dict[str, bool]:
+        """Ids of all sessions that can be come back to, and whether they go on."""
+        return {session_id: not session.over for session_id, session in self._sessions.items()}
+
     def is_recording(self, session_id: str) -> bool:
         """Whether the recording of a session is still being written."""
         return session_id in self._sessions and self._sessions[session_id].is_recording

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ultraflash.server.connection import StreamServer
+from ultraflash.server.keys.gate import caller_of
 from ultraflash.server.live_media import fragmented_mp4, transport_stream
 from ultraflash.server.origins import origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
@@ -26,9 +27,11 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
     """Adds the routes to the app."""
 
     @app.get("/v1/sessions")
-    async def sessions() -> dict[str, Any]:
-        """Live sessions, without what only their owners may know."""
-        return {"object": "list", "data": [session.summary() for session in server.sessions]}
+    async def sessions(request: Request) -> dict[str, Any]:
+        """Live sessions of the caller, without what only the clients that started them may know."""
+        caller = caller_of(request)
+        own = [one for one in server.sessions if server.allowances.belongs_to(one.session_id, caller)]
+        return {"object": "list", "data": [session.summary() for session in own]}
 
     @app.get("/v1/sessions/{session_id}/recording")
     def recording(session_id: str, token: str = "", part: int = 0) -> FileResponse:

@@ -26,6 +26,7 @@ from ultraflash.server.errors import (
     UnexpectedEvent,
     UnknownSession,
 )
+from ultraflash.server.logs import fields
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.owner_seat import OwnerSeat
@@ -300,10 +301,10 @@ class LiveSession:
             self.audience.owner.outbox.drop_media()
         self._finish("stopped", DONE)
 
-    def abandon(self) -> None:
-        """Ends the session because its owner has gone."""
+    def abandon(self, reason: str = "disconnected") -> None:
+        """Ends the session because its owner has gone, or may not go on."""
         if not self.over:
-            self._finish("disconnected", DONE)
+            self._finish(reason, DONE)
 
     def on_report(self, report: StreamReport) -> None:
         """Tells the owner what happened to its stream."""
@@ -481,7 +482,8 @@ class LiveSession:
         self._supervisor.send(CloseStream(stream_id=self.session_id))
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
-        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
+        about = fields(session=self.session_id, reason=reason, frames=self._at.next_index)
+        log.info("session over", extra=about)
 
     @property
     def is_recording(self) -> bool:

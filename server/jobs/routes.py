@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -27,6 +28,7 @@ from ultraflash.server.jobs.wire import (
     VideoPage,
     video_of,
 )
+from ultraflash.server.keys.gate import caller_of
 
 POLL_AFTER_MS = 500
 EVENTS_WAIT_S = 1.0
@@ -53,7 +55,16 @@ def video_routes(jobs: JobService) -> APIRouter:
             "description": "The engine is loading; Retry-After says when to try again.",
         },
     }
-    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=faults)
+
+    async def only_own_videos(request: Request) -> None:
+        """A video that another caller asked for is not there, whatever the route."""
+        video_id = request.path_params.get("video_id")
+        if video_id is not None:
+            await jobs.check_owner(video_id, caller_of(request))
+
+    router = APIRouter(
+        prefix="/v1/videos", tags=["videos"], responses=faults, dependencies=[Depends(only_own_videos)]
+    )
     _add_making(router, jobs)
     _add_reading(router, jobs)
     _add_ending(router, jobs)
@@ -67,13 +78,16 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     async def create(request: Request, key: Key = None) -> Video:
         """Queue a new video."""
         wish = await read_body(request, CreateVideo, limit)
-        return await jobs.described(await jobs.create(wish, key))
+        return await jobs.described(await jobs.create(wish, key, caller_of(request)))
 
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))
     async def extend(request: Request, key: Key = None) -> Video:
         """Queue a completed video with more behind it: its frames first, the same as before, then new ones."""
-        wish = await read_body(request, ExtendVideo, limit, find_video=jobs.id_of_upload)
-        return await jobs.described(await jobs.extend(wish, key))
+        caller = caller_of(request)
+        wish = await read_body(
+            request, ExtendVideo, limit, find_video=partial(jobs.id_of_upload, caller=caller)
+        )
+        return await jobs.described(await jobs.extend(wish, key, caller))
 
     @router.post("/edits")
     async def edit(request: Request) -> Video:
@@ -87,19 +101,24 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     async def remix(video_id: VideoId, request: Request, key: Key = None) -> Video:
         """Queue a completed video once more, from the same seed, under another prompt."""
         wish = await read_body(request, RemixVideo, limit)
-        return await jobs.described(await jobs.remix(video_id, wish.prompt, key))
+        return await jobs.described(await jobs.remix(video_id, wish.prompt, key, caller_of(request)))
 
 
 def _add_reading(router: APIRouter, jobs: JobService) -> None:
     @router.get("")
     async def videos(
+        request: Request,
         after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoPage:
         """List videos by the time they were asked for."""
         page, has_more = await run_in_threadpool(
-            jobs.store.page, after=after, limit=limit, newest_first=order == "desc"
+            jobs.store.page,
+            after=after,
+            limit=limit,
+            newest_first=order == "desc",
+            caller=caller_of(request),
         )
         data = [video_of(job) for job in page]
         return VideoPage(

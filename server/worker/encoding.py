@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ultraflash.server.logs import fields
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
 from ultraflash.server.protocol import MediaFlags
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
@@ -211,6 +212,6 @@ class EncodingThread:
             try:
                 encoder.encode(job, self._emit)
             except Exception:
-                log.exception("encoding failed session=%s", encoder.stream_id)
+                log.exception("encoding failed", extra=fields(session=encoder.stream_id))
                 encoder.closed = True
                 self._emit(StreamEnded(stream_id=encoder.stream_id, reason="engine_fault"))

@@ -18,7 +18,6 @@ from ultraflash.server.worker.messages import (
     SetPrompt,
     SizeShown,
     StreamOpened,
-    StreamReport,
     StreamStats,
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
@@ -109,10 +108,10 @@ def control_stream(engine: Engine, stream: LiveStream, command: ControlStream, n
         stream.playhead.set_paused(command.paused, now)
 
 
-def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
+def apply_changes(engine: Engine, stream: LiveStream) -> list[PromptShown | SizeShown]:
     """Gives the engine what was asked since the newest group; returns what to tell the owner."""
     first_us = stream.next_index * stream.frame_us
-    reports: list[StreamReport] = []
+    reports: list[PromptShown | SizeShown] = []
     if stream.new_prompts:
         newest = stream.new_prompts[-1]
         # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last

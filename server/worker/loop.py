@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine
+from ultraflash.server.logs import fields
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -151,7 +152,7 @@ class WorkerLoop:
             return
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream))
-        log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+        log.info("stream opened", extra=fields(session=stream.stream_id, size=stream.size.name))
 
     def _open_job(self, command: RunJob) -> None:
         try:
@@ -159,7 +160,7 @@ class WorkerLoop:
         except UltraflashError as error:
             self._emit(JobFailed(job_id=command.job_id, code=error.code, message=error.message))
             return
-        log.info("job started job=%s frames=%d", command.job_id, command.frames)
+        log.info("job started", extra=fields(job=command.job_id, frames=command.frames))
 
     def _cancel_job(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
@@ -167,7 +168,7 @@ class WorkerLoop:
             return
         job.writer.stop()
         self._forget_job(job)
-        log.info("job stopped job=%s frames=%d", job_id, job.next_index)
+        log.info("job stopped", extra=fields(job=job_id, frames=job.next_index))
 
     def _forget_job(self, job: VideoJob) -> None:
         del self._jobs[job.job_id]
@@ -227,7 +228,9 @@ class WorkerLoop:
     def _end(self, stream: LiveStream, reason: str) -> None:
         self._drop(stream)
         self._encoding.end(stream.encoder, reason)
-        log.info("stream ended session=%s reason=%s frames=%d", stream.stream_id, reason, stream.next_index)
+        log.info(
+            "stream ended", extra=fields(session=stream.stream_id, reason=reason, frames=stream.next_index)
+        )
 
     def _end_the_silent(self) -> None:
         now = self._clock()
@@ -250,12 +253,14 @@ class WorkerLoop:
             return
         try:
             for report in apply_changes(self._engine, stream):
+                about = fields(session=stream.stream_id, event=report.event_id, group=stream.groups)
+                log.info("change shown from this group on", extra=about)
                 self._emit(report)
             group = make_group(self._engine, stream)
         except ChannelClosed:
             raise
         except Exception:
-            log.exception("engine fault session=%s", stream.stream_id)
+            log.exception("engine fault", extra=fields(session=stream.stream_id))
             self._end(stream, "engine_fault")
             return
         self._encoding.encode(stream.encoder, group)
@@ -266,7 +271,7 @@ class WorkerLoop:
         try:
             make_job_group(self._engine, job, now=self._clock(), checkpoint_s=self._checkpoint_s)
         except Exception:
-            log.exception("engine fault job=%s", job.job_id)
+            log.exception("engine fault", extra=fields(job=job.job_id))
             message = "The engine could not make the next frames of this video; the server's log says why."
             self._emit(JobFailed(job_id=job.job_id, code=FAULT, message=message))
             job.writer.stop()

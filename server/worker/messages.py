@@ -26,6 +26,7 @@ class Configure:
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
         job_checkpoint_s: time between two checkpoints of a job.
+        log_level, log_format: as in the settings.
     """
 
     engine: str
@@ -37,6 +38,8 @@ class Configure:
     paused_end_s: float
     job_patience_s: float
     job_checkpoint_s: float
+    log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

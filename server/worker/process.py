@@ -14,6 +14,7 @@ import numpy as np
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.logs import set_up_logging
 from ultraflash.server.media.h264 import H264Config, H264Encoder
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
@@ -23,12 +24,10 @@ log = logging.getLogger(__name__)
 
 WARM_UP_GROUPS = 2
 LOADED = 0.4
-LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
 
 
 def main() -> None:
     """Serves the channel whose file descriptor is the first argument."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
@@ -36,6 +35,7 @@ def main() -> None:
         config = channel.receive()
         if not isinstance(config, Configure):
             raise ValueError("The first command must be Configure.")
+        set_up_logging("worker", level=config.log_level, form=config.log_format)
         serve(channel, config)
     except ChannelClosed:
         log.info("the web process has gone")
