@@ -37,7 +37,7 @@ def check_key(connection: Connection, caller: Caller, order: Order, retry_after_
         )
     if most is not None and wanted + in_use > most:
         raise KeyLimitReached(
-            f"This video would have {wanted} pixels a second beside {in_use:.0f} of this key's others that are not done, "
+            f"This video would have {wanted} pixels a second beside {in_use:.0f} of this key's others in the queue, "
             f"and {most} is its limit; try again later.",
             param="max_pixels_per_s",
             retry_after_s=retry_after_s,
