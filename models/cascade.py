@@ -141,6 +141,11 @@ class Cascade:
             lora=self._lora,
         )
 
+    @property
+    def pictures(self) -> PictureStage:
+        """The stages behind the base, for latents that come from elsewhere."""
+        return self._pictures
+
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt as it will be used, or raise EmptyPrompt or PromptTooLong."""
         checked = self.preset.check_prompt(prompt)
@@ -165,7 +170,7 @@ class Cascade:
         base = self.preset.base
         return StreamState(
             seed=check_seed(seed),
-            prompt_context=self._encode(prompt),
+            prompt_context=self.encode_prompt(prompt),
             base_cache=window_cache(base, batch=1, dtype=self._dtype, device=self._device),
             window=WindowLatents(
                 (base.dit.out_channels, base.rows, base.cols),
@@ -194,7 +199,7 @@ class Cascade:
             EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
         """
         check_transition(transition, groups)
-        context = self._encode(prompt)
+        context = self.encode_prompt(prompt)
         blends = transition == "blend"
         before = state.prompt_context
         state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
@@ -289,7 +294,9 @@ class Cascade:
         plan = self._plans[size.name]
         check_memory(self.preset, plan, free_bytes=free, dtype=self._dtype, loaded=True)
 
-    def _encode(self, prompt: str) -> PromptContext:
+    @torch.inference_mode()
+    def encode_prompt(self, prompt: str) -> PromptContext:
+        """A prompt as the transformers take it. Raises EmptyPrompt, PromptTooLong."""
         checked = self.check_prompt(prompt)
         return self._context(checked, self._text.encode(checked).to(self._device)[None])
 

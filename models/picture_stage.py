@@ -7,20 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ultraflash.models.dit import CausalDiT
+from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.loading import Decoder
 from ultraflash.models.noise import counter_noise
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size
 from ultraflash.models.schedule import TRAIN_STEPS
-from ultraflash.models.stream_state import Picture, StageSeconds, StreamState
+from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds
 from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
 from ultraflash.models.upsampler import LatentUpsampler
+
+
+class PictureStream(Protocol):
+    """What of a stream these stages read, and write: the memory in ``picture``."""
+
+    seed: int
+    picture: Picture
+    dynamic_cache: DynamicCacheConfig
+    groups: int
+    prompt_context: PromptContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +68,7 @@ class PictureStage:
             else no_cache(self.dtype, self.device),
         )
 
-    def show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
         """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
         picture = state.picture
         size = picture.size
@@ -72,7 +84,7 @@ class PictureStage:
         with clock.measure("decode"):
             return self.decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
 
-    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
+    def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
         picture, sr = state.picture, self.preset.sr
         assert sr is not None
@@ -85,7 +97,7 @@ class PictureStage:
         refined = [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)]
         return torch.cat(refined, dim=2)
 
-    def _run_sr(self, state: StreamState, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
+    def _run_sr(self, state: PictureStream, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
         picture, sr = state.picture, self.preset.sr
         assert sr is not None and self.sr is not None
         frames = condition_BCFHW.shape[2]

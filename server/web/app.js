@@ -1,5 +1,6 @@
 /** The page: connects the prompt box and the stage to the player. */
 
+import { askForKey, keyHeaders, storedKey } from "./api_key.js";
 import { ComposerView, drawSeed } from "./composer_view.js";
 import { choosePlayer, createPlayer } from "./player.js";
 import { EXAMPLES } from "./prompt_words.js";
@@ -88,6 +89,7 @@ class App {
       prompt: this.composer.text,
       size: this.sizeInForce,
       seed: this.composer.chosenSeed ?? drawSeed(),
+      key: storedKey(),
     });
   }
 
@@ -171,6 +173,9 @@ class App {
       return;
     }
     this.composer.notice(message);
+    if (code === "unauthorized") {
+      this.#loadCapabilities();
+    }
     if (this.requestedSizes.has(eventId)) {
       this.sizeInForce = this.requestedSizes.get(eventId);
       this.composer.setSize(this.sizeInForce);
@@ -241,7 +246,16 @@ class App {
 
   async #loadCapabilities() {
     try {
-      const response = await fetch("/v1/capabilities");
+      const response = await fetch("/v1/capabilities", { headers: keyHeaders() });
+      if (response.status === 401) {
+        const { error } = await response.json();
+        if (await askForKey(error.message)) {
+          this.#loadCapabilities();
+        } else {
+          this.composer.notice("This server makes nothing without an API key. Load the page again to give one.");
+        }
+        return;
+      }
       if (response.ok) {
         this.#offer(await response.json());
         return;
