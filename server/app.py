@@ -30,6 +30,7 @@ from ultraflash.server.keys.sockets import caller_of_socket
 from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.ticket_routes import ticket_routes
 from ultraflash.server.keys.tickets import Tickets
+from ultraflash.server.logs import log_ids
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import RESPONSE_HEADERS, Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
@@ -38,6 +39,7 @@ from ultraflash.server.request_log import RequestLog
 from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,12 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings=settings,
         supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
         metrics=Metrics(),
+        tracer=open_tracer(
+            "web",
+            exporter=settings.traces.exporter,
+            endpoint=settings.traces.endpoint,
+            folder=settings.traces.folder_name,
+        ),
     )
 
     jobs = JobService(settings, server.supervisor, server.metrics)
@@ -85,6 +93,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
             with suppress(asyncio.CancelledError):
                 await supervision
         keyring.store.close()
+        server.tracer.close()
 
     app = FastAPI(
         title="ultraflash",
@@ -194,7 +203,8 @@ def _add_stream(app: FastAPI, server: StreamServer, keyring: Keyring) -> None:
         timeout_s = server.settings.stream.start_timeout_s
         caller = await caller_of_socket(websocket, keyring, server.metrics, timeout_s=timeout_s)
         if caller is not None:
-            await Connection(websocket, server, caller).run()
+            with log_ids(key=caller.key_id):
+                await Connection(websocket, server, caller).run()
 
 
 class PageFiles(StaticFiles):

@@ -29,6 +29,7 @@ from ultraflash.server.protocol import (
 from ultraflash.server.session_registry import SessionRegistry
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -46,6 +47,7 @@ class StreamServer:
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
+    tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
     allowances: Allowances = field(init=False)
 
@@ -145,6 +147,7 @@ class Connection(Peer):
             metrics=self._server.metrics,
             limits=self._server.settings.stream,
             recordings=self._server.settings.data.recordings,
+            tracer=self._server.tracer,
         )
         self._session = session
         self._server.sessions.add(session)

@@ -6,7 +6,6 @@ what a new worker needs to go on after the old one has died.
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import time
@@ -26,7 +25,6 @@ from ultraflash.server.errors import (
     UnexpectedEvent,
     UnknownSession,
 )
-from ultraflash.server.logs import fields
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.owner_seat import OwnerSeat
@@ -47,9 +45,11 @@ from ultraflash.server.protocol import (
 from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
 from ultraflash.server.session_log import SessionLog
+from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.stream_position import StreamPosition
 from ultraflash.server.stream_stats import StatsMeter, stats_event
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import (
     AckPlayback,
     AdaptBitrate,
@@ -67,8 +67,6 @@ from ultraflash.server.worker.messages import (
     StreamStats,
 )
 from ultraflash.server.worker.supervisor import WorkerSupervisor
-
-log = logging.getLogger(__name__)
 
 MAX_RESTARTS_WITHOUT_A_FRAME = 3
 DONE = 1000
@@ -95,6 +93,7 @@ class LiveSession:
         metrics: Metrics,
         limits: StreamSettings,
         recordings: Path,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self.session_id = f"session_{secrets.token_hex(12)}"
         self.state: SessionState = "opening"
@@ -114,6 +113,7 @@ class LiveSession:
         self._recording = (
             Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
         )
+        self._trail = SessionTrail(tracer, self.session_id, size=start.size, prompt_chars=len(start.prompt))
         self._supervisor = supervisor
         self._metrics = metrics
         self._pending = PendingChanges()
@@ -231,6 +231,7 @@ class LiveSession:
                 prompt=event.prompt,
                 transition=event.transition,
                 groups=event.spread,
+                trace=self._trail.prompt_asked(event.event_id, event.prompt),
             )
         )
 
@@ -341,7 +342,8 @@ class LiveSession:
         self._send_open()
 
     def _send_open(self) -> None:
-        self._supervisor.send(self._at.opening(self.session_id, resting=self._resting))
+        opening = self._at.opening(self.session_id, resting=self._resting, trace=self._trail.context)
+        self._supervisor.send(opening)
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
@@ -396,12 +398,14 @@ class LiveSession:
         )
         if report.event_id is not None:
             self._pending.forget(report.event_id)
+            self._trail.prompt_refused(report.event_id)
             return
         for event in self._pending:
             self.audience.tell_owner(
                 error_event(UnexpectedEvent("The session did not start."), event.event_id)
             )
         self.state = "refused"
+        self._trail.over("refused", 0)
         if self._recording is not None:
             self._recording.discard()
         self._supervisor.detach(self.session_id)
@@ -411,6 +415,7 @@ class LiveSession:
             self._at.generation = report.generation
             self.feed.announce(report)
         elif isinstance(report, PromptShown):
+            self._trail.prompt_shown(report.event_id, report.first_pts_us)
             change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
                 self._at.prompt = change.prompt
@@ -434,6 +439,7 @@ class LiveSession:
             self._metrics.first_frame.observe(time.monotonic() - self._started_at)
         for seconds in self._pending.seconds_until(packet.pts_us):
             self._metrics.prompt_to_frame.observe(seconds)
+        self._trail.packet_sent(packet.seq, packet.pts_us)
         self._at.next_index = packet.seq + 1
         self._restarts = 0
         self._metrics.frames.inc()
@@ -482,8 +488,7 @@ class LiveSession:
         self._supervisor.send(CloseStream(stream_id=self.session_id))
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
-        about = fields(session=self.session_id, reason=reason, frames=self._at.next_index)
-        log.info("session over", extra=about)
+        self._trail.over(reason, self._at.next_index)
 
     @property
     def is_recording(self) -> bool:

@@ -215,6 +215,34 @@ class JobSettings(BaseModel):
     checkpoint_s: float = Field(default=5.0, ge=0)
 
 
+class TraceSettings(BaseModel):
+    """Where traces go; they need the extra ``otel``.
+
+    Attributes:
+        exporter: ``otlp`` sends them by HTTP, ``file`` writes them into a file for each process.
+        endpoint: of OTLP, such as ``http://127.0.0.1:4318/v1/traces``; by default what OpenTelemetry's own environment
+            variables say.
+        folder: of the files, ``web.jsonl`` and ``worker.jsonl``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exporter: Literal["none", "otlp", "file"] = "none"
+    endpoint: str | None = None
+    folder: Path | None = None
+
+    @model_validator(mode="after")
+    def _files_have_a_folder(self) -> TraceSettings:
+        if self.exporter == "file" and self.folder is None:
+            raise ValueError("the exporter 'file' needs traces.folder")
+        return self
+
+    @property
+    def folder_name(self) -> str | None:
+        """The folder as text."""
+        return None if self.folder is None else str(self.folder.absolute())
+
+
 class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
@@ -240,6 +268,7 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
+    traces: TraceSettings = Field(default_factory=TraceSettings)
 
     def configure(self) -> Configure:
         """What the worker is told."""
@@ -255,6 +284,9 @@ class Settings(BaseSettings):
             job_checkpoint_s=self.jobs.checkpoint_s,
             log_level=self.log_level,
             log_format=self.log_format,
+            trace_exporter=self.traces.exporter,
+            trace_endpoint=self.traces.endpoint,
+            trace_folder=self.traces.folder_name,
         )
 
 

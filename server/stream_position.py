@@ -40,7 +40,7 @@ class StreamPosition:
         """Time of the newest frame."""
         return self._pts_us(self.next_index - 1)
 
-    def opening(self, stream_id: str, *, resting: bool) -> OpenStream:
+    def opening(self, stream_id: str, *, resting: bool, trace: str | None) -> OpenStream:
         """The command that makes a worker go on from here, or wait there."""
         return OpenStream(
             stream_id=stream_id,
@@ -54,6 +54,7 @@ class StreamPosition:
             first_index=self.next_index,
             generation=self.generation,
             playhead_us=self.playhead_us,
+            trace=trace,
         )
 
     def _pts_us(self, index: int) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import Stats
 from ultraflash.server.worker.messages import StreamStats
@@ -30,11 +32,16 @@ class StatsMeter:
     def begin(self) -> None:
         """The sums of the next report start from 0."""
         self._steps = self._refreshes = 0
+        self._stage_seconds: Mapping[str, float] = {}
 
     def take(self, report: StreamStats) -> None:
         """Sets what is measured now and adds what is new since the report before."""
         for stage, milliseconds in report.stages.items():
             self._metrics.stage.labels(stage=stage).set(milliseconds)
+        for stage, seconds in report.stage_seconds.items():
+            spent = seconds - self._stage_seconds.get(stage, 0.0)
+            self._metrics.stage_seconds.labels(stage=stage).inc(max(0.0, spent))
+        self._stage_seconds = report.stage_seconds
         self._metrics.ahead.set(report.ahead_ms)
         self._metrics.steps_saved.inc(max(0, report.steps_saved - self._steps))
         self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - self._refreshes))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ultraflash.server.logs import fields
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
 from ultraflash.server.protocol import MediaFlags
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class FrameGroup:
         captured_ms: Unix time in milliseconds at which the engine returned them.
         discontinuity: whether the first frame does not continue the one before.
         seconds: the engine's, by stage.
+        trace: context of the group's span.
     """
 
     frames_THWC: NDArray[np.uint8]
@@ -58,6 +60,7 @@ class FrameGroup:
     captured_ms: float
     discontinuity: bool
     seconds: Mapping[str, float]
+    trace: str | None = None
 
 
 class StreamEncoder:
@@ -73,6 +76,7 @@ class StreamEncoder:
     ) -> None:
         self.stream_id = stream_id
         self.costs: deque[GroupCost] = deque(maxlen=COSTS_KEPT)
+        self.stage_seconds: dict[str, float] = {}
         self.closed = False
         self._encoder = H264Encoder(config)
         self._generation = generation
@@ -116,6 +120,11 @@ class StreamEncoder:
                     self._announce(group, emit)
                 size += self._emit(group, unit, emit)
         seconds = {**group.seconds, "encode": time.perf_counter() - start}
+        # A new one, since it is read on another thread.
+        self.stage_seconds = {
+            stage: self.stage_seconds.get(stage, 0.0) + seconds.get(stage, 0.0)
+            for stage in {**self.stage_seconds, **seconds}
+        }
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
 
     def _follow_size(self, group: FrameGroup) -> None:
@@ -183,8 +192,9 @@ class StreamEncoder:
 class EncodingThread:
     """Encodes the groups of all streams in the order they come; at most one waits while one is in work."""
 
-    def __init__(self, emit: Callable[[StreamReport], None]) -> None:
+    def __init__(self, emit: Callable[[StreamReport], None], tracer: Tracer = NO_TRACER) -> None:
         self._emit = emit
+        self._tracer = tracer
         self._jobs: queue.Queue[tuple[StreamEncoder, FrameGroup | str]] = queue.Queue(maxsize=GROUPS_IN_HAND)
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
 
@@ -209,9 +219,12 @@ class EncodingThread:
                 encoder.closed = True
                 self._emit(StreamEnded(stream_id=encoder.stream_id, reason=job))
                 continue
+            span = self._tracer.span("encode", parent=job.trace, session=encoder.stream_id)
             try:
                 encoder.encode(job, self._emit)
+                span.end(frames=len(job.frames_THWC))
             except Exception:
+                span.end(failed=True)
                 log.exception("encoding failed", extra=fields(session=encoder.stream_id))
                 encoder.closed = True
                 self._emit(StreamEnded(stream_id=encoder.stream_id, reason="engine_fault"))

@@ -32,6 +32,7 @@ class LiveStream:
         group_frames: frames of the newest group, which the next one is expected to have.
         groups: made by the engine's state so far.
         new_prompts, new_size: asked for since the newest group.
+        trace: context of the session's span.
     """
 
     stream_id: str
@@ -46,6 +47,7 @@ class LiveStream:
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
     new_size: tuple[str, PictureSize] | None = None
+    trace: str | None = None
 
     @property
     def frame_us(self) -> float:
@@ -83,6 +85,7 @@ def open_stream(
         playhead=playhead,
         encoder=encoder,
         next_index=command.first_index,
+        trace=command.trace,
     )
 
 
@@ -187,6 +190,7 @@ def stream_stats(stream: LiveStream) -> StreamStats:
         encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
         ahead_ms=stream.playhead.ahead_us / 1000,
         stages=_milliseconds_per_frame(stages, frames),
+        stage_seconds=stream.encoder.stage_seconds,
         steps_saved=use.steps_saved,
         refreshes_skipped=use.refreshes_skipped,
         cache_occupancy={cache: round(part, 3) for cache, part in use.occupancy.items()},

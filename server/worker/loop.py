@@ -6,10 +6,12 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine
 from ultraflash.server.logs import fields
+from ultraflash.server.tracing import NO_TRACER, Tracer, stage_spans
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -63,6 +65,7 @@ class WorkerLoop:
         commands: queue.Queue[Command],
         emit: Callable[[Report], None],
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
         self._default_size = config.size or engine.preset.default_size
@@ -76,10 +79,11 @@ class WorkerLoop:
         self._commands = commands
         self._emit = emit
         self._clock = clock
+        self._tracer = tracer
         self._streams: dict[str, LiveStream] = {}
         self._jobs: dict[str, VideoJob] = {}
         self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
-        self._encoding = EncodingThread(emit)
+        self._encoding = EncodingThread(emit, tracer)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
 
@@ -251,6 +255,17 @@ class WorkerLoop:
         if stream.encoder.closed:
             self._drop(stream)
             return
+        start_ns = time.time_ns()
+        # A group that shows a new prompt belongs to its story, which is part of the session's.
+        parent = stream.new_prompts[-1].trace if stream.new_prompts else stream.trace
+        span = self._tracer.span(
+            "group",
+            parent=parent,
+            start_ns=start_ns,
+            session=stream.stream_id,
+            group=stream.groups,
+            size=stream.size.name,
+        )
         try:
             for report in apply_changes(self._engine, stream):
                 about = fields(session=stream.stream_id, event=report.event_id, group=stream.groups)
@@ -261,8 +276,12 @@ class WorkerLoop:
             raise
         except Exception:
             log.exception("engine fault", extra=fields(session=stream.stream_id))
+            span.end(failed=True)
             self._end(stream, "engine_fault")
             return
+        stage_spans(self._tracer, span, start_ns, group.seconds)
+        span.end(first_frame=group.first_index, frames=len(group.frames_THWC))
+        group = replace(group, trace=span.context)
         self._encoding.encode(stream.encoder, group)
         if advance(stream, group, self._clock()):
             self._end(stream, "max_frames")

@@ -26,7 +26,7 @@ class Configure:
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
         job_checkpoint_s: time between two checkpoints of a job.
-        log_level, log_format: as in the settings.
+        log_level, log_format, trace_exporter, trace_endpoint, trace_folder: as in the settings.
     """
 
     engine: str
@@ -40,11 +40,17 @@ class Configure:
     job_checkpoint_s: float
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
+    trace_exporter: str = "none"
+    trace_endpoint: str | None = None
+    trace_folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStream:
-    """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost."""
+    """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost.
+
+    ``trace`` is the context of the session's span, under which the worker's spans go.
+    """
 
     stream_id: str
     prompt: str
@@ -57,6 +63,7 @@ class OpenStream:
     first_index: int
     generation: int
     playhead_us: float
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,7 @@ class SetPrompt:
     prompt: str
     transition: Literal["cut", "blend"]
     groups: int
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,13 +261,14 @@ class MediaPacket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStats:
-    """Once a second: see ``Stats`` of the protocol."""
+    """Once a second: see ``Stats`` of the protocol; ``stage_seconds`` are sums since the stream was opened."""
 
     stream_id: str
     generated_fps: float
     encoded_kbps: float
     ahead_ms: float
     stages: dict[str, float]
+    stage_seconds: dict[str, float]
     steps_saved: int
     refreshes_skipped: int
     cache_occupancy: dict[str, float]

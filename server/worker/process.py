@@ -16,6 +16,7 @@ from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, load_engine
 from ultraflash.server.logs import set_up_logging
 from ultraflash.server.media.h264 import H264Config, H264Encoder
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
 from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
@@ -49,11 +50,18 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         channel.send(WorkerFailed(code=error.code, message=error.message))
         return
     commands: queue.Queue[Command] = queue.Queue()
-    loop = WorkerLoop(engine, config, commands, channel.send)
+    tracer = open_tracer(
+        "worker",
+        exporter=config.trace_exporter,
+        endpoint=config.trace_endpoint,
+        folder=config.trace_folder,
+    )
+    loop = WorkerLoop(engine, config, commands, channel.send, tracer=tracer)
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(engine, config))
     loop.run()
+    tracer.close()
 
 
 def describe(engine: Engine, config: Configure) -> WorkerReady:
