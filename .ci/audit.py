@@ -1,7 +1,7 @@
 """Looks the installed dependencies up in PyPI's database of known holes, by pip-audit.
 
-Status: 0 none known, 1 some known, 2 pip-audit failed, 69 (EX_UNAVAILABLE) the database cannot be reached, or knows none
-of the packages, and so nothing was looked up.
+Status: 0 none known, 1 some known, 2 pip-audit failed, 69 (EX_UNAVAILABLE) the database cannot be reached, or knows
+none of the packages, and so nothing was looked up.
 """
 
 from __future__ import annotations
