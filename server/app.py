@@ -198,14 +198,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UltraflashError)
     async def ours(request: Request, error: UltraflashError) -> JSONResponse:
         status = http_status(error)
-        headers = {"Retry-After": "5"} if error.retryable else None
+        headers = {"Retry-After": "5"} if error.retryable else {}
+        if isinstance(error, RestError):
+            headers = error.headers
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)
-
-    @app.exception_handler(RestError)
-    async def rest(request: Request, error: RestError) -> JSONResponse:
-        body = error_body(error.code, error.message, param=error.param, status=error.status)
-        return JSONResponse(body, status_code=error.status, headers=error.headers)
 
     @app.exception_handler(OperationalError)
     async def database(request: Request, error: OperationalError) -> JSONResponse:
