@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.errors import RestError, http_status
+from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
@@ -30,6 +31,7 @@ from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
@@ -46,16 +48,19 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
+    snapshots = SnapshotFolder(snapshot_root(settings.data), own_name())
     server = StreamServer(
         settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
+        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
+        snapshots=snapshots,
     )
 
     jobs = JobService(settings, server.supervisor, server.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        snapshots.open()
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             yield
@@ -66,6 +71,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await supervision
+        snapshots.close()
 
     app = FastAPI(
         title="ultraflash",

@@ -26,6 +26,7 @@ from ultraflash.server.protocol import (
 from ultraflash.server.session_registry import SessionRegistry
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -36,16 +37,18 @@ class StreamServer:
     """What all connections share.
 
     Attributes:
+        snapshots: where the worker keeps the states of live streams.
         sessions: live ones.
     """
 
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
+    snapshots: SnapshotFolder
     sessions: SessionRegistry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(self.settings.stream, self.metrics)
+        self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.snapshots)
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""

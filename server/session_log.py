@@ -47,6 +47,15 @@ class SessionLog:
         """A size took effect."""
         self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
 
+    def changes_since(self, pts_us: float) -> list[dict[str, Any]]:
+        """What took effect at that time or later, in the newest engine state."""
+        found: list[dict[str, Any]] = []
+        for entry in reversed(self._events):
+            if entry["first_pts_us"] < pts_us or entry.get("restarted"):
+                break
+            found.append(entry)
+        return found[::-1]
+
     def replay(self) -> dict[str, Any]:
         """All of it as JSON values."""
         return {"model": self._model, "seed": self.seed, "fps": self._fps, "events": list(self._events)}

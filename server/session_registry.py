@@ -9,14 +9,16 @@ from ultraflash.server.errors import Busy, UnknownSession
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import StreamSettings
+from ultraflash.server.snapshot_folder import SnapshotFolder
 
 
 class SessionRegistry:
     """Sessions by id."""
 
-    def __init__(self, limits: StreamSettings, metrics: Metrics) -> None:
+    def __init__(self, limits: StreamSettings, metrics: Metrics, snapshots: SnapshotFolder) -> None:
         self._limits = limits
         self._metrics = metrics
+        self._snapshots = snapshots
         self._sessions: dict[str, LiveSession] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
 
@@ -53,6 +55,7 @@ class SessionRegistry:
         """A session is of no use any more."""
         self.owner_is_back(session)
         self._sessions.pop(session.session_id, None)
+        self._snapshots.keep_only({kept.session_id for kept in self})
         self._count()
 
     def owner_left(self, session: LiveSession, *, for_good: bool) -> None:

@@ -220,9 +220,11 @@ class LiveSession:
         return self._at.paused or self.audience.owner is None
 
     def update_prompt(self, event: PromptUpdate) -> None:
-        """Passes a new prompt on."""
+        """Passes a new prompt on; while there is no stream it waits for the next one."""
         self._pending.check_room(event.event_id)
         self._pending.add(event)
+        if self.state == "lost":
+            return
         self._supervisor.send(
             SetPrompt(
                 stream_id=self.session_id,
@@ -340,7 +342,15 @@ class LiveSession:
         self._send_open()
 
     def _send_open(self) -> None:
-        self._supervisor.send(self._at.opening(self.session_id, resting=self._resting))
+        """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
+        self._supervisor.send(
+            self._at.opening(
+                self.session_id,
+                resting=self._resting,
+                restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
+                changes=self._log.changes_since(self._at.oldest_kept_us),
+            )
+        )
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
@@ -352,12 +362,14 @@ class LiveSession:
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
-        self._meter.begin()
+        self._at.next_index = report.first_index
         first_us = self._at.next_us
-        self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
-        self.audience.tell_all(
-            SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
-        )
+        if not report.restored:
+            self._meter.begin()
+            self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
+        state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
+        self._metrics.resumed.labels(state=state).inc()
+        self.audience.tell_all(SessionResumed(session_id=self.session_id, first_pts_us=first_us, state=state))
         if self.audience.owner is not None:
             self._set_share(self.audience.owner.control.share)
         for event in self._pending:
