@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from ultraflash.server.worker.stream_snapshot import (
     find_snapshots,
     slot_paths,
 )
+
+# The small networks are those of the tests of models.
+sys.path.append(str(Path(__file__).parents[2] / "models" / "rig"))
 
 PACING = PacingRule(ahead_us=1.5e6, ack_pause_s=15, ack_end_s=60, paused_end_s=600)
 STREAM = "session_1"
@@ -93,8 +98,6 @@ class SlowKeeper(PatternEngine):
     """Takes about 20 ms of processor time for a snapshot."""
 
     def save_stream(self, state: Any) -> bytes:
-        import time
-
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
@@ -165,52 +168,47 @@ def next_frames(engine: Engine, stream: LiveStream, *, keep: bool = True) -> tup
 
 
 @pytest.fixture(scope="module")
-def mini() -> Cascade:
-    return Cascade.load("mini")
+def cascade() -> Cascade:
+    """The cascade as it is, with small networks."""
+    from small_cascade import small_cascade, small_preset
+
+    from ultraflash.models.text import MiniLMEncoder
+
+    return small_cascade(small_preset(), text=MiniLMEncoder())
 
 
-def test_mini_goes_on_bit_for_bit_from_any_frame_of_a_group(mini: Cascade, tmp_path: Path) -> None:
+def test_a_cascade_goes_on_bit_for_bit_from_any_frame_of_a_group(cascade: Cascade, tmp_path: Path) -> None:
     """A prompt changes before the kill, one is announced but unseen at the kill, one still waits."""
-    undisturbed = opened(mini, tmp_path / "unused", 0, [])
+    prompts = {1: ("the sea at night",), 3: ("a desert at noon", "blend", 2), 5: ("snow at dawn",)}
+    undisturbed = opened(cascade, tmp_path / "unused", 0, [])
     undisturbed.keeping = None
-    expected = []
+    expected: list[np.ndarray] = []
     for group in range(6):
-        if group == 1:
-            set_prompt(undisturbed, "a lighthouse by the sea at night")
-        if group == 3:
-            set_prompt(undisturbed, "a desert at noon", "blend", 2)
-        if group == 5:
-            set_prompt(undisturbed, "snowy mountains at dawn")
-        expected += list(next_frames(mini, undisturbed)[0])
+        if group in prompts:
+            set_prompt(undisturbed, *prompts[group])
+        expected += list(next_frames(cascade, undisturbed)[0])
 
-    stream = opened(mini, tmp_path, 0, [])
-    for group in range(3):
-        if group == 1:
-            set_prompt(stream, "a lighthouse by the sea at night")
-        next_frames(mini, stream)
-    set_prompt(stream, "a desert at noon", "blend", 2)
-    _, announced = next_frames(mini, stream, keep=False)
+    stream = opened(cascade, tmp_path, 0, [])
+    for group in range(4):
+        if group in prompts:
+            set_prompt(stream, *prompts[group])
+        _, announced = next_frames(cascade, stream, keep=group < 3)
     assert announced == [3]
     log = [
-        {"group": 1, "first_pts_us": 0.0, "prompt": "a lighthouse by the sea at night"},
+        {"group": 1, "first_pts_us": 0.0, "prompt": "the sea at night"},
         {"group": 3, "first_pts_us": 0.0, "prompt": "a desert at noon", "transition": "blend", "groups": 2},
     ]
-    for sent in (stream.next_index - 12, stream.next_index - 5, stream.next_index):
-        again = opened(mini, tmp_path, sent, log)
+    size = stream.group_frames
+    for sent in (stream.next_index - size, stream.next_index - 3, stream.next_index):
+        again = opened(cascade, tmp_path, sent, log)
         again.keeping = None
         assert again.groups == 3
-        set_prompt(again, "snowy mountains at dawn")
         got: list[np.ndarray] = []
-        announced = []
         while len(got) < len(expected) - sent:
-            waiting = again.new_prompts
-            if again.groups < 5:
-                # It was asked for later than the group in which it could take effect first.
-                again.new_prompts = []
-            frames, groups = next_frames(mini, again)
-            again.new_prompts = waiting if again.groups <= 5 and not groups else []
+            if again.groups == 5:
+                set_prompt(again, *prompts[5])
+            frames, announced = next_frames(cascade, again)
             got += list(frames)
-            announced += groups
         assert announced == [5]
         np.testing.assert_array_equal(np.stack(got), np.stack(expected[sent:]))
 
