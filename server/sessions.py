@@ -7,9 +7,8 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
-import math
-import secrets
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,9 +44,17 @@ from ultraflash.server.protocol import (
 )
 from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
+from ultraflash.server.session_identity import (
+    SessionIdentity,
+    first_position,
+    stored_changes,
+    stored_opening,
+    stored_position,
+    stored_session,
+)
 from ultraflash.server.session_log import SessionLog
+from ultraflash.server.session_store import StoredSession, StoredState
 from ultraflash.server.settings import StreamSettings
-from ultraflash.server.stream_position import StreamPosition
 from ultraflash.server.stream_stats import StatsMeter, stats_event
 from ultraflash.server.worker.messages import (
     AckPlayback,
@@ -94,33 +101,68 @@ class LiveSession:
         metrics: Metrics,
         limits: StreamSettings,
         recordings: Path,
+        keep: Callable[[StoredSession], None],
+        before: StoredSession | None = None,
     ) -> None:
-        self.session_id = f"session_{secrets.token_hex(12)}"
-        self.state: SessionState = "opening"
+        """A session of ``start``, or the one ``before`` that a server which is gone has left of it.
+
+        ``keep`` is told of it as it changes.
+        """
+        self._identity = SessionIdentity.new(limits.token_s) if before is None else SessionIdentity.of(before)
+        self.session_id = self._identity.session_id
+        self.state: SessionState = "opening" if before is None else "lost"
         self.feed = MediaFeed(self.session_id, supervisor)
         self.audience = Audience(self.feed)
-        self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
-        self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._at = StreamPosition(
-            prompt=start.prompt,
-            size=start.size,
-            seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
-            fps=start.fps,
-            max_frames=start.max_frames,
-        )
-        self._log = SessionLog(self._at.seed, self._note_log)
+        self._at = first_position(start) if before is None else stored_position(before)
+        self._log = SessionLog(self._at.seed, self._note_log, before)
+        # What a killed server has recorded is complete up to there; its parts are not gone on with.
         self._recording = (
-            Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
+            Recording(recordings, self.session_id, token_s=limits.token_s)
+            if start.record and before is None
+            else None
         )
+        self._keep = keep
+        self._forsaken = before is not None
         self._supervisor = supervisor
         self._metrics = metrics
-        self._pending = PendingChanges()
+        self._pending = PendingChanges() if before is None else stored_changes(before)
         self._restarts = 0
         self._meter = StatsMeter(metrics)
         self._started_at = time.monotonic()
-        self._opened: StreamOpened | None = None
+        self._reason: str | None = None
+        self._opened = None if before is None else stored_opening(before)
         self._ending: tuple[SessionDone, int] | None = None
+
+    @property
+    def viewer_grant(self) -> Grant:
+        """Recognizes the token of viewers."""
+        return self._identity.viewer_grant
+
+    @property
+    def owner_grant(self) -> Grant:
+        """Recognizes the token of the owner."""
+        return self._identity.owner_grant
+
+    def keep(self) -> None:
+        """Has it stored as it is now, once there is something to store."""
+        if self._opened is None:
+            return
+        state: StoredState = "live"
+        if self.over or self._forsaken:
+            state = "interrupted" if self._forsaken else "ended"
+        self._keep(
+            stored_session(
+                self._identity,
+                self._start,
+                self._opened,
+                self._at,
+                self._log,
+                self._pending,
+                state=state,
+                reason=self._reason,
+            )
+        )
 
     @property
     def over(self) -> bool:
@@ -183,6 +225,13 @@ class LiveSession:
 
     def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
         """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
+        if self._forsaken:
+            # How far a server came that was killed is known best by whom it sent the frames to.
+            self._forsaken = False
+            self._at.went_on_to(last_us)
+            self._supervisor.attach(self.session_id, self)
+            self.on_worker_ready()
+            self.keep()
         self.audience.welcome_owner(owner)
         held = [] if last_us is None else self.feed.held_from(last_us)
         packets = held[1:] if held else self.feed.since_newest_key()
@@ -223,6 +272,7 @@ class LiveSession:
         """Passes a new prompt on; while there is no stream it waits for the next one."""
         self._pending.check_room(event.event_id)
         self._pending.add(event)
+        self.keep()
         if self.state == "lost":
             return
         self._supervisor.send(
@@ -248,6 +298,7 @@ class LiveSession:
             self._at.bitrate = event.bitrate
         if event.size is not None:
             self._pending.add(event)
+        self.keep()
         self._supervisor.send(
             ControlStream(
                 stream_id=self.session_id,
@@ -390,8 +441,8 @@ class LiveSession:
                 "fps": report.fps,
                 "seed": self._at.seed,
                 "model": self._model(),
-                "viewer_token": self._viewer_token if owns else None,
-                "resume_token": self._resume_token if owns else None,
+                "viewer_token": self._identity.viewer_token if owns else None,
+                "resume_token": self._identity.resume_token if owns else None,
             }
         )
 
@@ -421,6 +472,7 @@ class LiveSession:
         if isinstance(report, GenerationStarted):
             self._at.generation = report.generation
             self.feed.announce(report)
+            self.keep()
         elif isinstance(report, PromptShown):
             change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
@@ -489,7 +541,8 @@ class LiveSession:
             self.audience.owner.outbox.close(code, done.reason)
 
     def _leave(self, reason: str) -> None:
-        self.state = "done"
+        self.state, self._reason = "done", reason
+        self.keep()
         self._supervisor.send(CloseStream(stream_id=self.session_id))
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
@@ -506,6 +559,7 @@ class LiveSession:
             self._recording.wait()
 
     def _note_log(self) -> None:
+        self.keep()
         if self._recording is not None:
             self._recording.note(self._log.replay())
 

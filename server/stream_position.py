@@ -8,6 +8,9 @@ from typing import Any
 from ultraflash.server.worker.messages import OpenStream
 from ultraflash.server.worker.stream_snapshot import MOST_FRAMES_AGAIN
 
+# The largest number that a media header holds.
+MAX_INDEX = 2**32 - 1
+
 
 @dataclass(slots=True, kw_only=True)
 class StreamPosition:
@@ -41,6 +44,14 @@ class StreamPosition:
     def newest_us(self) -> float:
         """Time of the newest frame."""
         return self._pts_us(self.next_index - 1)
+
+    def went_on_to(self, pts_us: float | None) -> None:
+        """A frame of that time was sent, which is the newest one that anybody has; None says nothing new."""
+        if pts_us is None or self.fps is None:
+            return
+        index = round(pts_us * self.fps / 1e6)
+        if 0 <= index < MAX_INDEX:
+            self.next_index = index + 1
 
     @property
     def oldest_kept_us(self) -> float:

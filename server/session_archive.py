@@ -1,0 +1,53 @@
+"""Stores sessions as they change, on a thread of its own, so that no stream waits for the database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ultraflash.server.session_store import SessionStore, StoredSession
+
+log = logging.getLogger(__name__)
+
+
+class SessionArchive:
+    """What is put here is stored soon; of several versions of a session that wait only the newest is."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self.store = store
+        self._waiting: dict[str, StoredSession] = {}
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sessions")
+
+    def put(self, session: StoredSession) -> None:
+        """A session is new, or has changed."""
+        with self._lock:
+            waits = session.id in self._waiting
+            self._waiting[session.id] = session
+        if not waits:
+            self._thread.submit(self._guarded, lambda: self._save(session.id))
+
+    def forget_older(self, keep_s: float) -> None:
+        """Forgets what was over long ago."""
+        self._thread.submit(self._guarded, lambda: self.store.forget_older(keep_s))
+
+    def close(self) -> None:
+        """Returns when everything is stored."""
+        self._thread.shutdown(wait=True)
+        self.store.close()
+
+    def _save(self, session_id: str) -> None:
+        with self._lock:
+            session = self._waiting.pop(session_id)
+        self.store.save(session)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        """A database that is away for a while is no reason to end a stream; the next change is stored with the rest."""
+        try:
+            work()
+        except SQLAlchemyError:
+            log.exception("a session could not be stored")
