@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.errors import RestError, http_status
+from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import video_routes
 from ultraflash.server.jobs.service import JobService
@@ -29,7 +30,9 @@ from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_routes import add_sessions
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -48,12 +51,14 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
-    snapshots = SnapshotFolder(snapshot_root(settings.data), own_name())
+    me = own_name()
+    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
     server = StreamServer(
         settings=settings,
         supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
         snapshots=snapshots,
+        archive=SessionArchive(SessionStore(open_database(settings.data.database_url), me=me)),
     )
 
     jobs = JobService(settings, server.supervisor, server.metrics)
@@ -61,6 +66,8 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         snapshots.open()
+        server.take_over()
+        alive = asyncio.create_task(server.sessions.keep_alive())
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             yield
@@ -71,6 +78,8 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await supervision
+        alive.cancel()
+        await asyncio.to_thread(server.archive.close)
         snapshots.close()
 
     app = FastAPI(
@@ -204,14 +213,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UltraflashError)
     async def ours(request: Request, error: UltraflashError) -> JSONResponse:
         status = http_status(error)
-        headers = {"Retry-After": "5"} if error.retryable else None
+        headers = {"Retry-After": "5"} if error.retryable else {}
+        if isinstance(error, RestError):
+            headers = error.headers
         body = error_body(error.code, error.message, param=error.param, status=status)
         return JSONResponse(body, status_code=status, headers=headers)
-
-    @app.exception_handler(RestError)
-    async def rest(request: Request, error: RestError) -> JSONResponse:
-        body = error_body(error.code, error.message, param=error.param, status=error.status)
-        return JSONResponse(body, status_code=error.status, headers=error.headers)
 
     @app.exception_handler(OperationalError)
     async def database(request: Request, error: OperationalError) -> JSONResponse:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ultraflash.server.errors import UnknownSession
 from ultraflash.server.session_store import SessionStore, StoredSession
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,15 @@ class SessionArchive:
             self._waiting[session.id] = session
         if not waits:
             self._thread.submit(self._guarded, lambda: self._save(session.id))
+
+    def find(self, session_id: str) -> StoredSession:
+        """The newest version of a session, stored or not yet. Blocking. Raises ``UnknownSession``."""
+        with self._lock:
+            waiting = self._waiting.get(session_id)
+        found = waiting or self.store.get(session_id)
+        if found is None:
+            raise UnknownSession("There is no such session, or not any more.", param="session_id")
+        return found
 
     def forget_older(self, keep_s: float) -> None:
         """Forgets what was over long ago."""

@@ -24,7 +24,9 @@ class SessionLog:
         self.model = "" if before is None else before.model
         self._changed = changed
         self._fps: int | None = None if before is None else before.opened["fps"]
-        self._events: list[dict[str, Any]] = [] if before is None else [dict(event) for event in before.events]
+        self._events: list[dict[str, Any]] = (
+            [] if before is None else [dict(event) for event in before.events]
+        )
 
     @property
     def events(self) -> tuple[dict[str, Any], ...]:

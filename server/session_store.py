@@ -151,7 +151,11 @@ class SessionStore:
         if "\0" in session_id:
             return None
         with self._reader.begin() as connection:
-            row = connection.execute(select(SESSIONS).where(SESSIONS.c.id == session_id)).mappings().one_or_none()
+            row = (
+                connection.execute(select(SESSIONS).where(SESSIONS.c.id == session_id))
+                .mappings()
+                .one_or_none()
+            )
             return None if row is None else _session_of(connection, row)
 
     def page(self, *, state: StoredState | None, limit: int) -> list[StoredSession]:

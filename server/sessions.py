@@ -7,7 +7,6 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,8 @@ from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
 from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
-    AckOutOfRange,
     EngineFault,
     EngineRestarting,
-    InvalidField,
     ProtocolError,
     UnexpectedEvent,
     UnknownSession,
@@ -52,20 +49,16 @@ from ultraflash.server.session_identity import (
     stored_position,
     stored_session,
 )
-from ultraflash.server.session_log import SessionLog
-from ultraflash.server.session_store import StoredSession, StoredState
+from ultraflash.server.session_record import SessionRecord
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.settings import StreamSettings
+from ultraflash.server.steering import Steering
 from ultraflash.server.stream_stats import StatsMeter, stats_event
 from ultraflash.server.worker.messages import (
-    AckPlayback,
-    AdaptBitrate,
-    CloseStream,
     CommandRefused,
-    ControlStream,
     GenerationStarted,
     MediaPacket,
     PromptShown,
-    SetPrompt,
     SizeShown,
     StreamEnded,
     StreamOpened,
@@ -115,22 +108,25 @@ class LiveSession:
         self.audience = Audience(self.feed)
         self._start = start
         self._at = first_position(start) if before is None else stored_position(before)
-        self._log = SessionLog(self._at.seed, self._note_log, before)
         # What a killed server has recorded is complete up to there; its parts are not gone on with.
-        self._recording = (
-            Recording(recordings, self.session_id, token_s=limits.token_s)
-            if start.record and before is None
-            else None
+        records = start.record and before is None
+        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
+        self._record = SessionRecord(self._at.seed, recording, self.keep, before)
+        self._steering = Steering(
+            self.session_id,
+            self._at,
+            pending=PendingChanges() if before is None else stored_changes(before),
+            audience=self.audience,
+            feed=self.feed,
+            supervisor=supervisor,
         )
         self._keep = keep
         self._forsaken = before is not None
+        self._reason: str | None = None
         self._supervisor = supervisor
         self._metrics = metrics
-        self._pending = PendingChanges() if before is None else stored_changes(before)
         self._restarts = 0
         self._meter = StatsMeter(metrics)
-        self._started_at = time.monotonic()
-        self._reason: str | None = None
         self._opened = None if before is None else stored_opening(before)
         self._ending: tuple[SessionDone, int] | None = None
 
@@ -146,23 +142,19 @@ class LiveSession:
 
     def keep(self) -> None:
         """Has it stored as it is now, once there is something to store."""
-        if self._opened is None:
-            return
-        state: StoredState = "live"
-        if self.over or self._forsaken:
-            state = "interrupted" if self._forsaken else "ended"
-        self._keep(
-            stored_session(
-                self._identity,
-                self._start,
-                self._opened,
-                self._at,
-                self._log,
-                self._pending,
-                state=state,
-                reason=self._reason,
+        if self._opened is not None:
+            self._keep(
+                stored_session(
+                    self._identity,
+                    self._start,
+                    self._opened,
+                    self._at,
+                    self._record.log,
+                    self._steering.pending,
+                    state="interrupted" if self._forsaken else "ended" if self.over else "live",
+                    reason=self._reason,
+                )
             )
-        )
 
     @property
     def over(self) -> bool:
@@ -206,10 +198,10 @@ class LiveSession:
         """Asks the worker for the stream."""
         self.audience.welcome_owner(owner)
         self.feed.join(owner)
-        if self._recording is not None:
-            self.feed.join(self._recording)
+        if self._record.recording is not None:
+            self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
-        self._send_open()
+        self._steering.open()
 
     def join(self, viewer: Seat) -> None:
         """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
@@ -221,18 +213,13 @@ class LiveSession:
     def owner_left(self) -> None:
         """Rests until the owner is back."""
         self.audience.owner_left()
-        self._rest()
+        self._steering.rest()
 
     def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
         """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
-        if self._forsaken:
-            # How far a server came that was killed is known best by whom it sent the frames to.
-            self._forsaken = False
-            self._at.went_on_to(last_us)
-            self._supervisor.attach(self.session_id, self)
-            self.on_worker_ready()
-            self.keep()
         self.audience.welcome_owner(owner)
+        if self._forsaken:
+            self._wake(last_us)
         held = [] if last_us is None else self.feed.held_from(last_us)
         packets = held[1:] if held else self.feed.since_newest_key()
         first_us = packets[0].packet.pts_us if packets else self._at.next_us
@@ -245,103 +232,48 @@ class LiveSession:
         )
         # Acknowledgements may have been lost with the connection; what they said is known all the same, and a
         # stream that waits for them would never go on.
-        self._move_playhead(first_us - 1e6 / self.fps)
+        self._steering.move_playhead(first_us - 1e6 / self.fps)
         if held:
             owner.adopt(held[0].generation)
             self.feed.follow(owner, packets)
         else:
             self.feed.join(owner)
         if self._ending is not None:
-            self._say_good_bye(*self._ending)
-        self._set_share(owner.control.share)
-        self._rest()
+            self.audience.dismiss_owner(*self._ending)
+        self._steering.set_share(owner.control.share)
+        self._steering.rest()
 
-    def _rest(self) -> None:
-        """Tells the worker whether to work on."""
-        self._supervisor.send(
-            ControlStream(
-                stream_id=self.session_id, event_id="", size=None, paused=self._resting, bitrate=None
-            )
-        )
-
-    @property
-    def _resting(self) -> bool:
-        return self._at.paused or self.audience.owner is None
+    def _wake(self, last_us: float | None) -> None:
+        """Goes on with what a killed server has left, as if the worker alone had died."""
+        self._forsaken = False
+        # How far it came is known best by whom it sent the frames to.
+        self._at.went_on_to(last_us)
+        self._supervisor.attach(self.session_id, self)
+        self.on_worker_ready()
+        self.keep()
 
     def update_prompt(self, event: PromptUpdate) -> None:
         """Passes a new prompt on; while there is no stream it waits for the next one."""
-        self._pending.check_room(event.event_id)
-        self._pending.add(event)
-        self.keep()
         if self.state == "lost":
-            return
-        self._supervisor.send(
-            SetPrompt(
-                stream_id=self.session_id,
-                event_id=event.event_id,
-                prompt=event.prompt,
-                transition=event.transition,
-                groups=event.spread,
-            )
-        )
+            self._steering.note_prompt(event)
+        else:
+            self._steering.update_prompt(event)
+        self.keep()
 
     def control(self, event: SessionControl) -> None:
         """Passes on what the owner wants changed."""
-        if event.size is None and event.paused is None and event.bitrate is None:
-            raise InvalidField(
-                "session.control needs size, paused or bitrate.", param="size", event_id=event.event_id
-            )
-        self._pending.check_room(event.event_id)
-        if event.paused is not None:
-            self._at.paused = event.paused
-        if event.bitrate is not None:
-            self._at.bitrate = event.bitrate
-        if event.size is not None:
-            self._pending.add(event)
+        self._steering.control(event)
         self.keep()
-        self._supervisor.send(
-            ControlStream(
-                stream_id=self.session_id,
-                event_id=event.event_id,
-                size=event.size,
-                paused=event.paused,
-                bitrate=event.bitrate,
-            )
-        )
 
     def ack(self, event: PlaybackAck) -> None:
         """Moves the playhead. Raises ``AckOutOfRange`` for a frame that has not been sent."""
-        last_us = self._at.newest_us
-        if event.seq >= self._at.next_index or event.pts_us > last_us + 1:
-            raise AckOutOfRange(
-                f"playback.ack of frame {event.seq} at {event.pts_us:.0f} us; "
-                f"the newest one sent is {self._at.next_index - 1} at {last_us:.0f} us."
-            )
-        self._move_playhead(event.pts_us)
-        if self.audience.owner is not None:
-            self.audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
+        self._steering.ack(event)
         self._adapt()
 
     def _adapt(self) -> None:
         """Follows what the owner's connection carries."""
-        owner = self.audience.owner
-        if owner is None or self.over:
-            return
-        if self._at.paused:
-            owner.control.rest()
-        owner.adapt(set_share=self._set_share, go_on=self._skip_to_newest, last_resort=self._adapt)
-
-    def _set_share(self, share: float) -> None:
-        self._supervisor.send(AdaptBitrate(stream_id=self.session_id, share=share))
-
-    def _skip_to_newest(self) -> None:
-        """Frames that the owner will not get must not be waited for."""
-        self._move_playhead(self._at.newest_us)
-        self.feed.request_key()
-
-    def _move_playhead(self, seen_us: float) -> None:
-        self._at.playhead_us = max(self._at.playhead_us, seen_us)
-        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=seen_us))
+        if not self.over:
+            self._steering.adapt(last_resort=self._adapt)
 
     def request_key(self) -> None:
         """Asks for a keyframe."""
@@ -389,18 +321,10 @@ class LiveSession:
             )
 
     def on_worker_ready(self) -> None:
-        """Goes on with the new worker."""
-        self._send_open()
-
-    def _send_open(self) -> None:
-        """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
-        self._supervisor.send(
-            self._at.opening(
-                self.session_id,
-                resting=self._resting,
-                restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
-                changes=self._log.changes_since(self._at.oldest_kept_us),
-            )
+        """Goes on with the new worker; the last attempt takes no snapshot, should that be what the workers die of."""
+        self._steering.open(
+            restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
+            changes=self._record.log.changes_since(self._at.oldest_kept_us),
         )
 
     def _on_opened(self, report: StreamOpened) -> None:
@@ -409,7 +333,9 @@ class LiveSession:
         self._opened = report
         self._at.size, self._at.fps = report.size, report.fps
         if not resumed:
-            self._log.began(model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size)
+            self._record.log.began(
+                model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size
+            )
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
@@ -417,17 +343,11 @@ class LiveSession:
         first_us = self._at.next_us
         if not report.restored:
             self._meter.begin()
-            self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
+            self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
         state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
         self._metrics.resumed.labels(state=state).inc()
         self.audience.tell_all(SessionResumed(session_id=self.session_id, first_pts_us=first_us, state=state))
-        if self.audience.owner is not None:
-            self._set_share(self.audience.owner.control.share)
-        for event in self._pending:
-            if isinstance(event, PromptUpdate):
-                self.update_prompt(event)
-            else:
-                self.control(event)
+        self._steering.repeat()
 
     def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
         owns = seat is self.audience.owner
@@ -457,15 +377,14 @@ class LiveSession:
             )
         )
         if report.event_id is not None:
-            self._pending.forget(report.event_id)
+            self._steering.pending.forget(report.event_id)
             return
-        for event in self._pending:
+        for event in self._steering.pending:
             self.audience.tell_owner(
                 error_event(UnexpectedEvent("The session did not start."), event.event_id)
             )
         self.state = "refused"
-        if self._recording is not None:
-            self._recording.discard()
+        self._record.discard()
         self._supervisor.detach(self.session_id)
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
@@ -474,33 +393,25 @@ class LiveSession:
             self.feed.announce(report)
             self.keep()
         elif isinstance(report, PromptShown):
-            change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
+            change = self._steering.pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
                 self._at.prompt = change.prompt
-                self._log.prompt_shown(report, change)
+                self._record.log.prompt_shown(report, change)
             self.audience.tell_owner(
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
             self._at.size = report.size
-            self._log.size_shown(report)
-            self._pending.size_shown(report.event_id)
+            self._record.log.size_shown(report)
+            self._steering.pending.size_shown(report.event_id)
             self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
-        self._count(packet)
-        self.feed.put(packet)
-        self._adapt()
-
-    def _count(self, packet: MediaPacket) -> None:
-        if packet.seq == 0:
-            self._metrics.first_frame.observe(time.monotonic() - self._started_at)
-        for seconds in self._pending.seconds_until(packet.pts_us):
-            self._metrics.prompt_to_frame.observe(seconds)
+        self._meter.count(packet, self._steering.pending.seconds_until(packet.pts_us))
         self._at.next_index = packet.seq + 1
         self._restarts = 0
-        self._metrics.frames.inc()
-        self._metrics.encoded_bytes.inc(len(packet.payload))
+        self.feed.put(packet)
+        self._adapt()
 
     def _on_stats(self, report: StreamStats) -> None:
         self._meter.take(report)
@@ -519,31 +430,21 @@ class LiveSession:
 
     def _finish(self, reason: str, code: int) -> None:
         self._leave(reason)
-        if self._recording is None:
-            self._end(reason, code, None)
-        else:
-            self._recording.finish(self._log.replay(), reason, partial(self._end, reason, code))
+        self._record.complete(reason, partial(self._end, reason, code))
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
-        frames = self._at.next_index
-        done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
+        done = SessionDone(
+            reason=reason, frames=self._at.next_index, replay=self._record.log.replay(), recording=recording
+        )
         self._ending = (done, code)
-        for viewer in self.audience.viewers:
-            viewer.tell(SessionDone(reason=reason, frames=frames))
-            viewer.outbox.close(code, reason)
-        self._say_good_bye(done, code)
-
-    def _say_good_bye(self, done: SessionDone, code: int) -> None:
-        """Tells the owner that the session is over, if it is there to hear it."""
-        if self.audience.owner is not None:
-            self.audience.owner.tell(done)
-            self.audience.owner.outbox.close(code, done.reason)
+        self.audience.dismiss_viewers(done, code)
+        self.audience.dismiss_owner(done, code)
 
     def _leave(self, reason: str) -> None:
         self.state, self._reason = "done", reason
         self.keep()
-        self._supervisor.send(CloseStream(stream_id=self.session_id))
+        self._steering.close()
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
         log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
@@ -551,17 +452,11 @@ class LiveSession:
     @property
     def is_recording(self) -> bool:
         """Whether files are still being written."""
-        return self._recording is not None and not self._recording.finished
+        return self._record.in_progress
 
     def wait_for_recording(self) -> None:
         """Blocks until the recording of a session that is over is on the disk."""
-        if self._recording is not None:
-            self._recording.wait()
-
-    def _note_log(self) -> None:
-        self.keep()
-        if self._recording is not None:
-            self._recording.note(self._log.replay())
+        self._record.wait()
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model

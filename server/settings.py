@@ -75,6 +75,7 @@ class StreamSettings(BaseModel):
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told.
+        keep_s: how long the log of a session is kept after its end.
         snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
             died; 0 makes none.
         snapshot_bytes: largest snapshot that is made; the newest two of each stream are kept.
@@ -93,6 +94,7 @@ class StreamSettings(BaseModel):
     start_timeout_s: float = Field(default=60.0, gt=0)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
+    keep_s: float = Field(default=30 * 86_400.0, gt=0)
     snapshot_share: float = Field(default=0.05, ge=0, le=1)
     snapshot_bytes: int = Field(default=256 * 2**20, ge=0)
 
