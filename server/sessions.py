@@ -201,7 +201,7 @@ class LiveSession:
         if self._record.recording is not None:
             self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
-        self._steering.open()
+        self._open_stream()
 
     def join(self, viewer: Seat) -> None:
         """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
@@ -321,7 +321,11 @@ class LiveSession:
             )
 
     def on_worker_ready(self) -> None:
-        """Goes on with the new worker; the last attempt takes no snapshot, should that be what the workers die of."""
+        """Goes on with the new worker."""
+        self._open_stream()
+
+    def _open_stream(self) -> None:
+        """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
         self._steering.open(
             restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
             changes=self._record.log.changes_since(self._at.oldest_kept_us),

@@ -90,6 +90,93 @@ async def test_a_torn_state_is_not_gone_on_with(start_server: Any) -> None:
     assert "is torn" in server.output()
 
 
+async def come_back(
+    server: LiveServer, lost: StreamClient, started: dict[str, Any], client: StreamClient
+) -> None:
+    """Resumes a session on a new connection."""
+    newest = lost.frames()[-1][0].pts_us if lost.frames() else None
+    await client.send(
+        "session.resume",
+        session_id=started["session_id"],
+        resume_token=started["resume_token"],
+        last_pts_us=newest,
+    )
+    await client.until("session.resumed", state="rejoined")
+
+
+async def kill_server(server: LiveServer) -> None:
+    """Kills it and starts it again."""
+    await asyncio.to_thread(server.stop, signal.SIGKILL)
+    await asyncio.to_thread(server.start)
+
+
+async def test_a_session_outlives_its_server(start_server: Any) -> None:
+    server = start_server(stream__snapshot_share=1)
+    server.wait_until_ready()
+    async with server.client() as first:
+        started = await first.start("a red hill", seed=7)
+        await first.send("prompt.update", prompt="a blue hill", event_id="turn")
+        await first.until("prompt.applied")
+        await first.until_frame(70)
+        await asyncio.to_thread(
+            server.wait_for, lambda: stored(server, started)["frames"] > 0, "the session in the database"
+        )
+        await kill_server(server)
+        await first.until_closed()
+    assert stored(server, started)["state"] == "interrupted"
+    async with server.viewer(started) as viewer:
+        await viewer.until("session.started")
+        async with server.client() as second:
+            await come_back(server, first, started, second)
+            await second.until("session.resumed", state="restored")
+            await second.until_frame(first.frames()[-1][0].seq + 40)
+            await viewer.until_frame(first.frames()[-1][0].seq + 10)
+            await second.send("session.stop")
+            done = await second.until("session.done")
+    first.media += second.media
+    assert [header.seq for header, _ in first.frames()] == list(range(done["frames"]))[: len(first.frames())]
+    assert [read_number(frame) for frame in decoded(first)] == list(range(len(first.frames())))
+    assert [event["prompt"] for event in done["replay"]["events"]] == ["a red hill", "a blue hill"]
+    await asyncio.to_thread(
+        server.wait_for, lambda: stored(server, started)["state"] == "ended", "the end in the database"
+    )
+    known = stored(server, started, started["resume_token"])
+    assert known["replay"] == done["replay"]
+    assert (known["reason"], known["frames"]) == ("stopped", done["frames"])
+
+
+async def test_a_session_that_nobody_comes_back_to_can_be_looked_up(start_server: Any) -> None:
+    server = start_server(stream__resume_s=1)
+    server.wait_until_ready()
+    async with server.client() as client:
+        started = await client.start("a red hill", seed=7)
+        await client.until_frame(20)
+        await asyncio.to_thread(
+            server.wait_for, lambda: stored(server, started).get("id") is not None, "the session"
+        )
+        await kill_server(server)
+    await asyncio.to_thread(server.wait_for, lambda: not server.sessions(), "the end of waiting")
+    assert stored(server, started)["state"] == "interrupted"
+    assert stored(server, started, started["resume_token"])["replay"]["events"][0]["prompt"] == "a red hill"
+    assert stored(server, started, started["viewer_token"])["error"]["code"] == "bad_token"
+    listed = server.get("/v1/sessions?state=interrupted")[1]["data"]
+    assert [session["id"] for session in listed] == [started["session_id"]]
+    assert "a red hill" not in str(listed)
+    assert server.get("/v1/sessions/session_0")[0] == 404
+    async with server.client() as late:
+        await late.send(
+            "session.resume", session_id=started["session_id"], resume_token=started["resume_token"]
+        )
+        assert (await late.until("error"))["code"] == "unknown_session"
+    assert not snapshots(server)
+
+
+def stored(server: LiveServer, started: dict[str, Any], token: str = "") -> dict[str, Any]:
+    """What ``GET /v1/sessions/{id}`` says."""
+    answer: dict[str, Any] = server.get(f"/v1/sessions/{started['session_id']}?token={token}")[1]
+    return answer
+
+
 async def test_mini_shows_what_an_undisturbed_stream_shows(start_server: Any) -> None:
     """One prompt before the kill, one that waits at the kill."""
     server = start_server(engine=CASCADE, stream__snapshot_share=1)
