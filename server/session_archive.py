@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,7 +29,7 @@ class SessionArchive:
             waits = session.id in self._waiting
             self._waiting[session.id] = session
         if not waits:
-            self._thread.submit(self._guarded, lambda: self._save(session.id))
+            self._thread.submit(self._save, session.id)
 
     def find(self, session_id: str) -> StoredSession:
         """The newest version of a session, stored or not yet. Blocking. Raises ``UnknownSession``."""
@@ -43,7 +42,7 @@ class SessionArchive:
 
     def forget_older(self, keep_s: float) -> None:
         """Forgets what was over long ago."""
-        self._thread.submit(self._guarded, lambda: self.store.forget_older(keep_s))
+        self._thread.submit(self._forget_older, keep_s)
 
     def close(self) -> None:
         """Returns when everything is stored."""
@@ -51,13 +50,27 @@ class SessionArchive:
         self.store.close()
 
     def _save(self, session_id: str) -> None:
-        with self._lock:
-            session = self._waiting.pop(session_id)
-        self.store.save(session)
+        """Stores a session until there is no newer version of it."""
+        saved: StoredSession | None = None
+        while (session := self._newer(session_id, saved)) is not None:
+            saved = session
+            try:
+                self.store.save(session)
+            except SQLAlchemyError:
+                # A database that is away for a while is no reason to end a stream; the next change has it all.
+                log.exception("a session could not be stored session=%s", session_id)
 
-    def _guarded(self, work: Callable[[], object]) -> None:
-        """A database that is away for a while is no reason to end a stream; the next change is stored with the rest."""
+    def _newer(self, session_id: str, saved: StoredSession | None) -> StoredSession | None:
+        """The version that waits, unless it is the one that was saved, which is then let go."""
+        with self._lock:
+            waiting = self._waiting[session_id]
+            if waiting is not saved:
+                return waiting
+            del self._waiting[session_id]
+            return None
+
+    def _forget_older(self, keep_s: float) -> None:
         try:
-            work()
+            self.store.forget_older(keep_s)
         except SQLAlchemyError:
-            log.exception("a session could not be stored")
+            log.exception("old sessions could not be forgotten")

@@ -20,7 +20,6 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
-    MetaData,
     RowMapping,
     String,
     Table,
@@ -35,15 +34,15 @@ from sqlalchemy import (
 from ultraflash.server.access import Grant
 from ultraflash.server.jobs.database import READING
 from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.jobs.records import METADATA
 
 StoredState = Literal["live", "ended", "interrupted"]
 
-_METADATA = MetaData()
 _number = BigInteger().with_variant(Integer, "sqlite")
 
 SESSIONS = Table(
     "sessions",
-    _METADATA,
+    METADATA,
     Column("number", _number, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("state", String(16), nullable=False),
@@ -55,7 +54,7 @@ SESSIONS = Table(
 
 SESSION_EVENTS = Table(
     "session_events",
-    _METADATA,
+    METADATA,
     Column("session_id", String(64), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("data", Text, nullable=False),
@@ -112,7 +111,7 @@ class SessionStore:
 
     def __init__(self, engine: Engine, *, me: str, clock: Callable[[], float] = time.time) -> None:
         """Lays the tables where they are missing."""
-        _METADATA.create_all(engine)
+        METADATA.create_all(engine)
         self._engine = engine
         self._reader = engine.execution_options(**{READING: True})
         self._me = me
