@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.errors import RestError, http_status
+from ultraflash.server.jobs.database import open_database
+from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
@@ -28,8 +30,11 @@ from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_routes import add_sessions
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
@@ -46,16 +51,23 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
+    me = own_name()
+    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
     server = StreamServer(
         settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
+        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
+        snapshots=snapshots,
+        archive=SessionArchive(SessionStore(open_database(settings.data.database_url), me=me)),
     )
 
     jobs = JobService(settings, server.supervisor, server.metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        snapshots.open()
+        server.take_over()
+        alive = asyncio.create_task(server.sessions.keep_alive())
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             yield
@@ -66,6 +78,9 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await supervision
+        alive.cancel()
+        await asyncio.to_thread(server.archive.close)
+        snapshots.close()
 
     app = FastAPI(
         title="ultraflash",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ultraflash.server.recording import Recording
 from ultraflash.server.session_log import SessionLog
+from ultraflash.server.session_store import StoredSession
 
 
 class SessionRecord:
@@ -16,9 +17,17 @@ class SessionRecord:
         recording: where the owner wanted one.
     """
 
-    def __init__(self, seed: int, recording: Recording | None) -> None:
-        self.log = SessionLog(seed, self._note)
+    def __init__(
+        self,
+        seed: int,
+        recording: Recording | None,
+        changed: Callable[[], None],
+        before: StoredSession | None,
+    ) -> None:
+        """Begins a log, or goes on with the one ``before``; ``changed`` is called after each entry."""
+        self.log = SessionLog(seed, self._note, before)
         self.recording = recording
+        self._changed = changed
 
     @property
     def in_progress(self) -> bool:
@@ -43,5 +52,6 @@ class SessionRecord:
             self.recording.wait()
 
     def _note(self) -> None:
+        self._changed()
         if self.recording is not None:
             self.recording.note(self.log.replay())

@@ -55,6 +55,7 @@ class FrameGroup:
         captured_ms: Unix time in milliseconds at which the engine returned them.
         discontinuity: whether the first frame does not continue the one before.
         seconds: the engine's, by stage.
+        keep: keeps the stream behind this group, once its frames have been sent.
     """
 
     frames_THWC: NDArray[np.uint8]
@@ -63,6 +64,7 @@ class FrameGroup:
     captured_ms: float
     discontinuity: bool
     seconds: Mapping[str, float]
+    keep: Callable[[], None] | None = None
 
 
 class StreamEncoder:
@@ -121,6 +123,10 @@ class StreamEncoder:
                     self._announce(group, emit)
                 size += self._emit(group, unit, emit)
         seconds = {**group.seconds, "encode": time.perf_counter() - start}
+        if group.keep is not None:
+            start = time.perf_counter()
+            group.keep()
+            seconds["keep"] = seconds.get("keep", 0.0) + time.perf_counter() - start
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
 
     def _follow_size(self, group: FrameGroup) -> None:
