@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
@@ -54,6 +55,7 @@ class Cascade:
         device: torch.device,
         dtype: torch.dtype,
         lora: LiveLora | None = None,
+        layout: PixelLayout = "rgb",
     ) -> None:
         """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
 
@@ -87,6 +89,7 @@ class Cascade:
             decoder=self._decoder,
             device=device,
             dtype=dtype,
+            layout=layout,
         )
         self._plans: dict[str, MemoryPlan] = {}
 
@@ -98,6 +101,7 @@ class Cascade:
         size: str | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        layout: PixelLayout = "rgb",
     ) -> Cascade:
         """Load a preset and its weights.
 
@@ -106,6 +110,7 @@ class Cascade:
             size: the largest that streams will have, for which there must be memory; the default size if None.
             device: torch device; by default a GPU where there is one, else the CPU.
             dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
+            layout: of the bytes of frames, see :mod:`ultraflash.kernels.pixels`.
 
         Raises:
             UnknownPreset, BadConfig, UnknownSize, MissingWeights.
@@ -127,7 +132,17 @@ class Cascade:
             device=where,
             dtype=kind,
             lora=networks.lora,
+            layout=layout,
         )
+
+    @classmethod
+    def load_for_video(cls, preset: str | Path | Preset = "mini", *, size: str | None = None) -> Cascade:
+        """:meth:`load` for frames that go to a video encoder and nowhere else.
+
+        On a GPU they come as the planes that the encoder takes: half the bytes to copy to the host, which then has
+        nothing to convert. On a CPU they come as RGB: FFmpeg converts faster there than PyTorch.
+        """
+        return cls.load(preset, size=size, layout="yuv420p" if best_device().type == "cuda" else "rgb")
 
     @property
     def networks(self) -> Networks:
@@ -215,7 +230,8 @@ class Cascade:
         """Make the next group of frames. A stream that raised here is to be given up: its parts are out of step.
 
         Returns:
-            uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.
+            uint8 (T, H, W, 3), RGB, or as ``layout`` was given, contiguous, on the CPU; T is 4 per latent frame, less
+            3 in a stream's first group.
 
         Raises:
             StreamOffloaded: it rests in host memory; nothing has changed.

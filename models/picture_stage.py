@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.frame_memory import FrameMemory
@@ -42,6 +43,7 @@ class PictureStage:
     Attributes:
         upsamplers: by factor.
         sr: None where the preset has none.
+        layout: of the bytes of frames.
     """
 
     preset: Preset
@@ -50,6 +52,7 @@ class PictureStage:
     decoder: Decoder
     device: torch.device
     dtype: torch.dtype
+    layout: PixelLayout = "rgb"
 
     def open(self, size: Size) -> Picture:
         """The empty memory of a stream at a size; of the parts that the size goes without it holds nothing."""
@@ -69,20 +72,26 @@ class PictureStage:
         )
 
     def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
-        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
+        """Upsample, refine and decode base latents whose first frame is ``start``.
+
+        Returns uint8 (T, H, W, 3), or as ``layout`` is.
+        """
         picture = state.picture
         size = picture.size
         cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self.dtype)
         if not size.refine:
             with clock.measure("decode"):
-                return self.decoder.decode_uint8(cropped.transpose(1, 2), picture.decoder)[0].cpu()
+                return self._decode(picture, cropped)
         with clock.measure("upsample"):
             upsampler = self.upsamplers[size.factor]
             condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
         with clock.measure("decode"):
-            return self.decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
+            return self._decode(picture, refined)
+
+    def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:
+        return self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0].cpu()
 
     def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""

@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.error_response import error_body, error_response
+from ultraflash.server.jobs.database import open_database
+from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.keys.gate import KeyGate
@@ -37,8 +39,11 @@ from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.request_log import RequestLog
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_routes import add_sessions
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
@@ -56,9 +61,11 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
+    me = own_name()
+    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
     server = StreamServer(
         settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
+        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
         tracer=open_tracer(
             "web",
@@ -66,6 +73,8 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
             endpoint=settings.traces.endpoint,
             folder=settings.traces.folder_name,
         ),
+        snapshots=snapshots,
+        archive=SessionArchive(SessionStore(open_database(settings.data.database_url), me=me)),
     )
 
     jobs = JobService(settings, server.supervisor, server.metrics)
@@ -78,6 +87,9 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        snapshots.open()
+        server.take_over()
+        alive = asyncio.create_task(server.sessions.keep_alive())
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             revocation = asyncio.create_task(
@@ -92,6 +104,9 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await supervision
+        alive.cancel()
+        await asyncio.to_thread(server.archive.close)
+        snapshots.close()
         keyring.store.close()
         server.tracer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from starlette.websockets import WebSocket
@@ -9,7 +10,7 @@ from starlette.websockets import WebSocket
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
 from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, UnknownSession, Unsupported
 from ultraflash.server.keys.allowance import Allowances, check_prompt_length
-from ultraflash.server.keys.records import Caller
+from ultraflash.server.keys.records import Caller, KeyLimits
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -26,9 +27,12 @@ from ultraflash.server.protocol import (
     SessionResume,
     SessionStart,
 )
-from ultraflash.server.session_registry import SessionRegistry
+from ultraflash.server.session_archive import SessionArchive
+from ultraflash.server.session_registry import SILENT_S, SessionRegistry
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
@@ -40,6 +44,8 @@ class StreamServer:
     """What all connections share.
 
     Attributes:
+        snapshots: where the worker keeps the states of live streams.
+        archive: where sessions are stored.
         sessions: live ones.
         allowances: whose they are, and how much each key uses.
     """
@@ -47,13 +53,45 @@ class StreamServer:
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
+    snapshots: SnapshotFolder
+    archive: SessionArchive
     tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
     allowances: Allowances = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(self.settings.stream, self.metrics)
-        self.allowances = Allowances(self.sessions.known)
+        self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.snapshots, self.archive)
+        self.allowances = Allowances(lambda: [session.session_id for session in self.sessions])
+
+    def session(
+        self, start: SessionStart, *, key_id: str | None = None, before: StoredSession | None = None
+    ) -> LiveSession:
+        """A new session of a key, or the one that a server which is gone has left."""
+        return LiveSession(
+            start,
+            supervisor=self.supervisor,
+            metrics=self.metrics,
+            limits=self.settings.stream,
+            recordings=self.settings.data.recordings,
+            keep=self.archive.put,
+            tracer=self.tracer,
+            key_id=key_id,
+            before=before,
+        )
+
+    def take_over(self) -> None:
+        """Awaits the owners of sessions that a killed server of this database has left. Blocking."""
+        for stored, owner in self.archive.store.take_over(SILENT_S):
+            if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
+                continue
+            self.snapshots.adopt(stored.id, owner)
+            session = self.session(SessionStart.model_validate(stored.start), before=stored)
+            self.sessions.await_owner(session)
+            # Its limits are looked up when its owner is back.
+            self.allowances.began(
+                stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
+            )
+        self.snapshots.forget_the_gone()
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -141,14 +179,7 @@ class Connection(Peer):
         rate = pixel_rate(ready, event.size, event.fps)
         self._server.allowances.check_start(self._caller, rate)
         self._server.sessions.admit()
-        session = LiveSession(
-            event,
-            supervisor=self._server.supervisor,
-            metrics=self._server.metrics,
-            limits=self._server.settings.stream,
-            recordings=self._server.settings.data.recordings,
-            tracer=self._server.tracer,
-        )
+        session = self._server.session(event, key_id=self._caller.key_id)
         self._session = session
         self._server.sessions.add(session)
         self._server.allowances.began(session.session_id, self._caller, rate)
@@ -157,12 +188,13 @@ class Connection(Peer):
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
         session = self._server.sessions.find(event.session_id)
-        if not self._server.allowances.belongs_to(session.session_id, self._caller):
+        if session.key_id != self._caller.key_id:
             raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         session.owner_grant.check(event.resume_token)
         if session.audience.owner is not None:
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
         self._session = session
+        self._server.allowances.came_back(session.session_id, self._caller)
         self._server.sessions.owner_is_back(session)
         session.resume(OwnerSeat(self._outbox, session.transport), event.last_pts_us)
 

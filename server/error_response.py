@@ -20,7 +20,7 @@ def error_body(code: str, message: str, *, param: str | None, status: int) -> di
 
 def error_response(error: UltraflashError) -> JSONResponse:
     """The response that reports an error."""
-    status = error.status if isinstance(error, RestError) else http_status(error)
+    status = http_status(error)
     headers = dict(error.headers) if isinstance(error, RestError) else {}
     if error.retryable and not isinstance(error, RestError):
         headers["Retry-After"] = str(RETRY_AFTER_S)

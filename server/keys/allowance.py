@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from ultraflash.models.errors import PromptTooLong
@@ -22,11 +22,11 @@ class Allowances:
     """Claims of live sessions.
 
     Args:
-        known: ids of the sessions that there are, and whether they go on; those that do not can still be come back to.
+        live: ids of the sessions that are not over.
     """
 
-    def __init__(self, known: Callable[[], Mapping[str, bool]]) -> None:
-        self._known = known
+    def __init__(self, live: Callable[[], Iterable[str]]) -> None:
+        self._live = live
         self._claims: dict[str, Claim] = {}
 
     def check_start(self, caller: Caller, pixels_per_s: int) -> None:
@@ -57,10 +57,10 @@ class Allowances:
         """A session runs on a caller's account until it is over."""
         self._claims[session_id] = Claim(caller=caller, pixels_per_s=pixels_per_s)
 
-    def belongs_to(self, session_id: str, caller: Caller) -> bool:
-        """Whether a session is the caller's."""
-        claim = self._claims.get(session_id)
-        return claim is not None and claim.caller.key_id == caller.key_id
+    def came_back(self, session_id: str, caller: Caller) -> None:
+        """The owner of a session is there again, with the limits that its key has by now."""
+        if session_id in self._claims:
+            self._claims[session_id] = replace(self._claims[session_id], caller=caller)
 
     def keys(self) -> dict[str, list[str]]:
         """Live sessions by the key that they run on; those of nobody are left out."""
@@ -78,10 +78,10 @@ class Allowances:
         }
 
     def _current(self) -> dict[str, Claim]:
-        """Claims of the sessions that go on; those of sessions that nobody can come back to are forgotten."""
-        known = self._known()
-        self._claims = {key: claim for key, claim in self._claims.items() if key in known}
-        return {key: claim for key, claim in self._claims.items() if known[key]}
+        """Forgets the claims of sessions that are over."""
+        live = set(self._live())
+        self._claims = {key: claim for key, claim in self._claims.items() if key in live}
+        return self._claims
 
 
 def check_prompt_length(prompt: str, caller: Caller) -> None:

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ultraflash.server.logs import fields
-from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
+from ultraflash.server.media.h264 import (
+    AccessUnit,
+    H264Config,
+    H264Encoder,
+    default_bitrate,
+    picture_size,
+)
 from ultraflash.server.protocol import MediaFlags
 from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
@@ -45,12 +51,13 @@ class FrameGroup:
     """Frames of one group on their way to the encoder.
 
     Attributes:
-        frames_THWC: uint8 RGB.
+        frames_THWC: uint8 RGB, or planes as `H264Encoder.encode` takes them.
         size: name of the size.
         first_index: number of the first frame.
         captured_ms: Unix time in milliseconds at which the engine returned them.
         discontinuity: whether the first frame does not continue the one before.
         seconds: the engine's, by stage.
+        keep: keeps the stream behind this group, once its frames have been sent.
         trace: context of the group's span.
     """
 
@@ -60,6 +67,7 @@ class FrameGroup:
     captured_ms: float
     discontinuity: bool
     seconds: Mapping[str, float]
+    keep: Callable[[], None] | None = None
     trace: str | None = None
 
 
@@ -120,6 +128,10 @@ class StreamEncoder:
                     self._announce(group, emit)
                 size += self._emit(group, unit, emit)
         seconds = {**group.seconds, "encode": time.perf_counter() - start}
+        if group.keep is not None:
+            start = time.perf_counter()
+            group.keep()
+            seconds["keep"] = seconds.get("keep", 0.0) + time.perf_counter() - start
         # A new one, since it is read on another thread.
         self.stage_seconds = {
             stage: self.stage_seconds.get(stage, 0.0) + seconds.get(stage, 0.0)
@@ -128,9 +140,11 @@ class StreamEncoder:
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
 
     def _follow_size(self, group: FrameGroup) -> None:
-        height, width = group.frames_THWC.shape[1:3]
         config = self._encoder.config
-        if (width, height) != (config.width, config.height):
+        size = picture_size(group.frames_THWC.shape[1:])
+        # A shape that no encoder takes is for the encoder to refuse.
+        if size is not None and size != (config.width, config.height):
+            width, height = size
             live = H264Config.live(width=width, height=height, fps=config.fps, bitrate=self._bitrate)
             self._encoder = H264Encoder(live)
             self._announced = False

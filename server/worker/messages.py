@@ -26,6 +26,9 @@ class Configure:
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
         job_checkpoint_s: time between two checkpoints of a job.
+        snapshots: folder, in memory, for the newest states of live streams; None keeps none.
+        snapshot_share: part of a stream's work that may go into keeping it.
+        snapshot_bytes: largest state that is kept.
         log_level, log_format, trace_exporter, trace_endpoint, trace_folder: as in the settings.
     """
 
@@ -38,6 +41,9 @@ class Configure:
     paused_end_s: float
     job_patience_s: float
     job_checkpoint_s: float
+    snapshots: str | None
+    snapshot_share: float
+    snapshot_bytes: int
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     trace_exporter: str = "none"
@@ -49,7 +55,11 @@ class Configure:
 class OpenStream:
     """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost.
 
-    ``trace`` is the context of the session's span, under which the worker's spans go.
+    Attributes:
+        restore: whether to go on from a snapshot, if there is one.
+        changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
+            ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+        trace: context of the session's span, under which the worker's spans go.
     """
 
     stream_id: str
@@ -63,6 +73,8 @@ class OpenStream:
     first_index: int
     generation: int
     playhead_us: float
+    restore: bool
+    changes: list[dict[str, Any]]
     trace: str | None = None
 
 
@@ -191,7 +203,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
-    """A stream was accepted."""
+    """A stream was accepted. Its next frame is ``first_index``; ``restored`` is whether that continues the picture."""
 
     stream_id: str
     codec: str
@@ -199,6 +211,8 @@ class StreamOpened:
     width: int
     height: int
     fps: int
+    first_index: int
+    restored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
