@@ -21,13 +21,14 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.errors import RestError, http_status
-from ultraflash.server.jobs.routes import video_routes
+from ultraflash.server.jobs.routes import replay_routes, video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs
 from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -52,7 +53,8 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         metrics=Metrics(),
     )
 
-    jobs = JobService(settings, server.supervisor, server.metrics)
+    logs = SessionLogs(LiveLogs(server.sessions), RecordedLogs(settings.data.recordings))
+    jobs = JobService(settings, server.supervisor, server.metrics, logs)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,6 +83,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_models(app, server)
     _add_stream(app, server)
     app.include_router(video_routes(jobs))
+    app.include_router(replay_routes(jobs))
     add_sessions(app, server)
     _add_page(app)
     return app

@@ -47,9 +47,15 @@ class SessionLog:
         """A size took effect."""
         self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
 
-    def replay(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {"model": self._model, "seed": self.seed, "fps": self._fps, "events": list(self._events)}
+    def replay(self, frames: int) -> dict[str, Any]:
+        """All of it as JSON values, with the number of frames made so far."""
+        return {
+            "model": self._model,
+            "seed": self.seed,
+            "fps": self._fps,
+            "frames": frames,
+            "events": list(self._events),
+        }
 
     def _add(self, entry: dict[str, Any]) -> None:
         self._events.append(entry)

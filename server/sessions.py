@@ -144,6 +144,11 @@ class LiveSession:
             raise UnknownSession("This session has not begun yet.")
         return self._opened.fps
 
+    @property
+    def replay(self) -> dict[str, Any]:
+        """Its log so far, which only its owner may know."""
+        return self._log.replay(self._at.next_index)
+
     def summary(self) -> dict[str, Any]:
         """What anybody may know."""
         opened = self._opened
@@ -458,12 +463,12 @@ class LiveSession:
         if self._recording is None:
             self._end(reason, code, None)
         else:
-            self._recording.finish(self._log.replay(), reason, partial(self._end, reason, code))
+            self._recording.finish(self.replay, reason, partial(self._end, reason, code))
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
         frames = self._at.next_index
-        done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
+        done = SessionDone(reason=reason, frames=frames, replay=self.replay, recording=recording)
         self._ending = (done, code)
         for viewer in self.audience.viewers:
             viewer.tell(SessionDone(reason=reason, frames=frames))
@@ -495,7 +500,7 @@ class LiveSession:
 
     def _note_log(self) -> None:
         if self._recording is not None:
-            self._recording.note(self._log.replay())
+            self._recording.note(self.replay)
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model

@@ -244,7 +244,9 @@ class JobDispatcher:
         self._supervisor.send(
             RunJob(
                 job_id=job.id,
-                cues=[[cue.frame, cue.prompt] for cue in order.cues],
+                cues=[
+                    [cue.frame, cue.prompt, cue.transition, cue.groups, cue.restarts] for cue in order.cues
+                ],
                 size=f"{order.width}x{order.height}",
                 seed=order.seed,
                 fps=order.fps,

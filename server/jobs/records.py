@@ -79,10 +79,18 @@ METADATA = _metadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """A prompt in force from the first group that starts at or after ``frame``."""
+    """A prompt in force from the first group that starts at or after ``frame``.
+
+    Attributes:
+        transition, groups: how it comes: at once, or in equal steps over so many groups.
+        restarts: the engine's stream begins anew at ``frame``, as one did whose worker had died.
+    """
 
     frame: int
     prompt: str
+    transition: Literal["cut", "blend"] = "cut"
+    groups: int = 1
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,11 @@ class Order:
     def prompt(self) -> str:
         """The newest prompt."""
         return self.cues[-1].prompt
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, each once."""
+        return tuple(dict.fromkeys(cue.prompt for cue in self.cues))
 
     @property
     def room_bytes(self) -> int:
@@ -177,20 +190,34 @@ class JobEvent:
 
 
 def cues_json(cues: tuple[Cue, ...]) -> str:
-    """Cues as they are stored."""
-    return json.dumps([[cue.frame, cue.prompt] for cue in cues], ensure_ascii=True)
+    """Cues as they are stored: ``[frame, prompt]``, and behind it what is not as usual."""
+    return json.dumps([[cue.frame, cue.prompt, *_unusual(cue)] for cue in cues], ensure_ascii=True)
+
+
+def _unusual(cue: Cue) -> list[dict[str, Any]]:
+    usual = Cue(frame=cue.frame, prompt=cue.prompt)
+    names = ("transition", "groups", "restarts")
+    fields = {name: getattr(cue, name) for name in names if getattr(cue, name) != getattr(usual, name)}
+    return [fields] if fields else []
+
+
+def cues_of(text: str) -> tuple[Cue, ...]:
+    """Reads what ``cues_json`` wrote."""
+    return tuple(
+        Cue(frame=frame, prompt=prompt, **(unusual[0] if unusual else {}))
+        for frame, prompt, *unusual in json.loads(text)
+    )
 
 
 def job_of(row: RowMapping) -> Job:
     """A stored row as a job."""
-    cues = tuple(Cue(frame=frame, prompt=prompt) for frame, prompt in json.loads(row["cues"]))
     return Job(
         number=row["number"],
         id=row["id"],
         state=row["state"],
         order=Order(
             model=row["model"],
-            cues=cues,
+            cues=cues_of(row["cues"]),
             width=row["width"],
             height=row["height"],
             fps=row["fps"],

@@ -113,8 +113,8 @@ class RunJob:
     """Makes a video file.
 
     Attributes:
-        cues: [frame, prompt] in order, the first one at frame 0; a prompt is in force from the first group that
-            starts at or after its frame.
+        cues: [frame, prompt, transition, groups, restarts] in order, the first one at frame 0; a prompt is in force
+            from the first group that starts at or after its frame. See ``JobCue``.
         size: a name or ``WxH``.
         frames: number of frames.
         path: the file to write, in an empty folder that exists.
