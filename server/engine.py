@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
-from ultraflash.server.errors import BadOption
+from ultraflash.server.errors import BadOption, Unsupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -163,6 +163,16 @@ class ReferenceTaker(Protocol):
 
     def start_from(self, state: Any, frames_THWC: NDArray[np.uint8]) -> None:
         """Lets a stream without a group go on from frames, uint8 RGB, which it shows first."""
+
+
+def reference_format(engine: Engine) -> ReferenceFormat:
+    """What streams of an engine can start from. Raises ``Unsupported``, or what the engine lacks for it."""
+    if not isinstance(engine, ReferenceTaker):
+        raise Unsupported(
+            f"{engine.preset.name} cannot start from a picture: leave input_reference out.",
+            param="input_reference",
+        )
+    return engine.reference_format()
 
 
 def load_engine(factory: str, preset: str, size: str | None) -> Engine:

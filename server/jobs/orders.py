@@ -6,24 +6,22 @@ import math
 import secrets
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
-from ultraflash.server.errors import InvalidField, UnsupportedField, VideoNotReady
-from ultraflash.server.jobs.records import Cue, Job, Order
+from ultraflash.server.errors import InvalidField, UnsupportedField, VideoGone, VideoNotReady
+from ultraflash.server.jobs.records import Cue, Job, Order, Reference
 from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
 from ultraflash.server.worker.messages import WorkerReady
 
 DEFAULT_SECONDS = 4.0
 
 
-def new_order(wish: CreateVideo, ready: WorkerReady, max_seconds: float) -> Order:
-    """The order of a new video.
+def new_order(
+    wish: CreateVideo, ready: WorkerReady, max_seconds: float, reference: Reference | None = None
+) -> Order:
+    """The order of a new video, which starts from ``reference`` if there is one.
 
     Raises ``UnsupportedField``, ``UnknownPreset``, ``UnknownSize``, ``InvalidField``, ``EmptyPrompt`` or
     ``PromptTooLong``.
     """
-    if wish.input_reference not in (None, ""):
-        raise UnsupportedField(
-            "No model here starts from a picture yet: leave input_reference out.", param="input_reference"
-        )
     if wish.negative_prompt:
         raise UnsupportedField(
             "No model here uses a negative prompt: leave negative_prompt out.", param="negative_prompt"
@@ -42,6 +40,7 @@ def new_order(wish: CreateVideo, ready: WorkerReady, max_seconds: float) -> Orde
         fps=fps,
         frames=_frames(wish, fps, max_seconds),
         seed=secrets.randbelow(2**53) if wish.seed is None else wish.seed,
+        reference=reference,
     )
 
 
@@ -56,6 +55,7 @@ def remix_order(source: Job, prompt: str, ready: WorkerReady) -> Order:
         fps=order.fps,
         frames=order.frames,
         seed=order.seed,
+        reference=order.reference,
     )
 
 
@@ -76,6 +76,7 @@ def extension_order(source: Job, prompt: str, seconds: str, ready: WorkerReady, 
         fps=order.fps,
         frames=frames,
         seed=order.seed,
+        reference=order.reference,
     )
 
 
@@ -178,6 +179,8 @@ def _order_of_completed(source: Job, ready: WorkerReady) -> Order:
             f"The video was made by {source.order.model!r}, and this server runs {ready.model!r}.",
             param="video",
         )
+    if source.order.reference is not None and not source.has_file:
+        raise VideoGone("What this video started from went with its file; send it again for a new one.")
     return source.order
 
 

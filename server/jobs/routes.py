@@ -86,7 +86,7 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     @router.post("", openapi_extra=_body_of(CreateVideo))
     async def create(request: Request, key: Key = None) -> Video:
         """Queue a new video."""
-        wish = await read_body(request, CreateVideo, limit)
+        wish = await read_body(request, CreateVideo, limit, file_fields=("input_reference",))
         return await jobs.described(await jobs.create(wish, key))
 
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))

@@ -58,7 +58,22 @@ class CreateVideo(_Request):
         default=None, ge=1, le=MAX_FRAMES, description="Length, instead of seconds."
     )
     negative_prompt: str | None = Field(default=None, description="Reserved; no model here uses one.")
-    input_reference: Any = Field(default=None, description="Reserved; no model here starts from a picture.")
+    input_reference: Any = Field(
+        default=None,
+        description="What the video starts from: a PNG, JPEG or WebP picture or a short clip, as a file in a form, or "
+        'as a data URL, alone or as {"image_url": ...}.',
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"image_url": {"type": "string"}},
+                    "required": ["image_url"],
+                },
+                {"type": "null"},
+            ]
+        },
+    )
 
 
 class RemixVideo(_Request):

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, EngineState, StreamKeeper
+from ultraflash.server.engine import Engine, EngineState, ReferenceTaker, StreamKeeper, reference_format
 from ultraflash.server.media.annexb import ParameterSets
 from ultraflash.server.media.boxes import VideoTrack
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
 from ultraflash.server.media.mp4 import Mp4Writer
+from ultraflash.server.media.reference_decoder import BadReference
 from ultraflash.server.worker.job_checkpoint import Checkpoint, JobJournal, KeptStream, read_checkpoint
 from ultraflash.server.worker.messages import (
     JobFailed,
@@ -233,6 +234,8 @@ def open_job(engine: Engine, command: RunJob, emit: Callable[[JobReport], None],
     resumed = _resumed(engine, command, config)
     if resumed is None:
         state, checkpoint = engine.open(cues[0].prompt, size=size.name, seed=command.seed), None
+        if command.reference is not None:
+            _start_from(engine, state, Path(command.reference))
     else:
         state, checkpoint = resumed
     return VideoJob(
@@ -247,6 +250,18 @@ def open_job(engine: Engine, command: RunJob, emit: Callable[[JobReport], None],
         cues_shown=1 if checkpoint is None else checkpoint.kept.cues_shown,
         next_index=0 if checkpoint is None else checkpoint.kept.frames,
     )
+
+
+def _start_from(engine: Engine, state: EngineState, reference: Path) -> None:
+    """Shows the stream what to go on from. Raises an ``UltraflashError`` where engine and frames do not fit."""
+    wanted = reference_format(engine)
+    frames_THWC = np.load(reference, allow_pickle=False)
+    if not isinstance(engine, ReferenceTaker) or frames_THWC.shape[1:] != (wanted.height, wanted.width, 3):
+        raise BadReference(
+            f"The picture was read for another model; {engine.preset.name} takes {wanted.width}x{wanted.height}. "
+            "Send it again."
+        )
+    engine.start_from(state, frames_THWC)
 
 
 def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[EngineState, Checkpoint] | None:
