@@ -27,6 +27,7 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
+from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
 from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs
 from ultraflash.server.session_routes import add_sessions
@@ -54,13 +55,21 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     )
 
     logs = SessionLogs(LiveLogs(server.sessions), RecordedLogs(settings.data.recordings))
+    shelf = RecordingShelf(
+        settings.data.recordings,
+        quota_bytes=settings.data.recordings_quota_bytes,
+        expire_after_s=settings.data.recordings_expire_after_s,
+        in_use=server.sessions.is_recording,
+    )
     jobs = JobService(settings, server.supervisor, server.metrics, logs)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
+            tidying = asyncio.create_task(keep_tidy(shelf, server.sessions.end_recordings))
             yield
+            tidying.cancel()
             await server.sessions.end_all()
             server.supervisor.stop()
             _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)

@@ -73,6 +73,12 @@ class Recording:
         """Writes the session's log, soon."""
         self._thread.submit(self._guarded, self._save, replay, IN_PROGRESS)
 
+    def end_early(self) -> None:
+        """Takes no more frames; those that are there are kept, and completed when the session ends."""
+        if not self._failed:
+            self._failed = True
+            log.error("recording ended, recordings have no more room session=%s", self.session_id)
+
     def finish(self, replay: Mapping[str, Any], reason: str, then: Callable[[list[str]], None]) -> None:
         """Finishes the files, then calls back on the event loop with the addresses of the parts."""
         loop = asyncio.get_running_loop()

@@ -493,6 +493,11 @@ class LiveSession:
         """Whether files are still being written."""
         return self._recording is not None and not self._recording.finished
 
+    def end_recording(self) -> None:
+        """Records no more; the session goes on."""
+        if self._recording is not None:
+            self._recording.end_early()
+
     def wait_for_recording(self) -> None:
         """Blocks until the recording of a session that is over is on the disk."""
         if self._recording is not None:

@@ -108,6 +108,8 @@ class DataSettings(BaseModel):
         artifacts: URL as fsspec reads it, such as ``s3://bucket/videos``; by default a sub-folder.
         quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
             finished ones go first.
+        recordings_quota_bytes: recordings of sessions; the oldest finished ones go first.
+        recordings_expire_after_s: age at which a recording goes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,6 +118,8 @@ class DataSettings(BaseModel):
     database: str | None = None
     artifacts: str | None = None
     quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_expire_after_s: float = Field(default=7 * 86_400.0, gt=0)
 
     @property
     def database_url(self) -> str:
