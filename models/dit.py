@@ -195,8 +195,9 @@ class Block(nn.Module):
         rope: Tensor,
         text: tuple[Tensor, Tensor],
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        dtype: torch.dtype,
     ) -> Tensor:
-        dtype = self.self_attn.q.weight.dtype
+        """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products."""
         parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
 
@@ -349,6 +350,7 @@ class CausalDiT(nn.Module):
                 time_BFE = time_BFE + text.summary_B1E
             time_BF6E = self.time_projection(time_BFE).unflatten(-1, (6, config.dim))
 
+        dtype = self.patch_embedding.weight.dtype
         x_BLE = self._patchify(latent_BCFHW, h, w).float()
         if self.places is not None:
             x_BLE = self.places(x_BLE)
@@ -356,7 +358,7 @@ class CausalDiT(nn.Module):
             keys, values = text.keys[layer], text.values[layer]
             if keys.shape[0] != x_BLE.shape[0]:
                 keys, values = (t.expand(x_BLE.shape[0], -1, -1, -1) for t in (keys, values))
-            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), _of_layer(attend, layer))
+            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), _of_layer(attend, layer), dtype)
         return self._unpatchify(self.head(x_BLE, time_BFE).float(), frames, h, w)
 
     def _patchify(self, latent_BCFHW: Tensor, h: int, w: int) -> Tensor:
