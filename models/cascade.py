@@ -19,12 +19,13 @@ from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, StreamOffloaded
-from ultraflash.models.fingerprint import Identity, identity_of
+from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
+from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
@@ -62,10 +63,12 @@ class Cascade:
         lora: LiveLora | None = None,
         layout: PixelLayout = "rgb",
     ) -> None:
-        """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
+        """Take the networks over: they are cast to ``dtype``, moved to ``device`` and put into the preset's number
+        types in place.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
+            UnsupportedPrecision, MissingExtra: of the preset's number types, see :mod:`ultraflash.models.precision`.
         """
         wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
         for part, dit in wanted:
@@ -86,6 +89,10 @@ class Cascade:
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
         self._lora = lora
+        # Of the weights as they came: in eight bits they have no tensors that could be compared.
+        self._identity = identity_of(preset, self.networks, dtype)
+        for net in filter(None, (self._base, self._sr)):
+            lower_linears(net, preset.precision.linears, dtype=dtype)
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
         self._pictures = PictureStage(
             preset=preset,
@@ -119,11 +126,12 @@ class Cascade:
 
         Raises:
             UnknownPreset, BadConfig, UnknownSize, MissingWeights.
-            NotEnoughMemory: nothing was loaded.
+            NotEnoughMemory, UnsupportedPrecision, MissingExtra: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = best_device() if device is None else torch.device(device)
         kind = dtype or fastest_dtype(where)
+        check_precision(chosen.precision.linears, device=where, dtype=kind)
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
         networks = load_networks(chosen, device=where, dtype=kind)
@@ -326,10 +334,6 @@ class Cascade:
     @cached_property
     def _encoder(self) -> ReferenceEncoder:
         return ReferenceEncoder.load(self.preset, self._device)
-
-    @cached_property
-    def _identity(self) -> Identity:
-        return identity_of(self.preset, self.networks, self._dtype)
 
     def _check_room(self, size: Size) -> None:
         free = free_bytes(self._device)
