@@ -9,7 +9,7 @@ import { EXAMPLES } from "./prompt_words.js";
 import { recordingOf } from "./recordings.js";
 import { ShareView } from "./share_view.js";
 import { StageView } from "./stage_view.js";
-import { isLive, isShowing, wordingOf } from "./states.js";
+import { isLive, isShowing, isSteerable, wordingOf } from "./states.js";
 import { StatsView } from "./stats_view.js";
 import { VideosView } from "./videos_view.js";
 import { readWatchLink } from "./watch_link.js";
@@ -54,7 +54,7 @@ class App {
     this.composer.setText(this.query.get("prompt") ?? EXAMPLES[0]);
     this.composer.seed.value = this.query.get("seed") ?? "";
     document.addEventListener("visibilitychange", () => this.#followVisibility());
-    window.addEventListener("hashchange", () => location.reload());
+    window.addEventListener("hashchange", () => readWatchLink(location.hash) && location.reload());
     document.getElementById("guest").hidden = this.watched === null;
     for (const element of document.querySelectorAll(".owner-only")) {
       element.hidden = this.watched !== null;
@@ -85,8 +85,10 @@ class App {
     this.composer.notice("");
     if (this.composer.text === "") {
       this.composer.askForPrompt();
+    } else if (isSteerable(this.state)) {
+      this.player.steer({ prompt: this.composer.text, eventId: this.#eventId() });
     } else if (isLive(this.state)) {
-      this.player?.steer({ prompt: this.composer.text, eventId: this.#eventId() });
+      this.composer.notice("It can be steered as soon as it plays.");
     } else {
       this.play();
     }
@@ -211,6 +213,10 @@ class App {
   #showRefusal({ code, message, event_id: eventId }) {
     if (["unknown_session", "bad_token", "owner_present"].includes(code)) {
       // The player comes back or starts another one by itself.
+      return;
+    }
+    if (code === "engine_restarting") {
+      this.#mention(message);
       return;
     }
     this.composer.notice(message);

@@ -111,3 +111,8 @@ export function isLive(state) {
 export function isShowing(state) {
   return ["playing", "paused", "rebuffering"].includes(state);
 }
+
+/** Whether another prompt has something to act on; what is changed while the connection is lost is sent later. */
+export function isSteerable(state) {
+  return isShowing(state) || state === "connection_lost";
+}
