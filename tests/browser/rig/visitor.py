@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page
 
 # For what takes a moment on a quiet machine; a busy one must not make a test fail.
-PATIENCE_SECONDS = 40
+PATIENCE_SECONDS = 180
 FADE_MS = 350
 SCHEMES = ("dark", "light")
 
