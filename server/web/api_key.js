@@ -17,14 +17,19 @@ export function keyHeaders() {
 }
 
 let asking = null;
+let hasNone = false;
 
 /**
  * Ask for the key, once for all who want it meanwhile.
  *
  * @param {string} message why the server did not let us in
- * @returns {Promise<boolean>} whether there is one now; false when whoever was asked has none
+ * @returns {Promise<boolean>} whether there is one now; false when whoever was asked has none, until the page is loaded
+ *   again
  */
 export function askForKey(message) {
+  if (hasNone) {
+    return Promise.resolve(false);
+  }
   asking ??= ask(message).finally(() => {
     asking = null;
   });
@@ -46,7 +51,8 @@ function ask(message) {
       if (key !== "") {
         sessionStorage.setItem(STORED, key);
       }
-      resolve(key !== "");
+      hasNone = key === "";
+      resolve(!hasNone);
     };
     // The page's policy forbids forms to go anywhere, this one included, though it would stay here.
     document.getElementById("key-form").onsubmit = (event) => {
