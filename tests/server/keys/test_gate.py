@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,30 @@ def test_lists_extensions_and_uploads_reach_only_ones_own_videos(
     parts += [b'--cut\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\n\r\n', file]
     answer = ask(guarded, "POST", "/v1/videos/extensions", b"".join([*parts, b"\r\n--cut--\r\n"]), form)
     assert (answer.status, answer.code) == (400, "unsupported")
+
+
+def test_a_session_of_another_key_is_not_there_though_it_is_over(guarded: LiveServer, bob: Holder) -> None:
+    other = make_key(guarded, "curious")
+    session_id, token = asyncio.run(ended_session(guarded, bob))
+
+    def seen(holder: Holder) -> tuple[int, list[str]]:
+        status, _ = guarded.get(f"/v1/sessions/{session_id}?token={token}", **holder.headers)
+        listed = guarded.get("/v1/sessions?state=ended", **holder.headers)[1]["data"]
+        return status, [session["id"] for session in listed]
+
+    guarded.wait_for(lambda: session_id in seen(bob)[1], "the stored session")
+    assert seen(bob)[0] == 200
+    assert seen(other) == (404, [])
+
+
+async def ended_session(server: LiveServer, holder: Holder) -> tuple[str, str]:
+    """Id and resume token of a session that has been stopped."""
+    async with server.client(additional_headers=holder.headers) as client:
+        started = await client.start()
+        await client.until_frame(5)
+        await client.send("session.stop")
+        await client.until("session.done")
+    return started["session_id"], started["resume_token"]
 
 
 def test_the_same_idempotency_key_of_two_keys_makes_two_videos(guarded: LiveServer, bob: Holder) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+import websockets
 from key_holders import make_key, revoke_key
 
 from ultraflash.server.client import connect
@@ -38,11 +40,14 @@ async def test_nothing_is_done_for_a_client_without_a_good_key(guarded: LiveServ
     for first in firsts:
         async with guarded.client() as client:
             await client.socket.send(json.dumps(first))
-            await client.send("session.start", prompt="a hill")
+            # It may be closed by now.
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await client.send("session.start", prompt="a hill")
             assert await client.until_closed() == (1008, "unauthorized")
             assert [(event["type"], event["code"]) for event in client.events] == [("error", "unauthorized")]
     async with guarded.client(additional_headers={"Authorization": f"Bearer {new_secret()}"}) as client:
-        await client.send("session.authenticate", key=bob.secret)
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await client.send("session.authenticate", key=bob.secret)
         assert await client.until_closed() == (1008, "unauthorized")
     async with guarded.client() as client:
         await client.socket.send("no JSON")
