@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ultraflash.models.loading import part_tensors
-from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig, PatchEncoder
+from ultraflash.models.frame_encoder import FrameEncoder, load_frame_encoder
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.preset import Preset
-from ultraflash.models.sources import models_home
-from ultraflash.models.weights import load_strict
-
-ENCODER = "encoder"
-WAN_VAE = "wan-vae"
-"""Folder below :func:`models_home` that Wan's VAE is looked for in, as diffusers keeps it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +26,12 @@ class ReferenceFormat:
     fps: int
 
 
-class ClipEncoder(Protocol):
-    """Makes latents of clips."""
-
-    def encode_clip(self, frames_BTCHW: Tensor) -> Tensor:
-        """Pixels in [0, 1] of 4n-3 frames to latents (B, n, C, h, w) of unit scale."""
-
-
 class ReferenceEncoder:
     """The encoder that belongs to a preset's latents."""
 
-    def __init__(self, preset: Preset, clips: ClipEncoder, device: torch.device) -> None:
+    def __init__(self, preset: Preset, encoder: FrameEncoder, device: torch.device) -> None:
         self._preset = preset
-        self._clips = clips
+        self._encoder = encoder
         self._device = device
 
     @classmethod
@@ -56,13 +42,7 @@ class ReferenceEncoder:
             MissingExtra: diffusers, which Wan's encoder wants, is not installed.
             MissingWeights: the encoder is not there.
         """
-        if isinstance(preset.decoder, PatchConfig):
-            net = PatchEncoder(preset.decoder)
-            load_strict(net, part_tensors(preset, ENCODER), source=f"{preset.name} ({ENCODER})")
-            return cls(preset, net.to(device).eval(), device)
-        from ultraflash.models.wan_vae import WanVideoEncoder
-
-        return cls(preset, WanVideoEncoder.from_folder(models_home() / WAN_VAE, device=str(device)), device)
+        return cls(preset, load_frame_encoder(preset, device=device), device)
 
     @property
     def format(self) -> ReferenceFormat:
@@ -95,7 +75,7 @@ class ReferenceEncoder:
         held = frames_THWC[:1].expand(max(0, frames - given), -1, -1, -1)
         chosen = torch.cat((held, frames_THWC))[-frames:]
         pixels_BTCHW = chosen.to(self._device).permute(0, 3, 1, 2)[None].float() / 255
-        return self._clips.encode_clip(pixels_BTCHW).transpose(1, 2).float()
+        return self._encoder.encode(pixels_BTCHW, self._encoder.init_memory()).transpose(1, 2)
 
 
 def _whole_blocks(preset: Preset) -> list[int]:

@@ -76,10 +76,6 @@ class WanVideoEncoder:
         """The empty memory of a new stream."""
         return EncodeMemory(self._convolutions)
 
-    def encode_clip(self, frames_BTCHW: Tensor) -> Tensor:
-        """Encode 4n-3 frames that are all there is. See :meth:`encode`."""
-        return self.encode(frames_BTCHW, self.init_memory())
-
     @torch.no_grad()
     def encode(self, frames_BTCHW: Tensor, memory: EncodeMemory) -> Tensor:
         """Encode the next frames of a stream.

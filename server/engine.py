@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-CASCADE = "ultraflash.models.cascade:Cascade.load"
+CASCADE = "ultraflash.models.cascade:Cascade.load_for_video"
 
 
 class PictureSize(Protocol):
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """State of a new stream."""
 
     def next_group(self, state: Any) -> torch.Tensor:
-        """Next frames, uint8 (T, H, W, 3) RGB, contiguous, on the CPU."""
+        """Next frames, contiguous, on the CPU: uint8 (T, H, W, 3) RGB, or (T, 3H/2, W), the planes of yuv420p."""
 
     def set_prompt(
         self, state: Any, prompt: str, *, transition: Literal["recompute", "blend"], groups: int

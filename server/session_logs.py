@@ -12,6 +12,7 @@ from ultraflash.server.errors import BadToken, UnknownSession
 from ultraflash.server.jobs.wire import ReplayLog
 from ultraflash.server.recording import read_log
 from ultraflash.server.session_registry import SessionRegistry
+from ultraflash.server.session_store import SessionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,20 @@ class RecordedLogs:
         noted = {"frames": sum(part["frames"] for part in document["parts"]), **document}
         fields = {name: noted[name] for name in ReplayLog.model_fields}
         return KeptLog(log=ReplayLog.model_validate(fields), grants=(Grant(**document["token"]),))
+
+
+class StoredLogs:
+    """The logs in the database, which outlive the server."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+
+    def get(self, session_id: str) -> KeptLog | None:
+        """The log, for the session's owner."""
+        stored = self._store.get(session_id)
+        if stored is None:
+            return None
+        return KeptLog(log=ReplayLog.model_validate(stored.replay), grants=(stored.owner,))
 
 
 class SessionLogs:

@@ -75,6 +75,10 @@ class StreamSettings(BaseModel):
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told.
+        keep_s: how long the log of a session is kept after its end.
+        snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
+            died; 0 makes none.
+        snapshot_bytes: largest snapshot that is made; the newest two of each stream are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +94,9 @@ class StreamSettings(BaseModel):
     start_timeout_s: float = Field(default=60.0, gt=0)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
+    keep_s: float = Field(default=30 * 86_400.0, gt=0)
+    snapshot_share: float = Field(default=0.05, ge=0, le=1)
+    snapshot_bytes: int = Field(default=256 * 2**20, ge=0)
 
     @model_validator(mode="after")
     def _silence_pauses_before_it_ends(self) -> StreamSettings:
@@ -106,6 +113,7 @@ class DataSettings(BaseModel):
         database: URL as SQLAlchemy reads it, such as ``postgresql+psycopg://user@host/name``; by default an SQLite
             file in the folder.
         artifacts: URL as fsspec reads it, such as ``s3://bucket/videos``; by default a sub-folder.
+        snapshots: folder of the newest states of live streams, best in memory; by default one in ``/dev/shm``.
         quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
             finished ones go first.
         recordings_quota_bytes: recordings of sessions; the oldest finished ones go first.
@@ -117,6 +125,7 @@ class DataSettings(BaseModel):
     folder: Path = Field(default_factory=lambda: data_home() / "ultraflash")
     database: str | None = None
     artifacts: str | None = None
+    snapshots: Path | None = None
     quota_bytes: int = Field(default=20 * 2**30, ge=0)
     recordings_quota_bytes: int = Field(default=20 * 2**30, ge=0)
     recordings_expire_after_s: float = Field(default=7 * 86_400.0, gt=0)
@@ -209,8 +218,8 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
 
-    def configure(self) -> Configure:
-        """What the worker is told."""
+    def configure(self, snapshots: Path | None) -> Configure:
+        """What the worker is told; ``snapshots`` is where it keeps the states of live streams."""
         return Configure(
             engine=self.engine,
             preset=self.preset,
@@ -221,6 +230,9 @@ class Settings(BaseSettings):
             paused_end_s=self.stream.paused_end_s,
             job_patience_s=self.jobs.patience_s,
             job_checkpoint_s=self.jobs.checkpoint_s,
+            snapshots=None if snapshots is None else str(snapshots),
+            snapshot_share=self.stream.snapshot_share,
+            snapshot_bytes=self.stream.snapshot_bytes,
         )
 
 

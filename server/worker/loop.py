@@ -6,6 +6,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, reference_format
@@ -45,6 +46,7 @@ from ultraflash.server.worker.messages import (
 from ultraflash.server.worker.playhead import PacingRule
 from ultraflash.server.worker.reference_reader import ReferenceReader
 from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
+from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,11 @@ class WorkerLoop:
             ack_pause_s=config.ack_pause_s,
             ack_end_s=config.ack_end_s,
             paused_end_s=config.paused_end_s,
+        )
+        self._keeping = SnapshotRule(
+            folder=None if config.snapshots is None else Path(config.snapshots),
+            share=config.snapshot_share,
+            max_bytes=config.snapshot_bytes,
         )
         self._checkpoint_s = config.job_checkpoint_s
         self._commands = commands
@@ -152,13 +159,16 @@ class WorkerLoop:
 
     def _open(self, command: OpenStream) -> None:
         try:
-            stream = open_stream(self._engine, command, self._rule, self._default_size, self._clock())
+            stream = open_stream(
+                self._engine, command, self._rule, self._keeping, self._default_size, self._clock()
+            )
         except UltraflashError as error:
             self._refuse(command.stream_id, None, error)
             return
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream))
-        log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+        how = "restored" if stream.groups else "opened"
+        log.info("stream %s session=%s size=%s", how, stream.stream_id, stream.size.name)
 
     def _open_job(self, command: RunJob) -> None:
         try:

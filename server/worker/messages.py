@@ -26,6 +26,9 @@ class Configure:
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
         job_checkpoint_s: time between two checkpoints of a job.
+        snapshots: folder, in memory, for the newest states of live streams; None keeps none.
+        snapshot_share: part of a stream's work that may go into keeping it.
+        snapshot_bytes: largest state that is kept.
     """
 
     engine: str
@@ -37,11 +40,20 @@ class Configure:
     paused_end_s: float
     job_patience_s: float
     job_checkpoint_s: float
+    snapshots: str | None
+    snapshot_share: float
+    snapshot_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStream:
-    """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost."""
+    """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost.
+
+    Attributes:
+        restore: whether to go on from a snapshot, if there is one.
+        changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
+            ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+    """
 
     stream_id: str
     prompt: str
@@ -54,6 +66,8 @@ class OpenStream:
     first_index: int
     generation: int
     playhead_us: float
+    restore: bool
+    changes: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +217,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
-    """A stream was accepted."""
+    """A stream was accepted. Its next frame is ``first_index``; ``restored`` is whether that continues the picture."""
 
     stream_id: str
     codec: str
@@ -211,6 +225,8 @@ class StreamOpened:
     width: int
     height: int
     fps: int
+    first_index: int
+    restored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,21 +151,16 @@ class PatternEngine:
         state.reference = [colours[0]] * (count - len(colours)) + colours
 
     def save_stream(self, state: PatternState) -> bytes:
-        kept = [state.prompt, state.size.name, state.seed, state.frames_emitted, state.reference]
-        return json.dumps(kept).encode()
+        kept = {name: value for name, value in vars(state).items() if name not in ("size", "stage_seconds")}
+        return json.dumps({**kept, "size": state.size.name}).encode()
 
     def load_stream(self, data: bytes) -> PatternState:
         try:
-            prompt, size, seed, frames, reference = json.loads(data)
+            kept = json.loads(data)
         except ValueError as error:
             raise BadConfig("not a kept stream") from error
-        return PatternState(
-            prompt=prompt,
-            size=self.preset.size(size),
-            seed=seed,
-            frames_emitted=frames,
-            reference=reference,
-        )
+        kept["old_colour"] = tuple(kept["old_colour"])
+        return PatternState(**{**kept, "size": self.preset.size(kept["size"])})
 
     def next_group(self, state: PatternState) -> np.ndarray:
         """Frames; the prompt "fault" raises, "die" ends the process, "noise" fills any bitrate."""
