@@ -58,7 +58,7 @@ def test_the_group_in_work_is_the_last_one(tmp_path: Path) -> None:
 
     commands.put(job("long", tmp_path, 10_000))
     commands.put(job("short", tmp_path, 20))
-    WorkerLoop(engine, Settings().configure(), commands, take).run()
+    WorkerLoop(engine, Settings().configure(None), commands, take).run()
     assert engine.groups == {"long": CANCELLED_IN_GROUP, "short": 2}
     assert JobStopped(job_id="long") in reports
     assert not (tmp_path / "long" / "out.mp4").exists()
