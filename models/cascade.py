@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,26 @@ from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, StreamOffloaded
-from ultraflash.models.fingerprint import Identity, identity_of
+from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
+from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
 from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -57,10 +63,12 @@ class Cascade:
         lora: LiveLora | None = None,
         layout: PixelLayout = "rgb",
     ) -> None:
-        """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
+        """Take the networks over: they are cast to ``dtype``, moved to ``device`` and put into the preset's number
+        types in place.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
+            UnsupportedPrecision, MissingExtra: of the preset's number types, see :mod:`ultraflash.models.precision`.
         """
         wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
         for part, dit in wanted:
@@ -81,6 +89,10 @@ class Cascade:
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
         self._lora = lora
+        # Of the weights as they came: in eight bits they have no tensors that could be compared.
+        self._identity = identity_of(preset, self.networks, dtype)
+        for net in filter(None, (self._base, self._sr)):
+            lower_linears(net, preset.precision.linears, dtype=dtype)
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
         self._pictures = PictureStage(
             preset=preset,
@@ -114,11 +126,12 @@ class Cascade:
 
         Raises:
             UnknownPreset, BadConfig, UnknownSize, MissingWeights.
-            NotEnoughMemory: nothing was loaded.
+            NotEnoughMemory, UnsupportedPrecision, MissingExtra: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = best_device() if device is None else torch.device(device)
         kind = dtype or fastest_dtype(where)
+        check_precision(chosen.precision.linears, device=where, dtype=kind)
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
         networks = load_networks(chosen, device=where, dtype=kind)
@@ -225,6 +238,27 @@ class Cascade:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
         state.next_size = self.preset.size(size)
 
+    def reference_format(self) -> ReferenceFormat:
+        """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
+        return self._encoder.format
+
+    @torch.inference_mode()
+    def start_from(self, state: StreamState, frames_THWC: NDArray[np.uint8]) -> None:
+        """Let a stream that has made nothing yet go on from frames: it shows them, then what follows.
+
+        Args:
+            state: the stream.
+            frames_THWC: RGB, of the size in :meth:`reference_format`. A single frame is held for a block; of many,
+                the newest that fill whole blocks are used.
+
+        Raises:
+            MissingExtra, MissingWeights: there is no encoder.
+            ValueError: frames of another size, or a stream that has begun.
+        """
+        if state.groups:
+            raise ValueError("only a stream without a group can start from frames")
+        state.reference_BCFHW = self._encoder.encode(torch.from_numpy(frames_THWC))
+
     @torch.inference_mode()
     def next_group(self, state: StreamState) -> Tensor:
         """Make the next group of frames. A stream that raised here is to be given up: its parts are out of step.
@@ -298,8 +332,8 @@ class Cascade:
         return self.restore(Snapshot.from_bytes(data))
 
     @cached_property
-    def _identity(self) -> Identity:
-        return identity_of(self.preset, self.networks, self._dtype)
+    def _encoder(self) -> ReferenceEncoder:
+        return ReferenceEncoder.load(self.preset, self._device)
 
     def _check_room(self, size: Size) -> None:
         free = free_bytes(self._device)
@@ -342,7 +376,12 @@ class Cascade:
         """Clean base latents (1, C, F, H, W) of the next group."""
         start, blocks = state.latent_frames, []
         for frames in self.preset.group_at(start):
-            blocks.append(self._blocks.denoise(state, start, frames))
+            given = state.reference_BCFHW
+            if given is None:
+                blocks.append(self._blocks.denoise(state, start, frames))
+            else:
+                blocks.append(self._blocks.take(state, given[:, :, :frames], start))
+                state.reference_BCFHW = given[:, :, frames:] if given.shape[2] > frames else None
             start += frames
         return torch.cat(blocks, dim=2)
 

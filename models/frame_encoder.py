@@ -11,11 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ultraflash.models.loading import part_folder
+from ultraflash.models.loading import part_tensors
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig, PatchEncoder
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import models_home
-from ultraflash.models.weights import ENCODER_FILE, load_file
+from ultraflash.models.weights import load_strict
+
+ENCODER = "encoder"
+"""The encoder's part of a preset whose weights are of this repository's making."""
 
 WAN_VAE_STORE = "wan-vae"
 """Folder under `models_home` of the VAE that the official presets' latents are of."""
@@ -80,7 +83,7 @@ def load_frame_encoder(preset: Preset, *, device: torch.device) -> FrameEncoder:
     """
     if isinstance(preset.decoder, PatchConfig):
         encoder = PatchEncoder(preset.decoder)
-        load_file(encoder, part_folder(preset, "decoder") / ENCODER_FILE)
+        load_strict(encoder, part_tensors(preset, ENCODER), source=f"{preset.name} ({ENCODER})")
         return PatchFrameEncoder(encoder.to(device))
     from ultraflash.models.wan_vae import WanVideoEncoder
 

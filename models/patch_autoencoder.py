@@ -51,8 +51,8 @@ class PatchConfig:
 
     latent_channels: int = 32
     encoder_channels: tuple[int, ...] = (32, 64, 96)
-    decoder_channels: tuple[int, ...] = (128, 64, 24)
-    decoder_blocks: tuple[int, int, int] = (2, 1, 1)
+    decoder_channels: tuple[int, ...] = (64, 32, 16)
+    decoder_blocks: tuple[int, int, int] = (1, 1, 1)
     decoder_time_growth: tuple[int, int] = (1, 2)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one app; each app has a registry of its own, so that two can live in one process."""
+    """What METRICS.md lists, for one app; each app has a registry of its own, so that two can live in one process."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -45,6 +45,12 @@ class Metrics:
             ["stage"],
             registry=registry,
         )
+        self.stage_seconds = Counter(
+            "ultraflash_stage_seconds",
+            "Seconds that streams spent in a stage.",
+            ["stage"],
+            registry=registry,
+        )
         self.ahead = Gauge(
             "ultraflash_ahead_ms", "Media beyond the playhead, newest report.", registry=registry
         )
@@ -60,6 +66,12 @@ class Metrics:
             "ultraflash_cache_occupancy",
             "Part of a cache that the next block can see, newest report.",
             ["cache"],
+            registry=registry,
+        )
+        self.resumed = Counter(
+            "ultraflash_streams_resumed",
+            "Streams that went on with another worker: from a snapshot, or anew.",
+            ["state"],
             registry=registry,
         )
         self.worker_restarts = Gauge(

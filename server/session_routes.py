@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ultraflash.server.connection import StreamServer
+from ultraflash.server.keys.gate import caller_of
 from ultraflash.server.live_media import fragmented_mp4, transport_stream
 from ultraflash.server.origins import origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
 from ultraflash.server.protocol import Transport
 from ultraflash.server.recording import find_part
 from ultraflash.server.seat import Seat
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.viewer_connection import VIEWER_MEDIA_BYTES, ViewerConnection, find_for_viewer
 
@@ -26,9 +28,28 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
     """Adds the routes to the app."""
 
     @app.get("/v1/sessions")
-    async def sessions() -> dict[str, Any]:
-        """Live sessions, without what only their owners may know."""
-        return {"object": "list", "data": [session.summary() for session in server.sessions]}
+    def sessions(
+        request: Request,
+        state: Literal["live", "ended", "interrupted"] = "live",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> dict[str, Any]:
+        """The caller's live sessions, or the newest of its that are over, without what their owners alone may know."""
+        key_id = caller_of(request).key_id
+        if state == "live":
+            own = [session for session in server.sessions if session.key_id == key_id]
+            return {"object": "list", "data": [session.summary() for session in own]}
+        stored = server.archive.store.page(state=state, limit=limit, key_id=key_id)
+        return {"object": "list", "data": [stored_summary(session) for session in stored]}
+
+    @app.get("/v1/sessions/{session_id}")
+    def session(request: Request, session_id: str, token: str = "") -> dict[str, Any]:
+        """A session, live or stored; with its owner's token also what it takes to make it again."""
+        stored = server.archive.find(session_id, key_id=caller_of(request).key_id)
+        summary = stored_summary(stored)
+        if token:
+            stored.owner.check(token)
+            summary["replay"] = stored.replay
+        return summary
 
     @app.get("/v1/sessions/{session_id}/recording")
     def recording(session_id: str, token: str = "", part: int = 0) -> FileResponse:
@@ -71,6 +92,23 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
         viewer = ViewerConnection(websocket, server, transport)
         viewer.join(session_id, token)
         await viewer.run()
+
+
+def stored_summary(session: StoredSession) -> dict[str, Any]:
+    """What anybody may know of a session that is stored."""
+    opened = session.opened
+    return {
+        "id": session.id,
+        "object": "session",
+        "model": session.model,
+        "state": session.state,
+        "reason": session.reason,
+        **{name: opened[name] for name in ("size", "width", "height", "fps")},
+        "frames": session.frames,
+        "seconds": round(session.frames / opened["fps"], 3),
+        "created_at": session.created_at,
+        "updated_at": session.updated_at,
+    }
 
 
 async def _watched(

@@ -75,8 +75,10 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
         ),
         "trajectory": TrajectoryConfig(
             steps=20_000,
-            minutes=20,
+            minutes=28,
             batch_size=4,
+            blocks=6,
+            real_context=0.35,
             guidance=1.0,
             learning_rate=5e-4,
             muon_rate=1e-3,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -22,16 +23,31 @@ from ultraflash.server.jobs.wire import (
     ExtendVideo,
     FaultBody,
     RemixVideo,
+    ReplaySession,
     Video,
     VideoDeleted,
     VideoPage,
     video_of,
 )
+from ultraflash.server.keys.gate import caller_of
 
 POLL_AFTER_MS = 500
 EVENTS_WAIT_S = 1.0
 BEATS_WITHOUT_EVENT = 15
+JSON_ALONE = ("application/json",)
+BODY_KINDS = (*JSON_ALONE, "multipart/form-data")
 
+FAULTS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": FaultBody, "description": "What was wrong, and what would be accepted."},
+    503: {
+        "model": FaultBody,
+        "description": "The engine is loading; Retry-After says when to try again.",
+    },
+}
+
+SessionId = Annotated[
+    str, Path(description="Id of a session.", examples=["session_0123456789abcdef01234567"])
+]
 VideoId = Annotated[str, Path(description="Id of a video.", examples=["video_0123456789abcdef01234567"])]
 Key = Annotated[
     str | None,
@@ -46,17 +62,32 @@ Key = Annotated[
 
 def video_routes(jobs: JobService) -> APIRouter:
     """All routes of ``/v1/videos``."""
-    faults: dict[int | str, dict[str, Any]] = {
-        "4XX": {"model": FaultBody, "description": "What was wrong, and what would be accepted."},
-        503: {
-            "model": FaultBody,
-            "description": "The engine is loading; Retry-After says when to try again.",
-        },
-    }
-    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=faults)
+
+    async def only_own_videos(request: Request) -> None:
+        """A video that another caller asked for is not there, whatever the route."""
+        video_id = request.path_params.get("video_id")
+        if video_id is not None:
+            await jobs.check_owner(video_id, caller_of(request))
+
+    router = APIRouter(
+        prefix="/v1/videos", tags=["videos"], responses=FAULTS, dependencies=[Depends(only_own_videos)]
+    )
     _add_making(router, jobs)
     _add_reading(router, jobs)
     _add_ending(router, jobs)
+    return router
+
+
+def replay_routes(jobs: JobService) -> APIRouter:
+    """The route that makes a video of a session."""
+    router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=FAULTS)
+
+    @router.post("/{session_id}/replay", openapi_extra=_body_of(ReplaySession, JSON_ALONE))
+    async def replay(session_id: SessionId, request: Request, key: Key = None) -> Video:
+        """Queue a session as a video: made anew from its seed and its log, at another size if wanted."""
+        wish = await read_body(request, ReplaySession, jobs.settings.max_upload_bytes)
+        return await jobs.described(await jobs.replay(session_id, wish, key, caller_of(request)))
+
     return router
 
 
@@ -66,14 +97,17 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     @router.post("", openapi_extra=_body_of(CreateVideo))
     async def create(request: Request, key: Key = None) -> Video:
         """Queue a new video."""
-        wish = await read_body(request, CreateVideo, limit)
-        return await jobs.described(await jobs.create(wish, key))
+        wish = await read_body(request, CreateVideo, limit, file_fields=("input_reference",))
+        return await jobs.described(await jobs.create(wish, key, caller_of(request)))
 
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))
     async def extend(request: Request, key: Key = None) -> Video:
         """Queue a completed video with more behind it: its frames first, the same as before, then new ones."""
-        wish = await read_body(request, ExtendVideo, limit, find_video=jobs.id_of_upload)
-        return await jobs.described(await jobs.extend(wish, key))
+        caller = caller_of(request)
+        wish = await read_body(
+            request, ExtendVideo, limit, find_video=partial(jobs.id_of_upload, caller=caller)
+        )
+        return await jobs.described(await jobs.extend(wish, key, caller))
 
     @router.post("/edits")
     async def edit(request: Request) -> Video:
@@ -87,19 +121,24 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     async def remix(video_id: VideoId, request: Request, key: Key = None) -> Video:
         """Queue a completed video once more, from the same seed, under another prompt."""
         wish = await read_body(request, RemixVideo, limit)
-        return await jobs.described(await jobs.remix(video_id, wish.prompt, key))
+        return await jobs.described(await jobs.remix(video_id, wish.prompt, key, caller_of(request)))
 
 
 def _add_reading(router: APIRouter, jobs: JobService) -> None:
     @router.get("")
     async def videos(
+        request: Request,
         after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoPage:
         """List videos by the time they were asked for."""
         page, has_more = await run_in_threadpool(
-            jobs.store.page, after=after, limit=limit, newest_first=order == "desc"
+            jobs.store.page,
+            after=after,
+            limit=limit,
+            newest_first=order == "desc",
+            caller=caller_of(request),
         )
         data = [video_of(job) for job in page]
         return VideoPage(
@@ -167,15 +206,22 @@ def _add_ending(router: APIRouter, jobs: JobService) -> None:
         return VideoDeleted(id=video_id)
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+def _body_of(model: type[BaseModel], kinds: tuple[str, ...] = BODY_KINDS) -> dict[str, Any]:
     """The body in the OpenAPI description; it is read by ``read_body`` since a form and JSON mean the same."""
     schema = model.model_json_schema()
-    parts = schema.pop("$defs", {})
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            schema["properties"][name] = parts[field["$ref"].rpartition("/")[2]]
-    kinds = ("application/json", "multipart/form-data")
+    schema = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
+
+
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """A schema without references, since those of a body would point outside of the description."""
+    if isinstance(schema, list):
+        return [_inlined(entry, parts) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+    return {name: _inlined(value, parts) for name, value in schema.items()}
 
 
 def _content(jobs: JobService, job: Job, asked: str | None) -> Response:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ultraflash.server.errors import (
@@ -27,21 +27,26 @@ from ultraflash.server.errors import (
     VideoTooLarge,
 )
 from ultraflash.server.jobs.database import READING
+from ultraflash.server.jobs.key_limits import check_key
 from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.records import (
     EVENTS,
     FINAL,
     JOBS,
+    WAITING,
+    WITH_REFERENCE,
     Job,
     JobEvent,
     Lineage,
     Order,
-    cues_json,
+    Reference,
     event_of,
     job_of,
+    script_json,
+    script_of,
 )
+from ultraflash.server.keys.records import ANYBODY, Caller
 
-WAITING = ("queued", "in_progress")
 _ID = re.compile(r"video_[0-9a-f]{24}")
 Clock = Callable[[], float]
 
@@ -85,11 +90,13 @@ class JobStore:
         *,
         lineage: Lineage | None = None,
         idempotency: Idempotency | None = None,
+        caller: Caller = ANYBODY,
         retry_after_s: int = 5,
     ) -> Job:
         """Puts an order into the queue, or finds the job that the same request has made before.
 
-        Raises ``IdempotencyConflict``, ``QueueFull``, ``StorageFull`` or ``VideoTooLarge``.
+        Raises ``IdempotencyConflict``, ``QueueFull``, ``StorageFull``, ``VideoTooLarge``, ``KeyLimitReached`` or
+        ``OverLimit``.
         """
         lineage = lineage or Lineage()
         try:
@@ -98,8 +105,9 @@ class JobStore:
                     before = _replayed(connection, idempotency)
                     if before is not None:
                         return before
+                check_key(connection, caller, order, retry_after_s)
                 self._check_room(connection, order, retry_after_s)
-                return self._insert(connection, order, lineage, idempotency)
+                return self._insert(connection, order, lineage, idempotency, caller)
         except IntegrityError:
             # Another server was faster with the same key.
             if idempotency is None:
@@ -117,16 +125,27 @@ class JobStore:
         with self._reader.begin() as connection:
             return _job(connection, job_id)
 
-    def page(self, *, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
-        """Jobs in the order of arrival behind ``after``, and whether more follow. Raises ``UnknownVideo``."""
+    def check_owner(self, job_id: str, caller: Caller) -> None:
+        """Raises ``UnknownVideo`` for a job that is another one's, as for one that is not there."""
+        with self._reader.begin() as connection:
+            _own_job(connection, job_id, caller)
+
+    def page(
+        self, *, after: str | None, limit: int, newest_first: bool, caller: Caller = ANYBODY
+    ) -> tuple[list[Job], bool]:
+        """The caller's jobs in the order of arrival behind ``after``, and whether more follow.
+
+        Raises ``UnknownVideo``.
+        """
         with self._reader.begin() as connection:
             query = (
                 select(JOBS)
+                .where(JOBS.c.key_id == caller.key_id)
                 .order_by(JOBS.c.number.desc() if newest_first else JOBS.c.number)
                 .limit(limit + 1)
             )
             if after is not None:
-                number = _job(connection, after, param="after").number
+                number = _own_job(connection, after, caller, param="after").number
                 query = query.where(JOBS.c.number < number if newest_first else JOBS.c.number > number)
             rows = connection.execute(query).mappings().all()
         return [job_of(row) for row in rows[:limit]], len(rows) > limit
@@ -138,11 +157,12 @@ class JobStore:
             rows = connection.execute(query.order_by(EVENTS.c.number)).mappings().all()
         return [event_of(row) for row in rows]
 
-    def id_of_file(self, file_sha256: str) -> str | None:
-        """The newest job that has made this very file."""
-        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256).order_by(JOBS.c.number.desc())
+    def id_of_file(self, file_sha256: str, caller: Caller = ANYBODY) -> str | None:
+        """The caller's newest job that has made this very file."""
+        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256, JOBS.c.key_id == caller.key_id)
         with self._reader.begin() as connection:
-            return connection.execute(query.limit(1)).scalar_one_or_none()
+            newest = query.order_by(JOBS.c.number.desc()).limit(1)
+            return connection.execute(newest).scalar_one_or_none()
 
     def is_waiting(self, job_id: str) -> bool:
         """Whether a job is there and not over."""
@@ -293,6 +313,14 @@ class JobStore:
         with self._reader.begin() as connection:
             return list(connection.execute(query.order_by(JOBS.c.number)).scalars())
 
+    def references_in_use(self) -> set[str]:
+        """Ids of what jobs start from that are to be made yet, or can be gone on from."""
+        needed = or_(JOBS.c.state.in_(WAITING), JOBS.c.has_file)
+        query = select(JOBS.c.cues).where(needed, JOBS.c.cues.startswith(WITH_REFERENCE))
+        with self._reader.begin() as connection:
+            scripts = [script_of(text) for text in connection.execute(query).scalars()]
+        return {reference.id for _, reference in scripts if reference is not None}
+
     def beyond_quota(self, coming_bytes: int) -> list[str]:
         """The oldest finished jobs whose files have to go so that ``coming_bytes`` more fit."""
         query = select(JOBS.c.id, JOBS.c.room_bytes).where(JOBS.c.has_file).order_by(JOBS.c.completed_at)
@@ -307,11 +335,13 @@ class JobStore:
             excess -= row.room_bytes
         return going
 
-    def file_removed(self, job_id: str, reason: Literal["expired", "made room"]) -> None:
-        """Notes that the file is no longer there."""
+    def file_removed(self, job_id: str, reason: Literal["expired", "made room"]) -> Reference | None:
+        """Notes that the file is no longer there; returns what its job started from."""
         with self._engine.begin() as connection:
             self._set(connection, job_id, has_file=False, room_bytes=0)
             self._log(connection, job_id, "file_removed", reason=reason)
+            row = connection.execute(select(JOBS.c.cues).where(JOBS.c.id == job_id)).one_or_none()
+        return None if row is None else script_of(row.cues)[1]
 
     def forget_older(self, keep_s: float) -> int:
         """Forgets the jobs that were over ``keep_s`` ago and have no file; returns how many."""
@@ -343,14 +373,19 @@ class JobStore:
             )
 
     def _insert(
-        self, connection: Connection, order: Order, lineage: Lineage, idempotency: Idempotency | None
+        self,
+        connection: Connection,
+        order: Order,
+        lineage: Lineage,
+        idempotency: Idempotency | None,
+        caller: Caller,
     ) -> Job:
         job_id = f"video_{secrets.token_hex(12)}"
         row = {
             "id": job_id,
             "state": "queued",
             "model": order.model,
-            "cues": cues_json(order.cues),
+            "cues": script_json(order),
             "width": order.width,
             "height": order.height,
             "fps": order.fps,
@@ -366,6 +401,7 @@ class JobStore:
             "has_file": False,
             "idempotency_key": idempotency and idempotency.key,
             "request_hash": idempotency and idempotency.request_hash,
+            "key_id": caller.key_id,
         }
         connection.execute(insert(JOBS).values(row))
         self._log(connection, job_id, "queued", progress=0)
@@ -413,8 +449,19 @@ def _job(connection: Connection, job_id: str, *, lock: bool = False, param: str 
     if _ID.fullmatch(job_id):
         row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
-        raise UnknownVideo(f"There is no video {job_id!r}; it may have been deleted.", param=param)
+        raise _unknown(job_id, param)
     return job_of(row)
+
+
+def _own_job(connection: Connection, job_id: str, caller: Caller, *, param: str | None = None) -> Job:
+    job = _job(connection, job_id, param=param)
+    if job.key_id != caller.key_id:
+        raise _unknown(job_id, param)
+    return job
+
+
+def _unknown(job_id: str, param: str | None) -> UnknownVideo:
+    return UnknownVideo(f"There is no video {job_id!r}; it may have been deleted.", param=param)
 
 
 def _replayed(connection: Connection, idempotency: Idempotency) -> Job | None:

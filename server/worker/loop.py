@@ -6,9 +6,13 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine
+from ultraflash.server.engine import Engine, reference_format
+from ultraflash.server.logs import fields
+from ultraflash.server.tracing import NO_TRACER, Tracer, stage_spans
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -34,6 +38,8 @@ from ultraflash.server.worker.messages import (
     JobFailed,
     OpenStream,
     PromptChecked,
+    ReadReference,
+    ReferenceRead,
     Report,
     RequestKeyframe,
     RunJob,
@@ -41,7 +47,9 @@ from ultraflash.server.worker.messages import (
     Shutdown,
 )
 from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.reference_reader import ReferenceReader
 from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
+from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
 
 log = logging.getLogger(__name__)
@@ -62,6 +70,7 @@ class WorkerLoop:
         commands: queue.Queue[Command],
         emit: Callable[[Report], None],
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
         self._default_size = config.size or engine.preset.default_size
@@ -71,20 +80,28 @@ class WorkerLoop:
             ack_end_s=config.ack_end_s,
             paused_end_s=config.paused_end_s,
         )
+        self._keeping = SnapshotRule(
+            folder=None if config.snapshots is None else Path(config.snapshots),
+            share=config.snapshot_share,
+            max_bytes=config.snapshot_bytes,
+        )
         self._checkpoint_s = config.job_checkpoint_s
         self._commands = commands
         self._emit = emit
         self._clock = clock
+        self._tracer = tracer
         self._streams: dict[str, LiveStream] = {}
         self._jobs: dict[str, VideoJob] = {}
         self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
-        self._encoding = EncodingThread(emit)
+        self._encoding = EncodingThread(emit, tracer)
+        self._references = ReferenceReader(emit)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
 
     def run(self) -> None:
         """Works until ``Shutdown``, or until nobody listens."""
         self._encoding.start()
+        self._references.start()
         while not self._stopping:
             self._take_commands()
             self._end_the_silent()
@@ -138,6 +155,8 @@ class WorkerLoop:
             self._cancel_job(command.job_id)
         elif isinstance(command, CheckPrompt):
             self._check_prompt(command)
+        elif isinstance(command, ReadReference):
+            self._read_reference(command)
         elif isinstance(command, Configure):
             raise ValueError("A worker is configured once.")
         elif command.stream_id in self._streams:
@@ -145,13 +164,16 @@ class WorkerLoop:
 
     def _open(self, command: OpenStream) -> None:
         try:
-            stream = open_stream(self._engine, command, self._rule, self._default_size, self._clock())
+            stream = open_stream(
+                self._engine, command, self._rule, self._keeping, self._default_size, self._clock()
+            )
         except UltraflashError as error:
             self._refuse(command.stream_id, None, error)
             return
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream))
-        log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+        how = "restored" if stream.groups else "opened"
+        log.info("stream %s", how, extra=fields(session=stream.stream_id, size=stream.size.name))
 
     def _open_job(self, command: RunJob) -> None:
         try:
@@ -159,7 +181,7 @@ class WorkerLoop:
         except UltraflashError as error:
             self._emit(JobFailed(job_id=command.job_id, code=error.code, message=error.message))
             return
-        log.info("job started job=%s frames=%d", command.job_id, command.frames)
+        log.info("job started", extra=fields(job=command.job_id, frames=command.frames))
 
     def _cancel_job(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
@@ -167,7 +189,7 @@ class WorkerLoop:
             return
         job.writer.stop()
         self._forget_job(job)
-        log.info("job stopped job=%s frames=%d", job_id, job.next_index)
+        log.info("job stopped", extra=fields(job=job_id, frames=job.next_index))
 
     def _forget_job(self, job: VideoJob) -> None:
         del self._jobs[job.job_id]
@@ -180,6 +202,12 @@ class WorkerLoop:
         except UltraflashError as error:
             code, message = error.code, error.message
         self._emit(PromptChecked(check_id=command.check_id, code=code, message=message))
+
+    def _read_reference(self, command: ReadReference) -> None:
+        try:
+            self._references.read(command, reference_format(self._engine))
+        except UltraflashError as error:
+            self._emit(ReferenceRead(check_id=command.check_id, code=error.code, message=error.message))
 
     def _change(
         self,
@@ -227,7 +255,9 @@ class WorkerLoop:
     def _end(self, stream: LiveStream, reason: str) -> None:
         self._drop(stream)
         self._encoding.end(stream.encoder, reason)
-        log.info("stream ended session=%s reason=%s frames=%d", stream.stream_id, reason, stream.next_index)
+        log.info(
+            "stream ended", extra=fields(session=stream.stream_id, reason=reason, frames=stream.next_index)
+        )
 
     def _end_the_silent(self) -> None:
         now = self._clock()
@@ -248,16 +278,33 @@ class WorkerLoop:
         if stream.encoder.closed:
             self._drop(stream)
             return
+        start_ns = time.time_ns()
+        # A group that shows a new prompt belongs to its story, which is part of the session's.
+        parent = stream.new_prompts[-1].trace if stream.new_prompts else stream.trace
+        span = self._tracer.span(
+            "group",
+            parent=parent,
+            start_ns=start_ns,
+            session=stream.stream_id,
+            group=stream.groups,
+            size=stream.size.name,
+        )
         try:
             for report in apply_changes(self._engine, stream):
+                about = fields(session=stream.stream_id, event=report.event_id, group=stream.groups)
+                log.info("change shown from this group on", extra=about)
                 self._emit(report)
             group = make_group(self._engine, stream)
         except ChannelClosed:
             raise
         except Exception:
-            log.exception("engine fault session=%s", stream.stream_id)
+            log.exception("engine fault", extra=fields(session=stream.stream_id))
+            span.end(failed=True)
             self._end(stream, "engine_fault")
             return
+        stage_spans(self._tracer, span, start_ns, group.seconds)
+        span.end(first_frame=group.first_index, frames=len(group.frames_THWC))
+        group = replace(group, trace=span.context)
         self._encoding.encode(stream.encoder, group)
         if advance(stream, group, self._clock()):
             self._end(stream, "max_frames")
@@ -266,7 +313,7 @@ class WorkerLoop:
         try:
             make_job_group(self._engine, job, now=self._clock(), checkpoint_s=self._checkpoint_s)
         except Exception:
-            log.exception("engine fault job=%s", job.job_id)
+            log.exception("engine fault", extra=fields(job=job.job_id))
             message = "The engine could not make the next frames of this video; the server's log says why."
             self._emit(JobFailed(job_id=job.job_id, code=FAULT, message=message))
             job.writer.stop()

@@ -38,6 +38,16 @@ def test_a_teacher_forced_pass_equals_what_a_stream_computes_block_by_block() ->
         stream.commit(clean[:, :, part])
 
 
+@torch.no_grad()
+def test_a_block_in_training_sees_what_a_stream_sees_when_the_window_is_full_too() -> None:
+    net, text = network(), torch.randn(2, 64, 384)
+    stream, sigma = Roller(net, BASE, text), torch.full((2,), 0.6)
+    for block in clip(15).split(3, dim=2):
+        trained = block_estimate(net, BASE, block, sigma, stream.text, stream.positions, stream.past())
+        torch.testing.assert_close(trained, stream.clean(block, 0.6), atol=1e-4, rtol=1e-4)
+        stream.commit(block)
+
+
 def test_a_block_has_no_gradient_from_blocks_after_it() -> None:
     net, text = network(), torch.randn(2, 64, 384)
     clean = clip().requires_grad_()
