@@ -74,7 +74,8 @@ def beside(rows: Sequence[Row]) -> list[Row]:
     """The rows of one group, checked with the Triton that is installed as far as to the first that survives."""
     checked: list[Row] = []
     for row in rows:
-        if not any(before["survives"] for before in checked) and row["survives"]:
+        in_use = row["survives"] and not any(before["survives"] for before in checked)
+        if in_use and version("triton") not in row["triton"].split(", "):
             tiles = Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
             row = worse(row, compiled(row["kernel"], row["arch"], row["dtype"], row["width"], tiles))
         checked.append(row)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -72,7 +73,7 @@ def test_a_second_triton_leaves_the_worse_of_both_and_stops_at_what_survives_bot
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sweep = load("kernel_sweep")
-    rows = [row for row in table() if row["survives"]][:1] * 3
+    rows = [{**row, "triton": "3.0.0"} for row in table() if row["survives"]][:1] * 3
     spills = iter((4, 0))
     monkeypatch.setattr(
         sweep,
@@ -82,6 +83,7 @@ def test_a_second_triton_leaves_the_worse_of_both_and_stops_at_what_survives_bot
     first, second, third = sweep.beside(rows)
     assert (first["spilled"], first["survives"]) == (4, False)
     assert (second["registers"], second["shared"], second["survives"]) == (255, rows[1]["shared"], True)
+    assert second["triton"] == f"3.0.0, {version('triton')}"
     assert third == rows[2]
 
 
