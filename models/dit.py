@@ -187,6 +187,7 @@ class Block(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.passes = EAGER
 
     def forward(
         self,
@@ -198,21 +199,54 @@ class Block(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products."""
-        parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        q, k, v = self.passes.enter(self, x_BLE, time_BF6E, rope, dtype)
+        return self.passes.leave(self, x_BLE, attend(q, k, v), time_BF6E, *text, dtype)
 
-        normed = modulate(self.norm1(x_BLE), shift_a, scale_a).to(dtype)
-        q = apply_rope(self.self_attn.query(normed), rope)
-        k = apply_rope(self.self_attn.key(normed), rope)
-        out = attend(q, k, self.self_attn.value(normed))
-        x_BLE = add_gated(x_BLE, self.self_attn.output(out), gate_a)
+    def modulations(self, time_BF6E: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the attention, then of the MLP, each (B, F, 1, E)."""
+        return (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
 
-        q = self.cross_attn.query(self.norm3(x_BLE).to(dtype))
-        keys, values = text
-        x_BLE = x_BLE + self.cross_attn.output(dense_attention(q, keys, values)).float()
 
-        normed = modulate(self.norm2(x_BLE), shift_m, scale_m).to(dtype)
-        return add_gated(x_BLE, self.ffn(normed), gate_m)
+def enter(
+    block: Block, x_BLE: Tensor, time_BF6E: Tensor, rope: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The half of a block before self-attention: queries, keys and values (B, L, N, D)."""
+    shift, scale = block.modulations(time_BF6E)[:2]
+    normed = modulate(block.norm1(x_BLE), shift, scale).to(dtype)
+    attention = block.self_attn
+    q, k = (apply_rope(x_BLND, rope) for x_BLND in (attention.query(normed), attention.key(normed)))
+    return q, k, attention.value(normed)
+
+
+def leave(
+    block: Block,
+    x_BLE: Tensor,
+    out_BLND: Tensor,
+    time_BF6E: Tensor,
+    keys_BXND: Tensor,
+    values_BXND: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The half behind self-attention, whose result is ``out_BLND``: cross-attention and MLP."""
+    _, _, gate_a, shift, scale, gate = block.modulations(time_BF6E)
+    x_BLE = add_gated(x_BLE, block.self_attn.output(out_BLND), gate_a)
+
+    q = block.cross_attn.query(block.norm3(x_BLE).to(dtype))
+    x_BLE = x_BLE + block.cross_attn.output(dense_attention(q, keys_BXND, values_BXND)).float()
+
+    normed = modulate(block.norm2(x_BLE), shift, scale).to(dtype)
+    return add_gated(x_BLE, block.ffn(normed), gate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPasses:
+    """The two halves of a block as they run: plain, or compiled."""
+
+    enter: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    leave: Callable[..., Tensor]
+
+
+EAGER = BlockPasses(enter=enter, leave=leave)
 
 
 class Head(nn.Module):
