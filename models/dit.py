@@ -9,22 +9,38 @@ S = h * w tokens of a frame, N heads, D head size, E = N * D model width, X text
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultraflash.kernels import residual_norm
 from ultraflash.kernels.attention import dense_attention
+from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.kernels.heads import to_heads
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.rope import apply_rope, rope_table
+from ultraflash.models.rope import rope_table
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q_BLND, k_BLND, v_BLND), queries and keys after RoPE -> out_BLND."""
+
+
+@runtime_checkable
+class AttendInBlocks(Protocol):
+    """An ``Attend`` that would rather have its tokens in block layout, into which they can be written at once."""
+
+    @property
+    def grid(self) -> BlockGrid:
+        """The blocks."""
+
+    def attend_blocks(self, layer: int, q_BGTND: Tensor, k_BGTND: Tensor, v_BGTND: Tensor) -> Tensor:
+        """Queries, keys and values in block layout -> out_BLND, in reading order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,69 +122,37 @@ def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
     return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square normalization over the last axis with a learned weight; float32 inside."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
-
-
-class Float32LayerNorm(nn.LayerNorm):
-    """Layer normalization computed and returned in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.float()
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
-
-
 class Attention(nn.Module):
     """Projections of one attention; normalizes queries and keys over the whole model width."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.heads = config.heads
+        self.eps = config.eps
         self.q = nn.Linear(config.dim, config.dim)
         self.k = nn.Linear(config.dim, config.dim)
         self.v = nn.Linear(config.dim, config.dim)
         self.o = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.norm_q = nn.RMSNorm(config.dim, config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, config.eps)
 
-    def query(self, x_BLE: Tensor) -> Tensor:
-        """q_BLND."""
-        return self.norm_q(self.q(x_BLE)).unflatten(-1, (self.heads, -1))
+    def query(self, x_BLE: Tensor, rope: Tensor | None = None, grid: BlockGrid | None = None) -> Tensor:
+        """q_BLND, rotated by ``rope``; (B, G, T, N, D) with a ``grid``."""
+        weight_E = self.norm_q.weight
+        return to_heads(self.q(x_BLE), self.heads, weight_E=weight_E, eps=self.eps, rope=rope, grid=grid)
 
-    def key(self, x_BLE: Tensor) -> Tensor:
-        """k_BLND."""
-        return self.norm_k(self.k(x_BLE)).unflatten(-1, (self.heads, -1))
+    def key(self, x_BLE: Tensor, rope: Tensor | None = None, grid: BlockGrid | None = None) -> Tensor:
+        """k_BLND, rotated by ``rope``; (B, G, T, N, D) with a ``grid``."""
+        weight_E = self.norm_k.weight
+        return to_heads(self.k(x_BLE), self.heads, weight_E=weight_E, eps=self.eps, rope=rope, grid=grid)
 
-    def value(self, x_BLE: Tensor) -> Tensor:
-        """v_BLND."""
-        return self.v(x_BLE).unflatten(-1, (self.heads, -1))
+    def value(self, x_BLE: Tensor, grid: BlockGrid | None = None) -> Tensor:
+        """v_BLND; (B, G, T, N, D) with a ``grid``."""
+        return to_heads(self.v(x_BLE), self.heads, grid=grid)
 
     def output(self, out_BLND: Tensor) -> Tensor:
         """Back to (B, L, E)."""
         return self.o(out_BLND.flatten(2))
-
-
-def modulate(x_BLE: Tensor, shift_BF1E: Tensor, scale_BF1E: Tensor) -> Tensor:
-    """``x * (1 + scale) + shift`` with one shift and scale per frame (or one for all: F = 1)."""
-    frames = shift_BF1E.shape[1]
-    x_BFSE = x_BLE.unflatten(1, (frames, -1))
-    return torch.addcmul(shift_BF1E, x_BFSE, 1.0 + scale_BF1E).flatten(1, 2)
-
-
-def add_gated(x_BLE: Tensor, update_BLE: Tensor, gate_BF1E: Tensor) -> Tensor:
-    """``x + gate * update`` with one gate per frame; the residual stream stays float32."""
-    frames = gate_BF1E.shape[1]
-    update_BFSE = update_BLE.float().unflatten(1, (frames, -1))
-    return torch.addcmul(x_BLE.unflatten(1, (frames, -1)), update_BFSE, gate_BF1E).flatten(1, 2)
 
 
 class Block(nn.Module):
@@ -176,11 +160,10 @@ class Block(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.norm1 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.eps = config.eps
         self.self_attn = Attention(config)
-        self.norm3 = Float32LayerNorm(config.dim, config.eps)
+        self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.cross_attn = Attention(config)
-        self.norm2 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim),
             nn.GELU(approximate="tanh"),
@@ -197,9 +180,10 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor],
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
         dtype: torch.dtype,
+        grid: BlockGrid | None,
     ) -> Tensor:
-        """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products."""
-        q, k, v = self.passes.enter(self, x_BLE, time_BF6E, rope, dtype)
+        """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products, ``grid`` as `attend` has."""
+        q, k, v = self.passes.enter(self, x_BLE, time_BF6E, rope, dtype, grid)
         return self.passes.leave(self, x_BLE, attend(q, k, v), time_BF6E, *text, dtype)
 
     def modulations(self, time_BF6E: Tensor) -> tuple[Tensor, ...]:
@@ -208,14 +192,14 @@ class Block(nn.Module):
 
 
 def enter(
-    block: Block, x_BLE: Tensor, time_BF6E: Tensor, rope: Tensor, dtype: torch.dtype
+    block: Block, x_BLE: Tensor, time_BF6E: Tensor, rope: Tensor, dtype: torch.dtype, grid: BlockGrid | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The half of a block before self-attention: queries, keys and values (B, L, N, D)."""
+    """The half of a block before self-attention: queries, keys and values, laid out as ``grid`` says."""
     shift, scale = block.modulations(time_BF6E)[:2]
-    normed = modulate(block.norm1(x_BLE), shift, scale).to(dtype)
+    normed = residual_norm.normed(x_BLE, 1.0 + scale, shift, eps=block.eps, dtype=dtype)
     attention = block.self_attn
-    q, k = (apply_rope(x_BLND, rope) for x_BLND in (attention.query(normed), attention.key(normed)))
-    return q, k, attention.value(normed)
+    q, k = attention.query(normed, rope, grid), attention.key(normed, rope, grid)
+    return q, k, attention.value(normed, grid)
 
 
 def leave(
@@ -229,13 +213,17 @@ def leave(
 ) -> Tensor:
     """The half behind self-attention, whose result is ``out_BLND``: cross-attention and MLP."""
     _, _, gate_a, shift, scale, gate = block.modulations(time_BF6E)
-    x_BLE = add_gated(x_BLE, block.self_attn.output(out_BLND), gate_a)
+    update, norm = block.self_attn.output(out_BLND), block.norm3
+    x_BLE, normed = residual_norm.add_normed(
+        x_BLE, update, gate_a, norm.weight, norm.bias, eps=block.eps, dtype=dtype
+    )
+    out = dense_attention(block.cross_attn.query(normed), keys_BXND, values_BXND)
 
-    q = block.cross_attn.query(block.norm3(x_BLE).to(dtype))
-    x_BLE = x_BLE + block.cross_attn.output(dense_attention(q, keys_BXND, values_BXND)).float()
-
-    normed = modulate(block.norm2(x_BLE), shift, scale).to(dtype)
-    return add_gated(x_BLE, block.ffn(normed), gate)
+    update = block.cross_attn.output(out)
+    x_BLE, normed = residual_norm.add_normed(
+        x_BLE, update, None, 1.0 + scale, shift, eps=block.eps, dtype=dtype
+    )
+    return residual_norm.add(x_BLE, block.ffn(normed), gate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,13 +242,14 @@ class Head(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.norm = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.eps = config.eps
         self.head = nn.Linear(config.dim, math.prod(config.patch) * config.out_channels)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x_BLE: Tensor, time_BFE: Tensor) -> Tensor:
         shift, scale = (self.modulation.float() + time_BFE.unsqueeze(2)).unsqueeze(3).unbind(2)
-        return self.head(modulate(self.norm(x_BLE), shift, scale).to(self.head.weight.dtype))
+        dtype = self.head.weight.dtype
+        return self.head(residual_norm.normed(x_BLE, 1.0 + scale, shift, eps=self.eps, dtype=dtype))
 
 
 class PlaceEmbedding(nn.Module):
@@ -392,7 +381,8 @@ class CausalDiT(nn.Module):
             keys, values = text.keys[layer], text.values[layer]
             if keys.shape[0] != x_BLE.shape[0]:
                 keys, values = (t.expand(x_BLE.shape[0], -1, -1, -1) for t in (keys, values))
-            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), _of_layer(attend, layer), dtype)
+            of_layer, grid = _of_layer(attend, layer)
+            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), of_layer, dtype, grid)
         return self._unpatchify(self.head(x_BLE, time_BFE).float(), frames, h, w)
 
     def _patchify(self, latent_BCFHW: Tensor, h: int, w: int) -> Tensor:
@@ -409,8 +399,13 @@ class CausalDiT(nn.Module):
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
-def _of_layer(attend: Attend, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda q, k, v: attend(layer, q, k, v)
+def _of_layer(
+    attend: Attend, layer: int
+) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], BlockGrid | None]:
+    """One layer's self-attention, and the blocks that it takes tokens in, if it does."""
+    if isinstance(attend, AttendInBlocks):
+        return functools.partial(attend.attend_blocks, layer), attend.grid
+    return functools.partial(attend, layer), None
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

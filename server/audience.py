@@ -6,7 +6,7 @@ from collections import deque
 
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.owner_seat import OwnerSeat
-from ultraflash.server.protocol import ServerEvent
+from ultraflash.server.protocol import ServerEvent, SessionDone
 from ultraflash.server.seat import Seat
 
 MAX_MISSED = 200
@@ -60,3 +60,15 @@ class Audience:
         """Tells everybody."""
         self.tell_owner(event)
         self.tell_viewers(event)
+
+    def dismiss_viewers(self, done: SessionDone, code: int) -> None:
+        """Tells all viewers that it is over, without what is the owner's alone, and closes their connections."""
+        for seat in self.viewers:
+            seat.tell(SessionDone(reason=done.reason, frames=done.frames))
+            seat.outbox.close(code, done.reason)
+
+    def dismiss_owner(self, done: SessionDone, code: int) -> None:
+        """Tells the owner that it is over, if it is there to hear it, and closes its connection."""
+        if self.owner is not None:
+            self.owner.tell(done)
+            self.owner.outbox.close(code, done.reason)

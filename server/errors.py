@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ultraflash.models.errors import UltraflashError
 
 
-class ProtocolError(UltraflashError):
+class ServerError(UltraflashError):
+    """What can go wrong in a server.
+
+    Attributes:
+        status: of a REST response that reports it; None is 503 where trying again may help, else 400.
+    """
+
+    status: int | None = None
+
+
+class ProtocolError(ServerError):
     """A message on the stream that the protocol does not allow.
 
     Attributes:
@@ -67,12 +75,14 @@ class UnknownSession(ProtocolError):
     """A session that has ended or never was."""
 
     code = "unknown_session"
+    status = 404
 
 
 class BadToken(ProtocolError):
     """A token that is wrong, has expired, or was given out for something else."""
 
     code = "bad_token"
+    status = 403
 
 
 class NotTheOwner(ProtocolError):
@@ -94,10 +104,11 @@ class RecordingFailed(ProtocolError):
     code = "recording_failed"
 
 
-class RecordingNotReady(UltraflashError):
+class RecordingNotReady(ServerError):
     """A recording that is still being written."""
 
     code = "recording_not_ready"
+    status = 409
     retryable = True
 
 
@@ -189,11 +200,10 @@ class UnsafeBinding(UltraflashError):
     code = "unsafe_binding"
 
 
-class RestError(UltraflashError):
+class RestError(ServerError):
     """What a REST request can get wrong.
 
     Attributes:
-        status: of the response.
         headers: of the response.
     """
 
@@ -230,6 +240,15 @@ class PromptRefused(RestError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message, param="prompt")
         self.code = code
+
+
+class ReferenceRefused(RestError):
+    """An upload that no video can start from; code and message are the worker's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, param="input_reference")
+        self.code = code
+        self.status = 413 if code == "reference_too_large" else 400
 
 
 class UnknownVideo(RestError):
@@ -313,13 +332,8 @@ class DataUnusable(UltraflashError):
     code = "data_unusable"
 
 
-_HTTP_STATUS: Mapping[type[UltraflashError], int] = {
-    UnknownSession: 404,
-    BadToken: 403,
-    RecordingNotReady: 409,
-}
-
-
 def http_status(error: UltraflashError) -> int:
     """Status of a response that reports an error."""
-    return _HTTP_STATUS.get(type(error), 503 if error.retryable else 400)
+    if isinstance(error, ServerError) and error.status is not None:
+        return error.status
+    return 503 if error.retryable else 400

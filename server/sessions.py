@@ -7,9 +7,7 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
-import math
-import secrets
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +16,8 @@ from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
 from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
-    AckOutOfRange,
     EngineFault,
     EngineRestarting,
-    InvalidField,
     ProtocolError,
     UnexpectedEvent,
     UnknownSession,
@@ -45,20 +41,24 @@ from ultraflash.server.protocol import (
 )
 from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
-from ultraflash.server.session_log import SessionLog
+from ultraflash.server.session_identity import (
+    SessionIdentity,
+    first_position,
+    stored_changes,
+    stored_opening,
+    stored_position,
+    stored_session,
+)
+from ultraflash.server.session_record import SessionRecord
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.settings import StreamSettings
-from ultraflash.server.stream_position import StreamPosition
+from ultraflash.server.steering import Steering
 from ultraflash.server.stream_stats import StatsMeter, stats_event
 from ultraflash.server.worker.messages import (
-    AckPlayback,
-    AdaptBitrate,
-    CloseStream,
     CommandRefused,
-    ControlStream,
     GenerationStarted,
     MediaPacket,
     PromptShown,
-    SetPrompt,
     SizeShown,
     StreamEnded,
     StreamOpened,
@@ -94,33 +94,67 @@ class LiveSession:
         metrics: Metrics,
         limits: StreamSettings,
         recordings: Path,
+        keep: Callable[[StoredSession], None],
+        before: StoredSession | None = None,
     ) -> None:
-        self.session_id = f"session_{secrets.token_hex(12)}"
-        self.state: SessionState = "opening"
+        """A session of ``start``, or the one ``before`` that a server which is gone has left of it.
+
+        ``keep`` is told of it as it changes.
+        """
+        self._identity = SessionIdentity.new(limits.token_s) if before is None else SessionIdentity.of(before)
+        self.session_id = self._identity.session_id
+        self.state: SessionState = "opening" if before is None else "lost"
         self.feed = MediaFeed(self.session_id, supervisor)
         self.audience = Audience(self.feed)
-        self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
-        self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._at = StreamPosition(
-            prompt=start.prompt,
-            size=start.size,
-            seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
-            fps=start.fps,
-            max_frames=start.max_frames,
+        self._at = first_position(start) if before is None else stored_position(before)
+        # What a killed server has recorded is complete up to there; its parts are not gone on with.
+        records = start.record and before is None
+        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
+        self._record = SessionRecord(self._at, recording, self.keep, before)
+        self._steering = Steering(
+            self.session_id,
+            self._at,
+            pending=PendingChanges() if before is None else stored_changes(before),
+            audience=self.audience,
+            feed=self.feed,
+            supervisor=supervisor,
         )
-        self._log = SessionLog(self._at.seed, self._note_log)
-        self._recording = (
-            Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
-        )
+        self._keep = keep
+        self._forsaken = before is not None
+        self._reason: str | None = None
         self._supervisor = supervisor
         self._metrics = metrics
-        self._pending = PendingChanges()
         self._restarts = 0
         self._meter = StatsMeter(metrics)
-        self._started_at = time.monotonic()
-        self._opened: StreamOpened | None = None
+        self._opened = None if before is None else stored_opening(before)
         self._ending: tuple[SessionDone, int] | None = None
+
+    @property
+    def viewer_grant(self) -> Grant:
+        """Recognizes the token of viewers."""
+        return self._identity.viewer_grant
+
+    @property
+    def owner_grant(self) -> Grant:
+        """Recognizes the token of the owner."""
+        return self._identity.owner_grant
+
+    def keep(self) -> None:
+        """Has it stored as it is now, once there is something to store."""
+        if self._opened is not None:
+            self._keep(
+                stored_session(
+                    self._identity,
+                    self._start,
+                    self._opened,
+                    self._at,
+                    self._record.log,
+                    self._steering.pending,
+                    state="interrupted" if self._forsaken else "ended" if self.over else "live",
+                    reason=self._reason,
+                )
+            )
 
     @property
     def over(self) -> bool:
@@ -144,6 +178,11 @@ class LiveSession:
             raise UnknownSession("This session has not begun yet.")
         return self._opened.fps
 
+    @property
+    def replay(self) -> dict[str, Any]:
+        """Its log so far, which only its owner may know."""
+        return self._record.replay
+
     def summary(self) -> dict[str, Any]:
         """What anybody may know."""
         opened = self._opened
@@ -164,10 +203,10 @@ class LiveSession:
         """Asks the worker for the stream."""
         self.audience.welcome_owner(owner)
         self.feed.join(owner)
-        if self._recording is not None:
-            self.feed.join(self._recording)
+        if self._record.recording is not None:
+            self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
-        self._send_open()
+        self._open_stream()
 
     def join(self, viewer: Seat) -> None:
         """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
@@ -179,11 +218,13 @@ class LiveSession:
     def owner_left(self) -> None:
         """Rests until the owner is back."""
         self.audience.owner_left()
-        self._rest()
+        self._steering.rest()
 
     def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
         """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
         self.audience.welcome_owner(owner)
+        if self._forsaken:
+            self._wake(last_us)
         held = [] if last_us is None else self.feed.held_from(last_us)
         packets = held[1:] if held else self.feed.since_newest_key()
         first_us = packets[0].packet.pts_us if packets else self._at.next_us
@@ -196,99 +237,48 @@ class LiveSession:
         )
         # Acknowledgements may have been lost with the connection; what they said is known all the same, and a
         # stream that waits for them would never go on.
-        self._move_playhead(first_us - 1e6 / self.fps)
+        self._steering.move_playhead(first_us - 1e6 / self.fps)
         if held:
             owner.adopt(held[0].generation)
             self.feed.follow(owner, packets)
         else:
             self.feed.join(owner)
         if self._ending is not None:
-            self._say_good_bye(*self._ending)
-        self._set_share(owner.control.share)
-        self._rest()
+            self.audience.dismiss_owner(*self._ending)
+        self._steering.set_share(owner.control.share)
+        self._steering.rest()
 
-    def _rest(self) -> None:
-        """Tells the worker whether to work on."""
-        self._supervisor.send(
-            ControlStream(
-                stream_id=self.session_id, event_id="", size=None, paused=self._resting, bitrate=None
-            )
-        )
-
-    @property
-    def _resting(self) -> bool:
-        return self._at.paused or self.audience.owner is None
+    def _wake(self, last_us: float | None) -> None:
+        """Goes on with what a killed server has left, as if the worker alone had died."""
+        self._forsaken = False
+        # How far it came is known best by whom it sent the frames to.
+        self._at.went_on_to(last_us)
+        self._supervisor.attach(self.session_id, self)
+        self.on_worker_ready()
+        self.keep()
 
     def update_prompt(self, event: PromptUpdate) -> None:
-        """Passes a new prompt on."""
-        self._pending.check_room(event.event_id)
-        self._pending.add(event)
-        self._supervisor.send(
-            SetPrompt(
-                stream_id=self.session_id,
-                event_id=event.event_id,
-                prompt=event.prompt,
-                transition=event.transition,
-                groups=event.spread,
-            )
-        )
+        """Passes a new prompt on; while there is no stream it waits for the next one."""
+        if self.state == "lost":
+            self._steering.note_prompt(event)
+        else:
+            self._steering.update_prompt(event)
+        self.keep()
 
     def control(self, event: SessionControl) -> None:
         """Passes on what the owner wants changed."""
-        if event.size is None and event.paused is None and event.bitrate is None:
-            raise InvalidField(
-                "session.control needs size, paused or bitrate.", param="size", event_id=event.event_id
-            )
-        self._pending.check_room(event.event_id)
-        if event.paused is not None:
-            self._at.paused = event.paused
-        if event.bitrate is not None:
-            self._at.bitrate = event.bitrate
-        if event.size is not None:
-            self._pending.add(event)
-        self._supervisor.send(
-            ControlStream(
-                stream_id=self.session_id,
-                event_id=event.event_id,
-                size=event.size,
-                paused=event.paused,
-                bitrate=event.bitrate,
-            )
-        )
+        self._steering.control(event)
+        self.keep()
 
     def ack(self, event: PlaybackAck) -> None:
         """Moves the playhead. Raises ``AckOutOfRange`` for a frame that has not been sent."""
-        last_us = self._at.newest_us
-        if event.seq >= self._at.next_index or event.pts_us > last_us + 1:
-            raise AckOutOfRange(
-                f"playback.ack of frame {event.seq} at {event.pts_us:.0f} us; "
-                f"the newest one sent is {self._at.next_index - 1} at {last_us:.0f} us."
-            )
-        self._move_playhead(event.pts_us)
-        if self.audience.owner is not None:
-            self.audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
+        self._steering.ack(event)
         self._adapt()
 
     def _adapt(self) -> None:
         """Follows what the owner's connection carries."""
-        owner = self.audience.owner
-        if owner is None or self.over:
-            return
-        if self._at.paused:
-            owner.control.rest()
-        owner.adapt(set_share=self._set_share, go_on=self._skip_to_newest, last_resort=self._adapt)
-
-    def _set_share(self, share: float) -> None:
-        self._supervisor.send(AdaptBitrate(stream_id=self.session_id, share=share))
-
-    def _skip_to_newest(self) -> None:
-        """Frames that the owner will not get must not be waited for."""
-        self._move_playhead(self._at.newest_us)
-        self.feed.request_key()
-
-    def _move_playhead(self, seen_us: float) -> None:
-        self._at.playhead_us = max(self._at.playhead_us, seen_us)
-        self._supervisor.send(AckPlayback(stream_id=self.session_id, pts_us=seen_us))
+        if not self.over:
+            self._steering.adapt(last_resort=self._adapt)
 
     def request_key(self) -> None:
         """Asks for a keyframe."""
@@ -337,10 +327,14 @@ class LiveSession:
 
     def on_worker_ready(self) -> None:
         """Goes on with the new worker."""
-        self._send_open()
+        self._open_stream()
 
-    def _send_open(self) -> None:
-        self._supervisor.send(self._at.opening(self.session_id, resting=self._resting))
+    def _open_stream(self) -> None:
+        """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
+        self._steering.open(
+            restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
+            changes=self._record.log.changes_since(self._at.oldest_kept_us),
+        )
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
@@ -348,23 +342,21 @@ class LiveSession:
         self._opened = report
         self._at.size, self._at.fps = report.size, report.fps
         if not resumed:
-            self._log.began(model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size)
+            self._record.log.began(
+                model=self._model(), fps=report.fps, prompt=self._at.prompt, size=self._at.size
+            )
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
-        self._meter.begin()
+        self._at.next_index = report.first_index
         first_us = self._at.next_us
-        self._log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
-        self.audience.tell_all(
-            SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
-        )
-        if self.audience.owner is not None:
-            self._set_share(self.audience.owner.control.share)
-        for event in self._pending:
-            if isinstance(event, PromptUpdate):
-                self.update_prompt(event)
-            else:
-                self.control(event)
+        if not report.restored:
+            self._meter.begin()
+            self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
+        state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
+        self._metrics.resumed.labels(state=state).inc()
+        self.audience.tell_all(SessionResumed(session_id=self.session_id, first_pts_us=first_us, state=state))
+        self._steering.repeat()
 
     def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
         owns = seat is self.audience.owner
@@ -378,8 +370,8 @@ class LiveSession:
                 "fps": report.fps,
                 "seed": self._at.seed,
                 "model": self._model(),
-                "viewer_token": self._viewer_token if owns else None,
-                "resume_token": self._resume_token if owns else None,
+                "viewer_token": self._identity.viewer_token if owns else None,
+                "resume_token": self._identity.resume_token if owns else None,
             }
         )
 
@@ -394,49 +386,41 @@ class LiveSession:
             )
         )
         if report.event_id is not None:
-            self._pending.forget(report.event_id)
+            self._steering.pending.forget(report.event_id)
             return
-        for event in self._pending:
+        for event in self._steering.pending:
             self.audience.tell_owner(
                 error_event(UnexpectedEvent("The session did not start."), event.event_id)
             )
         self.state = "refused"
-        if self._recording is not None:
-            self._recording.discard()
+        self._record.discard()
         self._supervisor.detach(self.session_id)
 
     def _on_change(self, report: GenerationStarted | PromptShown | SizeShown) -> None:
         if isinstance(report, GenerationStarted):
             self._at.generation = report.generation
             self.feed.announce(report)
+            self.keep()
         elif isinstance(report, PromptShown):
-            change = self._pending.prompt_shown(report.event_id, report.first_pts_us)
+            change = self._steering.pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
                 self._at.prompt = change.prompt
-                self._log.prompt_shown(report, change)
+                self._record.log.prompt_shown(report, change)
             self.audience.tell_owner(
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
             self._at.size = report.size
-            self._log.size_shown(report)
-            self._pending.size_shown(report.event_id)
+            self._record.log.size_shown(report)
+            self._steering.pending.size_shown(report.event_id)
             self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
-        self._count(packet)
-        self.feed.put(packet)
-        self._adapt()
-
-    def _count(self, packet: MediaPacket) -> None:
-        if packet.seq == 0:
-            self._metrics.first_frame.observe(time.monotonic() - self._started_at)
-        for seconds in self._pending.seconds_until(packet.pts_us):
-            self._metrics.prompt_to_frame.observe(seconds)
+        self._meter.count(packet, self._steering.pending.seconds_until(packet.pts_us))
         self._at.next_index = packet.seq + 1
         self._restarts = 0
-        self._metrics.frames.inc()
-        self._metrics.encoded_bytes.inc(len(packet.payload))
+        self.feed.put(packet)
+        self._adapt()
 
     def _on_stats(self, report: StreamStats) -> None:
         self._meter.take(report)
@@ -455,30 +439,19 @@ class LiveSession:
 
     def _finish(self, reason: str, code: int) -> None:
         self._leave(reason)
-        if self._recording is None:
-            self._end(reason, code, None)
-        else:
-            self._recording.finish(self._log.replay(), reason, partial(self._end, reason, code))
+        self._record.complete(reason, partial(self._end, reason, code))
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
-        frames = self._at.next_index
-        done = SessionDone(reason=reason, frames=frames, replay=self._log.replay(), recording=recording)
+        done = SessionDone(reason=reason, frames=self._at.next_index, replay=self.replay, recording=recording)
         self._ending = (done, code)
-        for viewer in self.audience.viewers:
-            viewer.tell(SessionDone(reason=reason, frames=frames))
-            viewer.outbox.close(code, reason)
-        self._say_good_bye(done, code)
-
-    def _say_good_bye(self, done: SessionDone, code: int) -> None:
-        """Tells the owner that the session is over, if it is there to hear it."""
-        if self.audience.owner is not None:
-            self.audience.owner.tell(done)
-            self.audience.owner.outbox.close(code, done.reason)
+        self.audience.dismiss_viewers(done, code)
+        self.audience.dismiss_owner(done, code)
 
     def _leave(self, reason: str) -> None:
-        self.state = "done"
-        self._supervisor.send(CloseStream(stream_id=self.session_id))
+        self.state, self._reason = "done", reason
+        self.keep()
+        self._steering.close()
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
         log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
@@ -486,16 +459,15 @@ class LiveSession:
     @property
     def is_recording(self) -> bool:
         """Whether files are still being written."""
-        return self._recording is not None and not self._recording.finished
+        return self._record.in_progress
+
+    def end_recording(self) -> None:
+        """Records no more; the session goes on."""
+        self._record.end_early()
 
     def wait_for_recording(self) -> None:
         """Blocks until the recording of a session that is over is on the disk."""
-        if self._recording is not None:
-            self._recording.wait()
-
-    def _note_log(self) -> None:
-        if self._recording is not None:
-            self._recording.note(self._log.replay())
+        self._record.wait()
 
     def _model(self) -> str:
         return "" if self._supervisor.ready is None else self._supervisor.ready.model

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import Stats
-from ultraflash.server.worker.messages import StreamStats
+from ultraflash.server.worker.messages import MediaPacket, StreamStats
 
 
 def stats_event(report: StreamStats) -> Stats:
@@ -25,11 +28,21 @@ class StatsMeter:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._started_at = time.monotonic()
         self.begin()
 
     def begin(self) -> None:
         """The sums of the next report start from 0."""
         self._steps = self._refreshes = 0
+
+    def count(self, packet: MediaPacket, prompts_took_s: Iterable[float]) -> None:
+        """A packet has come, the first one of prompts that were asked for so many seconds ago."""
+        if packet.seq == 0:
+            self._metrics.first_frame.observe(time.monotonic() - self._started_at)
+        for seconds in prompts_took_s:
+            self._metrics.prompt_to_frame.observe(seconds)
+        self._metrics.frames.inc()
+        self._metrics.encoded_bytes.inc(len(packet.payload))
 
     def take(self, report: StreamStats) -> None:
         """Sets what is measured now and adds what is new since the report before."""
