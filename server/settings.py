@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
     Attributes:
-        preset: name or path of the preset.
+        preset: name or path of the preset; if None, the best that the machine has weights and memory for.
         size: of streams that ask for ``auto``; the preset's own default if None.
         engine: factory of the engine, ``module:attribute``.
         log_level: of Python's logging.
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
         env_prefix="ULTRAFLASH_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    preset: str = "mini"
+    preset: str | None = None
     size: str | None = None
     engine: str = CASCADE
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.engine import Engine, chosen_preset, load_engine
 from ultraflash.server.media.h264 import H264Config, H264Encoder
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
@@ -70,7 +70,8 @@ def describe(engine: Engine, config: Configure) -> WorkerReady:
 
 def _ready_engine(channel: BlockingChannel, config: Configure) -> Engine:
     channel.send(WorkerProgress(stage="loading weights", progress=0.0))
-    engine = load_engine(config.engine, config.preset, config.size)
+    preset = chosen_preset(config.engine, config.preset, config.size, log.info)
+    engine = load_engine(config.engine, preset, config.size)
     size = engine.preset.size(config.size or engine.preset.default_size)
     channel.send(WorkerProgress(stage="warming up", progress=LOADED))
     state = engine.open("warming up", size=size.name, seed=0)
