@@ -12,10 +12,10 @@ are further. Whatever makes the next group another one, such as a new prompt, ta
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class WindowMark:
 
     cache: RingMark
     latents_BCFHW: Tensor
-    starts: list[int]
-    count: int
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +53,13 @@ class Ahead:
 def mark(state: StreamState, frames: int) -> WindowMark:
     """Note where a stream's window stands, and copy what ``frames`` more latent frames will overwrite."""
     buffer_BCFHW, fields = state.window.capture()
-    return WindowMark(
-        cache=state.base_cache.mark(frames),
-        latents_BCFHW=buffer_BCFHW.clone(),
-        starts=fields["starts"],
-        count=fields["count"],
-    )
+    return WindowMark(cache=state.base_cache.mark(frames), latents_BCFHW=buffer_BCFHW.clone(), fields=fields)
 
 
 def rewind(state: StreamState, before: WindowMark) -> None:
     """Take a stream's window back to where it was noted."""
     state.base_cache.rewind(before.cache)
-    state.window.restore(before.latents_BCFHW, before.starts, before.count)
+    state.window.restore(before.latents_BCFHW, **before.fields)
 
 
 def adopt(state: StreamState, after: StreamState) -> None:
@@ -86,15 +80,17 @@ class Background(Generic[T]):
 
     def __init__(self, device: torch.device, call: Callable[[], T]) -> None:
         self._call = call
-        self._here = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        self._there = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._streams = (
+            (torch.cuda.current_stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
+        )
         self._results: list[T] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="base-ahead", daemon=True)
 
     def __enter__(self) -> Background[T]:
-        if self._there is not None:
-            self._there.wait_stream(self._here)
+        if self._streams is not None:
+            here, there = self._streams
+            there.wait_stream(here)
         self._thread.start()
         return self
 
@@ -103,7 +99,7 @@ class Background(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with torch.cuda.stream(self._there) if self._there is not None else nullcontext():
+            with torch.cuda.stream(self._streams[1]) if self._streams is not None else nullcontext():
                 self._results.append(self._call())
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._error = error
@@ -113,6 +109,7 @@ class Background(Generic[T]):
         self._thread.join()
         if self._error is not None:
             raise self._error
-        if self._here is not None:
-            self._here.wait_stream(self._there)
+        if self._streams is not None:
+            here, there = self._streams
+            here.wait_stream(there)
         return self._results[0]
