@@ -11,6 +11,7 @@ are further. Whatever makes the next group another one, such as a new prompt, ta
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -71,6 +72,12 @@ def adopt(state: StreamState, after: StreamState) -> None:
     state.refreshes_skipped = after.refreshes_skipped
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all calls: torch keeps freed memory by stream, and does not give that of one to another."""
+    return torch.cuda.Stream(device)
+
+
 class Background(Generic[T]):
     """A call on a thread of its own while the block below ``with`` runs; both have ended behind it.
 
@@ -81,7 +88,7 @@ class Background(Generic[T]):
     def __init__(self, device: torch.device, call: Callable[[], T]) -> None:
         self._call = call
         self._streams = (
-            (torch.cuda.current_stream(device), torch.cuda.Stream(device)) if device.type == "cuda" else None
+            (torch.cuda.current_stream(device), _side_stream(device)) if device.type == "cuda" else None
         )
         self._results: list[T] = []
         self._error: BaseException | None = None

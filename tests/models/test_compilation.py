@@ -15,6 +15,7 @@ import torch
 from small_cascade import small_cascade, small_preset
 from torch import Tensor
 
+from ultraflash.models import cascade as cascade_module
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.compilation import compiled_home
 from ultraflash.models.errors import BadConfig, CompilationFailed
@@ -122,6 +123,16 @@ def test_shapes_that_loading_has_not_met_run_without_being_compiled(
 
 
 @pytest.mark.slow
+def test_a_group_that_is_generated_early_runs_in_the_same_code(
+    warm: Warm, build: Callable[..., Cascade]
+) -> None:
+    both = build(replace(small(), execution=ExecutionConfig(compile=True, overlap=True)))
+    before = graphs()
+    assert all(torch.equal(a, b) for a, b in zip(story(both), story(warm.cascade), strict=True))
+    assert graphs() == before
+
+
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_anew(warm: Warm) -> None:
     assert (warm.caches / "ultraflash" / "compiled" / "inductor").is_dir()
     environment = {**os.environ, "XDG_CACHE_HOME": str(warm.caches)}
@@ -150,6 +161,17 @@ def test_a_failing_compiler_is_named_with_what_to_do(
     cascade = build(replace(other, base=replace(other.base, dit=dit)))
     with pytest.raises(CompilationFailed, match=r"execution\.compile = false"):
         cascade.warm_up()
+
+
+def test_a_size_without_room_is_passed_over_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, build: Callable[..., Cascade]
+) -> None:
+    cascade = build(small())
+    monkeypatch.setattr(cascade_module, "free_bytes", lambda device: 1)
+    before = graphs()
+    cascade.warm_up()
+    assert graphs() == before
+    assert "0.5K is not compiled" in caplog.text
 
 
 def test_the_folder_of_compiled_code_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
