@@ -65,7 +65,8 @@ class App {
     }
     this.kind = await choosePlayer(this.query.get("player"));
     if (this.kind === null) {
-      this.#setState("error", { message: "This browser plays neither WebCodecs nor Media Source Extensions." });
+      const message = "This browser plays neither WebCodecs nor Media Source Extensions.";
+      this.#setState("error", { message, final: true });
       return;
     }
     this.player = createPlayer(this.kind, {

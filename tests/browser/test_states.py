@@ -88,7 +88,7 @@ def test_refused_connection_ends_in_an_error_that_says_why(scripted):
 def test_change_of_quality_is_shown_and_read_out(scripted):
     viewer, script = scripted
     script.begin()
-    script.say("quality.changed", size="0.5K", reason="load")
+    script.say("quality.changed", size="0.5K", reason="overload")
     viewer.page.locator("#marker", has_text="Size 0.5K: the machine is busy").wait_for()
     viewer.wait_until_told("Size 0.5K: the machine is busy")
 
