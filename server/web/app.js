@@ -29,6 +29,7 @@ class App {
     this.hiddenByPage = false;
     this.stateTimer = 0;
     this.model = "";
+    this.sessionId = null;
     this.sizeInForce = "auto";
     this.watched = readWatchLink(location.hash);
     this.announcer = new Announcer(document.getElementById("announcer"));
@@ -169,6 +170,7 @@ class App {
 
   #showSession({ session_id: sessionId, viewer_token: token, model, seed }) {
     this.model = model;
+    this.sessionId = sessionId;
     this.share.offer(token === undefined ? null : { sessionId, token });
     this.composer.showSeed(seed);
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
@@ -208,7 +210,10 @@ class App {
     if (recording !== null) {
       this.videos.addRecording(recording);
     }
-    this.stage.endRecording(recording);
+    // One that ended late, after the next session had begun, is in the list only.
+    if (recording === null || recording.id === this.sessionId) {
+      this.stage.endRecording(recording);
+    }
   }
 
   #showRefusal({ code, message, event_id: eventId }) {
