@@ -6,11 +6,8 @@ Serves the page and the WebSocket on http://127.0.0.1:8000/ until it is stopped.
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
-
-LOG_FORMAT = "%(asctime)s %(levelname)s web %(message)s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-unauthenticated",
         action="store_true",
         default=None,
-        help="listen beyond this machine although API keys do not exist yet",
+        help="listen beyond this machine although there are no API keys",
     )
+    parser.add_argument(
+        "--auth",
+        choices=("auto", "required"),
+        help="whether requests need an API key: as soon as there is one (auto, the default), or always",
+    )
+    parser.add_argument("--log-format", choices=("text", "json"), help="form of log lines (default text)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(default info)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,13 +38,14 @@ def run(args: argparse.Namespace) -> int:
     import uvicorn
 
     from ultraflash.server.app import create_app
+    from ultraflash.server.keys.store import any_keys
     from ultraflash.server.listen import address_of, listening_socket
+    from ultraflash.server.logs import set_up_logging
     from ultraflash.server.settings import check_binding, load_settings
 
     settings = load_settings(args.config, _options(args))
-    check_binding(settings.http)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    check_binding(settings.http, has_keys=any_keys(settings.data.database_url, settings.data.database_file))
+    set_up_logging("web", level=settings.log_level, form=settings.log_format)
     listener = listening_socket(settings.http.host, settings.http.port)
 
     def stop() -> None:
@@ -77,6 +82,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "http.host": args.host,
         "http.port": args.port,
         "http.allow_unauthenticated": args.allow_unauthenticated,
+        "http.auth": args.auth,
+        "log_format": args.log_format,
+        "log_level": args.log_level,
         "stream.max_streams": args.max_streams,
     }
     return {name: value for name, value in named.items() if value is not None}

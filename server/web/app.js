@@ -1,6 +1,7 @@
 /** The page: connects the prompt box and the stage to the player. */
 
 import { Announcer } from "./announcer.js";
+import { storedKey } from "./api_key.js";
 import { ComposerView, drawSeed } from "./composer_view.js";
 import { qualityWords, resumptionWords } from "./event_words.js";
 import { choosePlayer, createPlayer } from "./player.js";
@@ -117,6 +118,7 @@ class App {
       size: this.sizeInForce,
       seed: this.composer.chosenSeed ?? drawSeed(),
       record: this.composer.recorded,
+      key: storedKey(),
     });
   }
 
@@ -226,6 +228,10 @@ class App {
       return;
     }
     this.composer.notice(message);
+    if (code === "unauthorized") {
+      // The key was good when the page was opened. Asking for anything by REST asks for a new one.
+      waitForPreset((trouble) => this.composer.notice(trouble));
+    }
     if (this.requestedSizes.has(eventId)) {
       this.sizeInForce = this.requestedSizes.get(eventId);
       this.composer.setSize(this.sizeInForce);

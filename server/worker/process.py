@@ -14,7 +14,9 @@ import numpy as np
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.logs import set_up_logging
 from ultraflash.server.media.h264 import H264Config, H264Encoder
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
 from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
@@ -23,12 +25,10 @@ log = logging.getLogger(__name__)
 
 WARM_UP_GROUPS = 2
 LOADED = 0.4
-LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
 
 
 def main() -> None:
     """Serves the channel whose file descriptor is the first argument."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
@@ -36,6 +36,7 @@ def main() -> None:
         config = channel.receive()
         if not isinstance(config, Configure):
             raise ValueError("The first command must be Configure.")
+        set_up_logging("worker", level=config.log_level, form=config.log_format)
         serve(channel, config)
     except ChannelClosed:
         log.info("the web process has gone")
@@ -49,11 +50,18 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         channel.send(WorkerFailed(code=error.code, message=error.message))
         return
     commands: queue.Queue[Command] = queue.Queue()
-    loop = WorkerLoop(engine, config, commands, channel.send)
+    tracer = open_tracer(
+        "worker",
+        exporter=config.trace_exporter,
+        endpoint=config.trace_endpoint,
+        folder=config.trace_folder,
+    )
+    loop = WorkerLoop(engine, config, commands, channel.send, tracer=tracer)
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(engine, config))
     loop.run()
+    tracer.close()
 
 
 def describe(engine: Engine, config: Configure) -> WorkerReady:
