@@ -1,9 +1,9 @@
 """Kill a real server again and again with streams and jobs in flight, and count what is lost.
 
 At random moments ``kill -9`` hits the worker, or the whole server, which is then started again. Owners of live streams
-are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was sent is decoded and compared with what one engine makes
-of the session's log without any kill; every video is downloaded and compared likewise. Counts, not times, are the
-result, so a busy machine is no hindrance.
+are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was
+sent is decoded and compared with what one engine makes of the session's log without any kill; every video is
+downloaded and compared likewise. Counts, not times, are the result, so a busy machine is no hindrance.
 """
 
 from __future__ import annotations
