@@ -129,7 +129,7 @@ class PatternEngine:
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
 
-    def save_stream(self, state: PatternState) -> bytes:
+    def save_stream(self, state: PatternState, max_bytes: int | None = None) -> bytes:
         kept = {name: value for name, value in vars(state).items() if name not in ("size", "stage_seconds")}
         return json.dumps({**kept, "size": state.size.name}).encode()
 
