@@ -65,9 +65,15 @@ class SessionLog:
             found.append(entry)
         return found[::-1]
 
-    def replay(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {"model": self.model, "seed": self.seed, "fps": self._fps, "events": list(self._events)}
+    def replay(self, frames: int) -> dict[str, Any]:
+        """All of it as JSON values, with the number of frames made so far."""
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "fps": self._fps,
+            "frames": frames,
+            "events": list(self._events),
+        }
 
     def _add(self, entry: dict[str, Any]) -> None:
         self._events.append(entry)

@@ -44,6 +44,11 @@ class SessionRegistry:
         """Whether the recording of a session is still being written."""
         return session_id in self._sessions and self._sessions[session_id].is_recording
 
+    def end_recordings(self) -> None:
+        """Lets all sessions go on without being recorded further."""
+        for session in self:
+            session.end_recording()
+
     def admit(self) -> None:
         """Makes room for one more session, if need be by ending one whose owner is away. Raises ``Busy``."""
         limit = self._limits.max_streams

@@ -102,6 +102,7 @@ class StoredSession:
             "model": self.model,
             "seed": self.seed,
             "fps": self.opened["fps"],
+            "frames": self.frames,
             "events": [dict(event) for event in self.events],
         }
 

@@ -111,7 +111,7 @@ class LiveSession:
         # What a killed server has recorded is complete up to there; its parts are not gone on with.
         records = start.record and before is None
         recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
-        self._record = SessionRecord(self._at.seed, recording, self.keep, before)
+        self._record = SessionRecord(self._at, recording, self.keep, before)
         self._steering = Steering(
             self.session_id,
             self._at,
@@ -177,6 +177,11 @@ class LiveSession:
         if self._opened is None:
             raise UnknownSession("This session has not begun yet.")
         return self._opened.fps
+
+    @property
+    def replay(self) -> dict[str, Any]:
+        """Its log so far, which only its owner may know."""
+        return self._record.replay
 
     def summary(self) -> dict[str, Any]:
         """What anybody may know."""
@@ -438,9 +443,7 @@ class LiveSession:
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
-        done = SessionDone(
-            reason=reason, frames=self._at.next_index, replay=self._record.log.replay(), recording=recording
-        )
+        done = SessionDone(reason=reason, frames=self._at.next_index, replay=self.replay, recording=recording)
         self._ending = (done, code)
         self.audience.dismiss_viewers(done, code)
         self.audience.dismiss_owner(done, code)
@@ -457,6 +460,10 @@ class LiveSession:
     def is_recording(self) -> bool:
         """Whether files are still being written."""
         return self._record.in_progress
+
+    def end_recording(self) -> None:
+        """Records no more; the session goes on."""
+        self._record.end_early()
 
     def wait_for_recording(self) -> None:
         """Blocks until the recording of a session that is over is on the disk."""

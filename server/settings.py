@@ -117,6 +117,8 @@ class DataSettings(BaseModel):
         snapshots: folder of the newest states of live streams, best in memory; by default one in ``/dev/shm``.
         quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
             finished ones go first.
+        recordings_quota_bytes: recordings of sessions; the oldest finished ones go first.
+        recordings_expire_after_s: age at which a recording goes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,6 +128,8 @@ class DataSettings(BaseModel):
     artifacts: str | None = None
     snapshots: Path | None = None
     quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_expire_after_s: float = Field(default=7 * 86_400.0, gt=0)
 
     @property
     def database_url(self) -> str:
@@ -148,6 +152,11 @@ class DataSettings(BaseModel):
         return self.folder.absolute() / "tails"
 
     @property
+    def uploads_folder(self) -> Path:
+        """Of uploads while they are read."""
+        return self.folder.absolute() / "uploads"
+
+    @property
     def recordings(self) -> Path:
         """A folder with one for each recorded session."""
         return self.folder.absolute() / "sessions"
@@ -164,6 +173,8 @@ class JobSettings(BaseModel):
         max_attempts: lives of the worker that one job may take without getting further than before.
         lease_s: silence after which the jobs of another server are taken over.
         max_upload_bytes: longest body of a request.
+        max_reference_pixels, max_reference_frames, max_reference_seconds: of a picture or clip to start from.
+        reference_cpu_s: processor time that reading one may take.
         patience_s: longest time that live streams may keep a job from its next group of frames.
         checkpoint_s: time between two points of a job from which it can go on, where the engine can keep streams.
     """
@@ -177,6 +188,10 @@ class JobSettings(BaseModel):
     max_attempts: int = Field(default=3, ge=1)
     lease_s: float = Field(default=30.0, gt=0)
     max_upload_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_reference_pixels: int = Field(default=2**25, ge=1)
+    max_reference_frames: int = Field(default=1800, ge=1)
+    max_reference_seconds: float = Field(default=60.0, gt=0)
+    reference_cpu_s: int = Field(default=20, ge=1)
     patience_s: float = Field(default=30.0, gt=0)
     checkpoint_s: float = Field(default=5.0, ge=0)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine
+from ultraflash.server.engine import Engine, reference_format
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -35,6 +35,8 @@ from ultraflash.server.worker.messages import (
     JobFailed,
     OpenStream,
     PromptChecked,
+    ReadReference,
+    ReferenceRead,
     Report,
     RequestKeyframe,
     RunJob,
@@ -42,6 +44,7 @@ from ultraflash.server.worker.messages import (
     Shutdown,
 )
 from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.reference_reader import ReferenceReader
 from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
 from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
@@ -86,12 +89,14 @@ class WorkerLoop:
         self._jobs: dict[str, VideoJob] = {}
         self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
         self._encoding = EncodingThread(emit)
+        self._references = ReferenceReader(emit)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
 
     def run(self) -> None:
         """Works until ``Shutdown``, or until nobody listens."""
         self._encoding.start()
+        self._references.start()
         while not self._stopping:
             self._take_commands()
             self._end_the_silent()
@@ -145,6 +150,8 @@ class WorkerLoop:
             self._cancel_job(command.job_id)
         elif isinstance(command, CheckPrompt):
             self._check_prompt(command)
+        elif isinstance(command, ReadReference):
+            self._read_reference(command)
         elif isinstance(command, Configure):
             raise ValueError("A worker is configured once.")
         elif command.stream_id in self._streams:
@@ -190,6 +197,12 @@ class WorkerLoop:
         except UltraflashError as error:
             code, message = error.code, error.message
         self._emit(PromptChecked(check_id=command.check_id, code=code, message=message))
+
+    def _read_reference(self, command: ReadReference) -> None:
+        try:
+            self._references.read(command, reference_format(self._engine))
+        except UltraflashError as error:
+            self._emit(ReferenceRead(check_id=command.check_id, code=error.code, message=error.message))
 
     def _change(
         self,

@@ -127,11 +127,12 @@ class RunJob:
     """Makes a video file.
 
     Attributes:
-        cues: [frame, prompt] in order, the first one at frame 0; a prompt is in force from the first group that
-            starts at or after its frame.
+        cues: [frame, prompt, transition, groups, restarts] in order, the first one at frame 0; a prompt is in force
+            from the first group that starts at or after its frame. See ``JobCue``.
         size: a name or ``WxH``.
         frames: number of frames.
         path: the file to write, in an empty folder that exists.
+        reference: a file with the frames to start from, as ``ReadReference`` has them written; None for none.
         resume_from: a folder that an attempt before this one may have left a checkpoint in.
     """
 
@@ -142,6 +143,7 @@ class RunJob:
     fps: int
     frames: int
     path: str
+    reference: str | None
     resume_from: str | None
 
 
@@ -158,6 +160,27 @@ class CheckPrompt:
 
     check_id: int
     prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadReference:
+    """Decodes an upload into frames that a stream can start from.
+
+    Attributes:
+        path, demuxer: the upload, and FFmpeg's demuxer for it.
+        target: the file to write, as numpy stores an array.
+        max_pixels, max_frames, max_seconds: of what is read.
+        cpu_s: seconds of processor time that it may take.
+    """
+
+    check_id: int
+    path: str
+    demuxer: str
+    target: str
+    max_pixels: int
+    max_frames: int
+    max_seconds: float
+    cpu_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +351,15 @@ class PromptChecked:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRead:
+    """The frames of an upload are there if ``code`` is None."""
+
+    check_id: int
+    code: str | None
+    message: str
+
+
 Command = (
     Configure
     | OpenStream
@@ -340,6 +372,7 @@ Command = (
     | RunJob
     | CancelJob
     | CheckPrompt
+    | ReadReference
     | Shutdown
 )
 StreamReport = (
@@ -352,7 +385,7 @@ StreamReport = (
     | StreamStats
     | StreamEnded
 )
-JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked
+JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked | ReferenceRead
 Report = WorkerProgress | WorkerReady | WorkerFailed | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 
