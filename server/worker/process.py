@@ -27,11 +27,11 @@ LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
 
 
 def main() -> None:
-    """Serves the channel whose file descriptor is the first argument."""
+    """Serves the channel of two file descriptors, given as arguments: to read from and to write to."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    channel = BlockingChannel(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
     try:
         config = channel.receive()
         if not isinstance(config, Configure):

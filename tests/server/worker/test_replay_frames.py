@@ -13,6 +13,7 @@ from ultraflash.server.session_log import SessionLog
 from ultraflash.server.worker.live_stream import advance, apply_changes, make_group, open_stream
 from ultraflash.server.worker.messages import OpenStream, PromptShown, SetPrompt, WorkerReady
 from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import JobCue, VideoJob, make_job_group
 
 RULE = PacingRule(ahead_us=1e9, ack_pause_s=1e9, ack_end_s=1e9, paused_end_s=1e9)
@@ -49,8 +50,11 @@ def stream(engine: Engine, log: SessionLog) -> list[np.ndarray]:
         first_index=0,
         generation=0,
         playhead_us=0.0,
+        restore=False,
+        changes=[],
     )
-    live = open_stream(engine, command, RULE, "0.5K", 0.0)
+    nothing = SnapshotRule(folder=None, share=0, max_bytes=0)
+    live = open_stream(engine, command, RULE, nothing, "0.5K", 0.0)
     log.began(model=engine.preset.name, fps=live.fps, prompt=command.prompt, size=live.size.name)
     frames: list[np.ndarray] = []
     for number in range(GROUPS):
