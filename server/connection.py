@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.websockets import WebSocket
 
-from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
-from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
+from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
+from ultraflash.server.admission import claim_of
+from ultraflash.server.errors import Busy, NotReady, OwnerPresent, UnexpectedEvent, Unsupported
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -18,14 +20,17 @@ from ultraflash.server.protocol import (
     PlaybackAck,
     PromptUpdate,
     SessionControl,
+    SessionDone,
     SessionPing,
     SessionPong,
     SessionResume,
     SessionStart,
+    SessionStop,
 )
 from ultraflash.server.session_registry import SessionRegistry
-from ultraflash.server.sessions import LiveSession
+from ultraflash.server.sessions import DONE, LiveSession
 from ultraflash.server.settings import Settings
+from ultraflash.server.waiting_line import Ticket
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -45,7 +50,7 @@ class StreamServer:
     sessions: SessionRegistry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(self.settings.stream, self.metrics)
+        self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.supervisor)
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -91,11 +96,13 @@ class Connection(Peer):
         super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
         self._server = server
         self._session: LiveSession | None = None
+        self._ticket: Ticket | None = None
 
     def _waits_for_start(self) -> bool:
-        return self._session is None or self._session.state == "refused"
+        return self._ticket is None and (self._session is None or self._session.state == "refused")
 
     def _left(self) -> None:
+        self._leave_line()
         if self._session is not None:
             self._server.sessions.owner_left(self._session, for_good=self._said_good_bye)
 
@@ -106,6 +113,10 @@ class Connection(Peer):
             self._start(event)
         elif isinstance(event, SessionResume):
             self._resume(event)
+        elif self._ticket is not None and isinstance(event, SessionStop):
+            self._leave_line()
+            self._outbox.put_event(SessionDone(reason="stopped", frames=0))
+            self._outbox.close(DONE, "stopped")
         elif self._session is not None and self._session.ending:
             # Too late to matter, and the client cannot know yet.
             return
@@ -114,8 +125,30 @@ class Connection(Peer):
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
-        check_start(event, self._server.capabilities())
-        self._server.sessions.admit()
+        ready, limits = self._server.capabilities(), self._server.settings.stream
+        check_start(event, ready)
+        claim = claim_of(event.size, event.fps, event.max_frames, ready=ready, limits=limits)
+        self._ticket = Ticket(claim=claim, begin=partial(self._admitted, event), tell=self._outbox.put_event)
+        try:
+            self._server.sessions.line.enter(self._ticket)
+        except Busy:
+            self._ticket = None
+            raise
+
+    def _admitted(self, event: SessionStart) -> None:
+        """There is a place, perhaps after a wait, so that what goes wrong now is told from here."""
+        self._ticket = None
+        try:
+            self._begin(event)
+        except UltraflashError as error:
+            self._refuse(error)
+
+    def _leave_line(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._server.sessions.line.leave(ticket)
+
+    def _begin(self, event: SessionStart) -> None:
         session = LiveSession(
             event,
             supervisor=self._server.supervisor,
@@ -139,6 +172,8 @@ class Connection(Peer):
 
     def _check_free(self) -> None:
         """Makes way for a session where none was started, or one that was refused."""
+        if self._ticket is not None:
+            raise UnexpectedEvent("This connection waits for its session already; see queue.status.")
         if self._session is not None and self._session.state != "refused":
             raise UnexpectedEvent("This connection has its session already; open another one for a second.")
         if self._session is not None:
@@ -146,6 +181,8 @@ class Connection(Peer):
             self._session = None
 
     def _running(self, kind: str) -> LiveSession:
+        if self._ticket is not None:
+            raise UnexpectedEvent(f"{kind} needs a session, and this one waits in the queue for its place.")
         if self._session is None or self._session.over:
             raise UnexpectedEvent(f"{kind} needs a session; send session.start first.")
         return self._session

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
+from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
     EngineFault,
     EngineRestarting,
+    NotReady,
     ProtocolError,
     UnexpectedEvent,
     UnknownSession,
@@ -96,6 +98,7 @@ class LiveSession:
         self._start = start
         self._at = StreamPosition(
             prompt=start.prompt,
+            asked_size=start.size,
             size=start.size,
             seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
             fps=start.fps,
@@ -107,6 +110,7 @@ class LiveSession:
             self.session_id, self._at, audience=self.audience, feed=self.feed, supervisor=supervisor
         )
         self._supervisor = supervisor
+        self._limits = limits
         self._metrics = metrics
         self._restarts = 0
         self._meter = StatsMeter(metrics)
@@ -127,6 +131,15 @@ class LiveSession:
     def transport(self) -> Transport:
         """What the owner asked for."""
         return self._start.transport
+
+    @property
+    def claim(self) -> Claim:
+        """What it asks of the machine. Raises ``UnknownSize`` for a size that a new worker does not make."""
+        at, ready = self._at, self._supervisor.ready
+        if ready is None:
+            raise NotReady("The engine has not said yet what it can make.")
+        frames_left = None if at.max_frames is None else max(0, at.max_frames - at.next_index)
+        return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
 
     @property
     def fps(self) -> int:
@@ -336,10 +349,11 @@ class LiveSession:
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
-            self._at.size = report.size
+            self._at.size, self._at.asked_size = report.size, report.asked_size
             self._record.log.size_shown(report)
-            self._steering.pending.size_shown(report.event_id)
-            self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
+            if report.reason == "requested":
+                self._steering.pending.size_shown(report.event_id)
+            self.audience.tell_all(QualityChanged(size=report.size, reason=report.reason))
 
     def _on_media(self, packet: MediaPacket) -> None:
         self._meter.count(packet, self._steering.pending.seconds_until(packet.pts_us))

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default 8000)")
     parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default mini)")
-    parser.add_argument("--size", help="size of streams that ask for none, a name or WxH")
-    parser.add_argument("--max-streams", type=int, help="live streams at a time (default 2)")
+    parser.add_argument("--size", help="largest size of streams that ask for none, a name or WxH")
+    parser.add_argument("--max-streams", type=int, help="live streams at a time, at most (default 8)")
     parser.add_argument(
         "--allow-unauthenticated",
         action="store_true",

@@ -22,6 +22,17 @@ from ultraflash.server.worker.messages import (
     StreamStats,
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
+from ultraflash.server.worker.playout import Playout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeChange:
+    """A size that takes effect with the next group; see ``SizeShown``."""
+
+    event_id: str
+    size: PictureSize
+    asked: str
+    reason: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +40,7 @@ class LiveStream:
     """Everything that changes while a stream runs.
 
     Attributes:
+        asked: the size that its owner has asked for, by name or ``auto``.
         next_index: number of the first frame of the next group.
         group_frames: frames of the newest group, which the next one is expected to have.
         groups: made by the engine's state so far.
@@ -38,15 +50,17 @@ class LiveStream:
     stream_id: str
     state: EngineState
     size: PictureSize
+    asked: str
     fps: int
     max_frames: int | None
     playhead: Playhead
+    playout: Playout
     encoder: StreamEncoder
     next_index: int
     group_frames: int = 0
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
-    new_size: tuple[str, PictureSize] | None = None
+    new_size: SizeChange | None = None
 
     @property
     def frame_us(self) -> float:
@@ -55,14 +69,16 @@ class LiveStream:
 
     def may_generate(self, now: float) -> bool:
         """Whether the next group may start."""
-        return self.playhead.may_generate(self.group_frames * self.frame_us, now)
+        may = self.playhead.may_generate(self.group_frames * self.frame_us, now)
+        if not may:
+            self.playout.held(now)
+        return may
 
 
 def open_stream(
-    engine: Engine, command: OpenStream, rule: PacingRule, default_size: str, now: float
+    engine: Engine, command: OpenStream, rule: PacingRule, size: PictureSize, now: float
 ) -> LiveStream:
-    """Opens a stream on the engine and an encoder for it. Raises the engine's errors."""
-    size = engine.preset.size(default_size if command.size == "auto" else command.size)
+    """Opens a stream of a size on the engine and an encoder for it. Raises the engine's errors."""
     fps = command.fps or engine.preset.fps
     config = H264Config.live(width=size.width, height=size.height, fps=fps, bitrate=command.bitrate)
     state = engine.open(command.prompt, size=size.name, seed=command.seed)
@@ -79,9 +95,11 @@ def open_stream(
         stream_id=command.stream_id,
         state=state,
         size=size,
+        asked=command.asked_size,
         fps=fps,
         max_frames=command.max_frames,
         playhead=playhead,
+        playout=Playout(rule.ahead_us / 1e6),
         encoder=encoder,
         next_index=command.first_index,
     )
@@ -99,10 +117,12 @@ def opened_report(stream: LiveStream) -> StreamOpened:
     )
 
 
-def control_stream(engine: Engine, stream: LiveStream, command: ControlStream, now: float) -> None:
-    """Notes what the owner wants. Raises ``UnknownSize`` and changes nothing then."""
-    if command.size is not None:
-        stream.new_size = (command.event_id, engine.preset.size(command.size))
+def control_stream(stream: LiveStream, command: ControlStream, size: PictureSize | None, now: float) -> None:
+    """Notes what the owner wants; ``size`` is what the command's comes to."""
+    if command.size is not None and size is not None:
+        stream.new_size = SizeChange(
+            event_id=command.event_id, size=size, asked=command.size, reason="requested"
+        )
     if command.bitrate is not None:
         stream.encoder.request_bitrate(command.bitrate)
     if command.paused is not None:
@@ -134,14 +154,16 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
         ]
         stream.new_prompts = []
     if stream.new_size is not None:
-        event_id, size = stream.new_size
-        engine.set_size(stream.state, size.name)
-        stream.size, stream.new_size = size, None
+        change, stream.new_size = stream.new_size, None
+        engine.set_size(stream.state, change.size.name)
+        stream.size, stream.asked = change.size, change.asked
         reports.append(
             SizeShown(
                 stream_id=stream.stream_id,
-                event_id=event_id,
-                size=size.name,
+                event_id=change.event_id,
+                size=change.size.name,
+                asked_size=change.asked,
+                reason=change.reason,
                 first_pts_us=first_us,
                 group=stream.groups,
             )
@@ -167,6 +189,7 @@ def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
 
 def advance(stream: LiveStream, group: FrameGroup, now: float) -> bool:
     """Counts a group as sent. Returns whether it was the last one."""
+    stream.playout.sent(len(group.frames_THWC) * stream.frame_us / 1e6, now)
     stream.next_index += len(group.frames_THWC)
     stream.groups += 1
     stream.playhead.sent(stream.next_index * stream.frame_us, now)
@@ -187,6 +210,7 @@ def stream_stats(stream: LiveStream) -> StreamStats:
         generated_fps=_ratio(frames, sum(stages.values())),
         encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
         ahead_ms=stream.playhead.ahead_us / 1000,
+        deadline_misses=stream.playout.misses,
         stages=_milliseconds_per_frame(stages, frames),
         steps_saved=use.steps_saved,
         refreshes_skipped=use.refreshes_skipped,
