@@ -187,7 +187,8 @@ class Settings(BaseSettings):
 
     Attributes:
         preset: name or path of the preset.
-        size: the largest of streams that ask for ``auto``; any that the machine holds in real time if None.
+        size: the largest of streams that ask for ``auto``, and that of videos that ask for none. If None, streams get
+            any that the machine holds in real time, and videos the preset's own.
         engine: factory of the engine, ``module:attribute``.
         log_level: of Python's logging.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ultraflash.server.client import FramePacket
     from ultraflash.server.media.fragmented_file import FragmentedFile
+    from ultraflash.server.protocol import ServerEvent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +55,12 @@ async def watch(args: argparse.Namespace, console: Console) -> None:
     files = OutputFiles(args.output)
     progress = frame_progress(console)
     async with connect(
-        args.url, prompt=args.prompt, session=args.session, token=args.token, **start
+        args.url,
+        prompt=args.prompt,
+        session=args.session,
+        token=args.token,
+        on_event=partial(_tell, console),
+        **start,
     ) as stream:
         frames = None if args.seconds is None else max(1, round(args.seconds * stream.started.fps))
         try:
@@ -67,6 +74,15 @@ async def watch(args: argparse.Namespace, console: Console) -> None:
         finally:
             files.finish()
             console.print(files.summary(), soft_wrap=True)
+
+
+def _tell(console: Console, event: ServerEvent) -> None:
+    """Says what somebody who waits wants to know."""
+    if event.type == "queue.status":
+        wait = "" if event.eta_s is None else f", about {event.eta_s:.0f} s"
+        console.print(f"waiting for a place: {event.position} of {event.depth}{wait}")
+    elif event.type == "quality.changed":
+        console.print(f"size {event.size} ({event.reason})")
 
 
 class OutputFiles:

@@ -10,6 +10,7 @@ import { StatsView } from "./stats_view.js";
 const ANNOUNCE_AFTER_MS = 700;
 const SHOW_WAIT_AFTER_MS = 600;
 const CAPABILITIES_RETRY_MS = 2000;
+const SIZE_REASONS = { overload: " for now, the server is busy", recovered: " again" };
 const PLAYER_NAMES = { webcodecs: "WebCodecs", mse: "MSE" };
 
 class App {
@@ -155,7 +156,7 @@ class App {
   }
 
   #showQuality({ size, reason }) {
-    this.stage.mark(reason === "requested" ? `Size ${size}` : `Size ${size}: ${reason}`);
+    this.stage.mark(`Size ${size}${SIZE_REASONS[reason] ?? ""}`);
   }
 
   #showResumption({ state }) {

@@ -67,6 +67,12 @@ class LiveStream:
         """Duration of a frame in microseconds."""
         return 1e6 / self.fps
 
+    @property
+    def deadline(self) -> float:
+        """When its owner runs out of media; one that takes everything at once has no more of a claim than one that
+        plays in real time."""
+        return max(self.playhead.deadline(), self.playout.due)
+
     def may_generate(self, now: float) -> bool:
         """Whether the next group may start."""
         may = self.playhead.may_generate(self.group_frames * self.frame_us, now)

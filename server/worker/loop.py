@@ -103,7 +103,7 @@ class WorkerLoop:
         """Key of the stream or job whose turn it is."""
         now = self._clock()
         streams = [
-            StreamDemand(key=key, ready=stream.may_generate(now), deadline=stream.playhead.deadline())
+            StreamDemand(key=key, ready=stream.may_generate(now), deadline=stream.deadline)
             for key, stream in self._streams.items()
         ]
         for job in [job for job in self._jobs.values() if job.complete or job.writer.over]:

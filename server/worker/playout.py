@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # What a group may be late without anybody seeing it.
 UNSEEN_S = 0.02
 
@@ -23,8 +25,13 @@ class Playout:
     def __init__(self, ahead_s: float) -> None:
         self.misses = 0
         self._ahead_s = ahead_s
-        self._due: float | None = None
-        self._held_at = float("-inf")
+        self._due = -math.inf
+        self._held_at = -math.inf
+
+    @property
+    def due(self) -> float:
+        """When an owner that plays in real time runs out of media."""
+        return self._due
 
     def held(self, now: float) -> None:
         """Nothing may be made at this moment, since the owner has enough or rests."""
@@ -32,8 +39,8 @@ class Playout:
 
     def sent(self, seconds: float, now: float) -> None:
         """A group that plays for so long is there."""
-        due = now if self._due is None else self._due
         # Where the owner has held the stream up until its media ran out, the group gets the time that it plays.
-        if now > max(due, self._held_at + seconds) + UNSEEN_S:
+        late_s = now - max(self._due, self._held_at + seconds)
+        if self._due > -math.inf and late_s > UNSEEN_S:
             self.misses += 1
-        self._due = min(max(due, now) + seconds, now + max(self._ahead_s, seconds))
+        self._due = min(max(self._due, now) + seconds, now + max(self._ahead_s, seconds))

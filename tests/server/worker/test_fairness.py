@@ -29,7 +29,7 @@ SIZES = ("0.5K", "1K", "2K")
 
 @dataclass
 class Stream:
-    """``place`` is that of its size; one whose size is ``named`` keeps it."""
+    """``place`` is that of its size; one whose size is ``named`` keeps it, a ``greedy`` one does not wait to play."""
 
     key: str
     fps: int
@@ -39,6 +39,7 @@ class Stream:
     playout: Playout
     began: float | None = None
     joined_at: float = 0.0
+    greedy: bool = False
     groups: int = 0
     longest_wait_s: float = 0.0
     ready_since: float | None = None
@@ -50,7 +51,8 @@ class Stream:
     def watch(self, now: float) -> None:
         """The owner plays on, and waits where nothing is there."""
         if self.began is not None:
-            played_us = min((now - self.began) * 1e6, self.groups * self.group_us)
+            sent_us = self.groups * self.group_us
+            played_us = sent_us if self.greedy else min((now - self.began) * 1e6, sent_us)
             self.began = now - played_us / 1e6
             self.playhead.ack(played_us, now)
 
@@ -140,7 +142,9 @@ class Device:
                 one.ready_since = None
             elif one.ready_since is None:
                 one.ready_since = self.now
-            demands.append(StreamDemand(key=one.key, ready=ready, deadline=one.playhead.deadline()))
+            demands.append(
+                StreamDemand(key=one.key, ready=ready, deadline=max(one.playhead.deadline(), one.playout.due))
+            )
         job_waits = [JobDemand(key=job.key, ready=True) for job in self.jobs if job.left]
         chosen = self.scheduler.next(demands, job_waits)
         earliest = min((one for one in demands if one.ready), key=lambda one: one.deadline, default=None)
@@ -223,6 +227,20 @@ def test_jobs_go_on_beside_streams_and_make_them_late_only_where_patience_is_at_
     assert device.misses() <= (forced + 1) * len(device.streams)
     # What streams leave is used, but for gaps that are shorter than a group of the job.
     assert device.busy_s > 0.9 * device.now or forced
+
+
+def test_an_owner_that_takes_everything_at_once_makes_no_other_one_late() -> None:
+    device = Device((0.015, 0.05, 0.1), [])
+    for name in "abc":
+        assert device.offer(name, 16, "0.5K")
+    device.streams["a"].greedy = True
+    device.run(120)
+    assert device.misses() == 0
+    groups = {key: one.groups for key, one in device.streams.items()}
+    # The others get what they play, and it gets the rest.
+    assert groups["b"] == pytest.approx(120 * 16 / GROUP_FRAMES, abs=3) and groups["c"] - groups["b"] <= 1
+    assert groups["a"] > 1.5 * groups["b"]
+    assert device.busy_s > 0.99 * device.now
 
 
 def test_streams_that_are_more_than_the_device_can_make_get_equal_shares_of_it() -> None:
