@@ -81,7 +81,7 @@ class StreamSettings(BaseModel):
         token_s: life of viewer tokens.
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
-        retry_after_s: what a refused client is told.
+        retry_after_s: what a refused client is told at least.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -38,7 +38,7 @@ class WaitingLine:
         fits: whether a stream may begin now.
         eta: seconds until so many places are free, where that can be said.
         max_waiting: clients at most.
-        retry_after_s: what a client is told that finds no place in the line, where no wait can be foreseen.
+        retry_after_s: the shortest time after which a client that finds no place in the line may try again.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class WaitingLine:
             eta_s = self._eta(len(self._waiting) + 1)
             raise Busy(
                 f"The machine is taken, and {len(self._waiting)} clients wait already; try again later.",
-                retry_after_s=self._retry_after_s if eta_s is None else max(1, math.ceil(eta_s)),
+                retry_after_s=max(self._retry_after_s, math.ceil(eta_s or 0.0)),
             )
         self._waiting.append(ticket)
         self.review()
