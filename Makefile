@@ -59,8 +59,8 @@ readme: $(VENV)/.browser
 	$(BIN)/python benchmarks/cascade.py --json benchmarks/results/cascade.json
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/prompt_sheet.py -o .github/images/mini-sheet.jpg
-	ULTRAFLASH_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/browser/test_looks.py -k desktop-dark
-	cp build/screenshots/desktop-dark-playing.png .github/images/page.png
+	ULTRAFLASH_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/browser/test_looks.py -k desktop
+	cp build/screenshots/desktop-playing-dark.png .github/images/page.png
 
 clean:
 	rm -rf $(VENV) build

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ultraflash.kernels.backends import has_triton
-from ultraflash.kernels.candidates import DTYPES, TILES, VARIANTS, WIDTHS
+from ultraflash.kernels.candidates import VARIANTS
 from ultraflash.kernels.compilation import compile_ahead
 from ultraflash.kernels.devices import DEVICES
 from ultraflash.kernels.tiles import Tiles
@@ -28,9 +28,9 @@ Row = dict[str, Any]
 
 
 def sweep(
-    kernel: str, arch: str, dtype: str, width: int, *, candidates: Sequence[Tiles], enough: int
+    kernel: str, arch: str, dtype: str, width: int, *, candidates: Sequence[Tiles], enough: int | None
 ) -> Iterator[Row]:
-    """Rows of the table for one kernel on one device, until `enough` candidates survived."""
+    """Rows of the table for one kernel on one device, until `enough` candidates survived, or all of them."""
     variant = VARIANTS[kernel]
     survivors = 0
     for tiles in candidates:
@@ -50,6 +50,18 @@ def sweep(
         survivors += usage.survives
         if survivors == enough:
             return
+
+
+def groups(
+    kernels: Sequence[str], archs: Sequence[str], dtypes: Sequence[str], widths: Sequence[int]
+) -> Iterator[tuple[str, str, str, int]]:
+    """Kernel, device, data type and width of what is to be compiled; no data types and no widths stand for all."""
+    for kernel in kernels:
+        variant = VARIANTS[kernel]
+        for group in itertools.product(variant.archs, variant.dtypes, variant.widths):
+            arch, dtype, width = group
+            if arch in archs and (not dtypes or dtype in dtypes) and (not widths or width in widths):
+                yield kernel, arch, dtype, width
 
 
 def key(row: Row) -> tuple[Any, ...]:
@@ -95,17 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--kernels", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
     parser.add_argument("--archs", nargs="+", choices=tuple(DEVICES), default=tuple(DEVICES))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    parser.add_argument("--widths", nargs="+", type=int, choices=WIDTHS, default=WIDTHS)
-    parser.add_argument("--enough", type=int, default=len(TILES), help="stop a group after so many survivors")
+    parser.add_argument("--dtypes", nargs="+", default=())
+    parser.add_argument("--widths", nargs="+", type=int, default=())
+    parser.add_argument("--enough", type=int, help="stop a group after so many survivors")
     options = parser.parse_args(arguments)
     if not has_triton():
         print("the sweep compiles with Triton: pip install 'ultraflash[test]'", file=sys.stderr)
         return 2
     rows: list[Row] = json.loads((KERNELS / "tiles.json").read_text())["rows"]
-    for group in itertools.product(options.kernels, options.archs, options.dtypes, options.widths):
+    for group in groups(options.kernels, options.archs, options.dtypes, options.widths):
+        made = list(sweep(*group, candidates=VARIANTS[group[0]].tiles, enough=options.enough))
         kernel, arch, dtype, width = group
-        made = list(sweep(kernel, arch, dtype, width, candidates=TILES, enough=options.enough))
         kept = sum(row["survives"] for row in made)
         print(f"{kernel} {arch} {dtype} {width}: {kept} of {len(made)} fit without spilling", flush=True)
         rows = [row for row in rows if (row["kernel"], row["arch"], row["dtype"], row["width"]) != group]

@@ -5,11 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
+
+COMPILED = ("triton", "fp8")
+"""Backends that are Triton kernels."""
+INTERPRETED = ("interpreter", "fp8-interpreter")
+"""The same kernels in Triton's interpreter, in the same order."""
 
 
 class BackendUnavailable(ValueError):
@@ -36,17 +42,18 @@ def check_backend(operator: str, name: str, known: tuple[str, ...], device_type:
     """
     if name not in known:
         raise BackendUnavailable(f"no {operator} backend {name!r} here; there are {', '.join(known)}")
-    if name not in ("triton", "interpreter"):
+    if name not in COMPILED + INTERPRETED:
         return
-    others = ", ".join(other for other in known if other not in ("triton", "interpreter"))
+    others = ", ".join(other for other in known if other not in COMPILED + INTERPRETED)
     if not has_triton():
         raise BackendUnavailable(
             f"the {operator} backend {name!r} needs Triton: pip install 'ultraflash[cuda]', or choose {others}"
         )
-    if name == "triton" and device_type != "cuda":
+    if name in COMPILED and device_type != "cuda":
+        twin = INTERPRETED[COMPILED.index(name)]
         raise BackendUnavailable(
-            f"the {operator} backend 'triton' needs tensors on a GPU, these are on {device_type}; choose {others}, "
-            "or 'interpreter', which runs the kernel in Python, slowly, to test it"
+            f"the {operator} backend {name!r} needs tensors on a GPU, these are on {device_type}; choose {others}, "
+            f"or {twin!r}, which runs the kernel in Python, slowly, to test it"
         )
 
 
@@ -67,3 +74,43 @@ def gpu_problem(device: torch.device, probe: Callable[[torch.device], bool]) -> 
         _log.warning("a Triton kernel failed on %s", device, exc_info=True)
         return f"a probe of the kernel failed with {type(error).__name__}"
     return None if right else "a probe of the kernel gave wrong numbers"
+
+
+FUSED = ("reference", "triton", "interpreter")
+"""Backends of the small operators: PyTorch as it is written, one kernel, and that kernel in Triton's interpreter."""
+
+
+def fused_backend(
+    operator: str, backend: str, inputs: Sequence[Tensor], probe: Callable[[torch.device], bool]
+) -> str:
+    """The backend of a small operator for one call: the fused kernel has no gradient and is opaque to compilers.
+
+    Args:
+        operator: its name in messages.
+        backend: "auto", or one of `FUSED`.
+        inputs: what a gradient may be wanted of; the first says which device it is about.
+        probe: as in `gpu_problem`.
+
+    Raises:
+        BackendUnavailable: no such backend here.
+        ValueError: a gradient is wanted of a backend that was asked for by name and has none.
+    """
+    device = inputs[0].device
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if backend == "auto":
+        # What compiles a network fuses these operators itself, together with what stands around them.
+        if trains or device.type != "cuda" or torch.compiler.is_compiling():
+            return "reference"
+        return _fused_on(operator, device, probe)
+    check_backend(operator, backend, FUSED, device.type)
+    if trains and backend != "reference":
+        raise ValueError(f"the {operator} by {backend!r} has no gradient; choose 'reference'")
+    return backend
+
+
+@functools.cache
+def _fused_on(operator: str, device: torch.device, probe: Callable[[torch.device], bool]) -> str:
+    problem = gpu_problem(device, probe)
+    name = "reference" if problem else "triton"
+    _log.info("%s on %s uses backend %s%s", operator, device, name, f", since {problem}" if problem else "")
+    return name

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ultraflash.kernels.block_sparse.device_selection import TILE_PLACES, TILE_PLACES_SCORED, TILE_TOKENS
+from ultraflash.kernels.devices import DEVICES
+from ultraflash.kernels.launch import tile_width
+from ultraflash.kernels.pixels.forward import TILES as QUADS
 from ultraflash.kernels.tiles import Tiles
 
 WIDTHS = (64, 128)
@@ -16,6 +19,9 @@ WIDTHS = (64, 128)
 
 BLOCK_TOKENS = 128
 """Tokens of a block that block-sparse kernels are compiled for; smaller blocks have smaller tiles."""
+
+MODEL_WIDTH = 1536
+"""What kernels without keys are compiled for: E of the full-size network."""
 
 DTYPES = ("bfloat16", "float32")
 """float16 takes the tiles of bfloat16."""
@@ -25,6 +31,9 @@ SHAPES = ((128, 64, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (64, 32, 4), (32
 
 TILES = tuple(Tiles(m=m, j=j, warps=warps, stages=stages) for m, j, warps in SHAPES for stages in (3, 2, 1))
 """Larger tiles first: each key that is loaded serves more queries."""
+
+ROW_TILES = tuple(Tiles(m=m, j=1, warps=warps, stages=1) for m in (4, 2, 1) for warps in (8, 4))
+"""Of kernels without keys: what belongs to a frame is loaded once for all tokens of a tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +45,18 @@ class Variant:
         function: its name there.
         flags: compile-time constants beside the sizes.
         listed: whether it works on blocks of a fixed number of tokens.
+        archs, dtypes, widths: what it is compiled for.
+        tiles: to choose from, the first that survives is taken.
     """
 
     module: str
     function: str
     flags: tuple[tuple[str, bool], ...] = ()
     listed: bool = True
+    archs: tuple[str, ...] = tuple(DEVICES)
+    dtypes: tuple[str, ...] = DTYPES
+    widths: tuple[int, ...] = WIDTHS
+    tiles: tuple[Tiles, ...] = TILES
 
     def kernel(self) -> Any:
         """The function under `triton.jit`."""
@@ -65,6 +80,25 @@ class Variant:
         return {**sizes, "T": BLOCK_TOKENS} if self.listed else sizes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowVariant(Variant):
+    """A kernel that works on whole tokens and has no keys; its width is that of the model, filled up.
+
+    Attributes:
+        sizes: compile-time constants that are numbers.
+    """
+
+    widths: tuple[int, ...] = (tile_width(MODEL_WIDTH),)
+    tiles: tuple[Tiles, ...] = ROW_TILES
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def constants(self, *, arch: str, dtype: str, width: int, tiles: Tiles) -> dict[str, Any]:
+        """Compile-time constants for the full-size network."""
+        return {
+            "SIZE": MODEL_WIDTH, "WIDTH": width, "TILE_M": tiles.m, **dict(self.flags), **dict(self.sizes)
+        }  # fmt: skip
+
+
 _DENSE = "ultraflash.kernels.attention.triton"
 _BLOCK_SPARSE = "ultraflash.kernels.block_sparse.triton"
 _BACKWARD = "ultraflash.kernels.block_sparse.triton_backward"
@@ -81,6 +115,23 @@ VARIANTS = {
     ),
     "query_gradient": Variant(module=_BACKWARD, function="query_gradient", flags=(("CACHED", True),)),
     "key_gradient": Variant(module=_BACKWARD, function="key_gradient"),
+    "attend_fp8": Variant(
+        module="ultraflash.kernels.block_sparse.triton_fp8",
+        function="attend_fp8",
+        archs=("sm_89", "sm_90", "sm_100", "sm_120"),
+        dtypes=("float8_e4m3fn",),
+    ),
+    "heads_of": RowVariant(
+        module="ultraflash.kernels.heads.triton",
+        function="heads_of",
+        flags=(("NORM", True), ("ROTATE", True), ("GRID", True)),
+        sizes=(("PAIRS", 64), ("BLOCK_F", 2), ("BLOCK_H", 8), ("BLOCK_W", 8)),
+    ),
+    "residual_norm": RowVariant(
+        module="ultraflash.kernels.residual_norm.triton",
+        function="residual_norm",
+        flags=(("UPDATE", True), ("GATED", True), ("NORM", True), ("PER_FRAME", True)),
+    ),
 }
 """By the name that the table of tiles has for them."""
 
@@ -104,3 +155,12 @@ CHOICE: tuple[tuple[Variant, dict[str, Any]], ...] = (
     ),
 )
 """The kernels that choose blocks, whose tiles are the same everywhere, with their compile-time constants."""
+
+PACKING: tuple[tuple[Variant, dict[str, Any]], ...] = tuple(
+    (
+        Variant(module="ultraflash.kernels.pixels.triton", function="pack_quads"),
+        {"TILE_M": QUADS.m, "PLANES": planes, "INTERLEAVED": interleaved},
+    )
+    for planes, interleaved in ((False, False), (True, False), (True, True))
+)
+"""The kernel that makes bytes of pixels, likewise."""

@@ -14,11 +14,13 @@ from typing import Any
 
 from ultraflash.kernels.devices import DEVICES
 
-_TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-_FLOAT32 = re.compile(r"^(lse|delta|threshold|weight|score|(\w+_)?mean|(\w+_)?scale)_ptr$")
+_TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8e4nv"}
+_FLOAT32 = re.compile(
+    r"^(lse|delta|threshold|score|gate|factor|offset|cos|sin|(\w+_)?(mean|scale|weight|stream))_ptr$"
+)
 _INT32 = re.compile(r"^((row|col|count)_ptr|(row|col)_idx)$")
-_FLOATS = ("score_scale", "root")
-_STRIDE = re.compile(r"^(new|cached|scale|q|k|x)_(batch|block|token|head)$")
+_FLOATS = ("score_scale", "root", "eps", "pixel_offset")
+_STRIDE = re.compile(r"^(new|cached|scale|q|k|x|gate|factor|offset)_(batch|block|token|head|frame)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ def compile_ahead(
         kernel: a function under `triton.jit`.
         constants: its compile-time constants. QUANTIZED makes cached keys and values int8.
         arch: such as "sm_90" or "gfx942".
-        dtype: of queries, keys and values: bfloat16, float16 or float32.
+        dtype: of queries, keys and values: bfloat16, float16, float32 or, with a result in bfloat16, float8_e4m3fn.
         warps, stages: as in `launch.launch`.
     """
     import triton
@@ -92,6 +94,10 @@ def _signature(kernel: Any, constants: Mapping[str, Any], element: str) -> tuple
             types[name] = "*i32"
         elif name.startswith("cached_") and name.endswith("_ptr") and constants.get("QUANTIZED"):
             types[name] = "*i8"
+        elif name == "byte_ptr":
+            types[name] = "*u8"
+        elif name in ("out_ptr", "normed_ptr") and element == _TYPES["float8_e4m3fn"]:
+            types[name] = "*bf16"
         elif name.endswith("_ptr"):
             types[name] = f"*{element}"
         else:

@@ -20,7 +20,7 @@ class Tiles:
     """Sizes that a kernel is compiled for.
 
     Attributes:
-        m: queries of a tile.
+        m: queries of a tile, or tokens of a tile in kernels that have no keys.
         j: keys of a tile.
         warps: warps of a program (wavefronts on AMD).
         stages: loads in flight of the innermost loop.
@@ -37,6 +37,12 @@ INTERPRETED = Tiles(m=64, j=64, warps=1, stages=1)
 
 FALLBACK = Tiles(m=32, j=32, warps=4, stages=2)
 """For devices and data types that the table does not know: small, so that it fits any of them."""
+
+INTERPRETED_ROWS = Tiles(m=8, j=1, warps=1, stages=1)
+"""For kernels without keys, compiled for nothing."""
+
+FALLBACK_ROWS = Tiles(m=1, j=1, warps=4, stages=1)
+"""For kernels without keys, where the table does not know device, data type or width."""
 
 
 @functools.cache
@@ -61,8 +67,10 @@ def survivors(kernel: str, arch: str, dtype: str, width: int) -> list[Tiles]:
 
 
 @functools.cache
-def tiles_for(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> Tiles:
-    """The tiles to use on a GPU: what was measured there, or the first survivor of the table, or `FALLBACK`."""
+def tiles_for(
+    kernel: str, device: torch.device, dtype: torch.dtype, width: int, *, fallback: Tiles = FALLBACK
+) -> Tiles:
+    """The tiles to use on a GPU: what was measured there, or the first survivor of the table, or `fallback`."""
     from ultraflash.kernels.tuning import tuned, tuning_name
 
     kind = str(dtype).removeprefix("torch.")
@@ -70,7 +78,7 @@ def tiles_for(kernel: str, device: torch.device, dtype: torch.dtype, width: int)
     if measured is not None:
         return measured
     found = survivors(kernel, architecture(device), kind, width)
-    return found[0] if found else FALLBACK
+    return found[0] if found else fallback
 
 
 def architecture(device: torch.device) -> str:

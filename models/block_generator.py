@@ -49,6 +49,13 @@ class BlockGenerator:
         state.window.append(clean)
         return clean
 
+    def take(self, state: StreamState, clean_BCFHW: Tensor, start: int) -> Tensor:
+        """Go on from a block that is given rather than made; returns it."""
+        self._run(state, clean_BCFHW, 0.0, start)
+        state.base_cache.commit()
+        state.window.append(clean_BCFHW)
+        return clean_BCFHW
+
     def _commit(self, state: StreamState, before: Tensor | None, clean: Tensor, start: int) -> None:
         """Close the block in the cache. A block of one step has no estimate to agree with, so it is run clean."""
         threshold = state.dynamic_cache.skip_commit_above

@@ -8,30 +8,37 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, StreamOffloaded
-from ultraflash.models.fingerprint import Identity, identity_of
+from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
+from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
 from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NetT = TypeVar("NetT", bound=nn.Module)
 
@@ -54,11 +61,14 @@ class Cascade:
         device: torch.device,
         dtype: torch.dtype,
         lora: LiveLora | None = None,
+        layout: PixelLayout = "rgb",
     ) -> None:
-        """Take the networks over: they are cast to ``dtype`` and moved to ``device`` in place.
+        """Take the networks over: they are cast to ``dtype``, moved to ``device`` and put into the preset's number
+        types in place.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
+            UnsupportedPrecision, MissingExtra: of the preset's number types, see :mod:`ultraflash.models.precision`.
         """
         wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
         for part, dit in wanted:
@@ -79,6 +89,10 @@ class Cascade:
         }
         self._decoder = _channels_last(decoder.to(device, dtype)).eval()
         self._lora = lora
+        # Of the weights as they came: in eight bits they have no tensors that could be compared.
+        self._identity = identity_of(preset, self.networks, dtype)
+        for net in filter(None, (self._base, self._sr)):
+            lower_linears(net, preset.precision.linears, dtype=dtype)
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
         self._pictures = PictureStage(
             preset=preset,
@@ -87,6 +101,7 @@ class Cascade:
             decoder=self._decoder,
             device=device,
             dtype=dtype,
+            layout=layout,
         )
         self._plans: dict[str, MemoryPlan] = {}
 
@@ -98,6 +113,7 @@ class Cascade:
         size: str | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        layout: PixelLayout = "rgb",
     ) -> Cascade:
         """Load a preset and its weights.
 
@@ -106,14 +122,16 @@ class Cascade:
             size: the largest that streams will have, for which there must be memory; the default size if None.
             device: torch device; by default a GPU where there is one, else the CPU.
             dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
+            layout: of the bytes of frames, see :mod:`ultraflash.kernels.pixels`.
 
         Raises:
             UnknownPreset, BadConfig, UnknownSize, MissingWeights.
-            NotEnoughMemory: nothing was loaded.
+            NotEnoughMemory, UnsupportedPrecision, MissingExtra: nothing was loaded.
         """
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = best_device() if device is None else torch.device(device)
         kind = dtype or fastest_dtype(where)
+        check_precision(chosen.precision.linears, device=where, dtype=kind)
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
         networks = load_networks(chosen, device=where, dtype=kind)
@@ -127,7 +145,17 @@ class Cascade:
             device=where,
             dtype=kind,
             lora=networks.lora,
+            layout=layout,
         )
+
+    @classmethod
+    def load_for_video(cls, preset: str | Path | Preset = "mini", *, size: str | None = None) -> Cascade:
+        """:meth:`load` for frames that go to a video encoder and nowhere else.
+
+        On a GPU they come as the planes that the encoder takes: half the bytes to copy to the host, which then has
+        nothing to convert. On a CPU they come as RGB: FFmpeg converts faster there than PyTorch.
+        """
+        return cls.load(preset, size=size, layout="yuv420p" if best_device().type == "cuda" else "rgb")
 
     @property
     def networks(self) -> Networks:
@@ -140,6 +168,11 @@ class Cascade:
             decoder=self._decoder,
             lora=self._lora,
         )
+
+    @property
+    def pictures(self) -> PictureStage:
+        """The stages behind the base, for latents that come from elsewhere."""
+        return self._pictures
 
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt as it will be used, or raise EmptyPrompt or PromptTooLong."""
@@ -165,7 +198,7 @@ class Cascade:
         base = self.preset.base
         return StreamState(
             seed=check_seed(seed),
-            prompt_context=self._encode(prompt),
+            prompt_context=self.encode_prompt(prompt),
             base_cache=window_cache(base, batch=1, dtype=self._dtype, device=self._device),
             window=WindowLatents(
                 (base.dit.out_channels, base.rows, base.cols),
@@ -194,7 +227,7 @@ class Cascade:
             EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
         """
         check_transition(transition, groups)
-        context = self._encode(prompt)
+        context = self.encode_prompt(prompt)
         blends = transition == "blend"
         before = state.prompt_context
         state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
@@ -205,12 +238,34 @@ class Cascade:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
         state.next_size = self.preset.size(size)
 
+    def reference_format(self) -> ReferenceFormat:
+        """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
+        return self._encoder.format
+
+    @torch.inference_mode()
+    def start_from(self, state: StreamState, frames_THWC: NDArray[np.uint8]) -> None:
+        """Let a stream that has made nothing yet go on from frames: it shows them, then what follows.
+
+        Args:
+            state: the stream.
+            frames_THWC: RGB, of the size in :meth:`reference_format`. A single frame is held for a block; of many,
+                the newest that fill whole blocks are used.
+
+        Raises:
+            MissingExtra, MissingWeights: there is no encoder.
+            ValueError: frames of another size, or a stream that has begun.
+        """
+        if state.groups:
+            raise ValueError("only a stream without a group can start from frames")
+        state.reference_BCFHW = self._encoder.encode(torch.from_numpy(frames_THWC))
+
     @torch.inference_mode()
     def next_group(self, state: StreamState) -> Tensor:
         """Make the next group of frames. A stream that raised here is to be given up: its parts are out of step.
 
         Returns:
-            uint8 (T, H, W, 3), RGB, contiguous, on the CPU; T is 4 per latent frame, less 3 in a stream's first group.
+            uint8 (T, H, W, 3), RGB, or as ``layout`` was given, contiguous, on the CPU; T is 4 per latent frame, less
+            3 in a stream's first group.
 
         Raises:
             StreamOffloaded: it rests in host memory; nothing has changed.
@@ -277,8 +332,8 @@ class Cascade:
         return self.restore(Snapshot.from_bytes(data))
 
     @cached_property
-    def _identity(self) -> Identity:
-        return identity_of(self.preset, self.networks, self._dtype)
+    def _encoder(self) -> ReferenceEncoder:
+        return ReferenceEncoder.load(self.preset, self._device)
 
     def _check_room(self, size: Size) -> None:
         free = free_bytes(self._device)
@@ -289,7 +344,9 @@ class Cascade:
         plan = self._plans[size.name]
         check_memory(self.preset, plan, free_bytes=free, dtype=self._dtype, loaded=True)
 
-    def _encode(self, prompt: str) -> PromptContext:
+    @torch.inference_mode()
+    def encode_prompt(self, prompt: str) -> PromptContext:
+        """A prompt as the transformers take it. Raises EmptyPrompt, PromptTooLong."""
         checked = self.check_prompt(prompt)
         return self._context(checked, self._text.encode(checked).to(self._device)[None])
 
@@ -319,7 +376,12 @@ class Cascade:
         """Clean base latents (1, C, F, H, W) of the next group."""
         start, blocks = state.latent_frames, []
         for frames in self.preset.group_at(start):
-            blocks.append(self._blocks.denoise(state, start, frames))
+            given = state.reference_BCFHW
+            if given is None:
+                blocks.append(self._blocks.denoise(state, start, frames))
+            else:
+                blocks.append(self._blocks.take(state, given[:, :, :frames], start))
+                state.reference_BCFHW = given[:, :, frames:] if given.shape[2] > frames else None
             start += frames
         return torch.cat(blocks, dim=2)
 

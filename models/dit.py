@@ -9,22 +9,38 @@ S = h * w tokens of a frame, N heads, D head size, E = N * D model width, X text
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultraflash.kernels import residual_norm
 from ultraflash.kernels.attention import dense_attention
+from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.kernels.heads import to_heads
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.rope import apply_rope, rope_table
+from ultraflash.models.rope import rope_table
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q_BLND, k_BLND, v_BLND), queries and keys after RoPE -> out_BLND."""
+
+
+@runtime_checkable
+class AttendInBlocks(Protocol):
+    """An ``Attend`` that would rather have its tokens in block layout, into which they can be written at once."""
+
+    @property
+    def grid(self) -> BlockGrid:
+        """The blocks."""
+
+    def attend_blocks(self, layer: int, q_BGTND: Tensor, k_BGTND: Tensor, v_BGTND: Tensor) -> Tensor:
+        """Queries, keys and values in block layout -> out_BLND, in reading order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,69 +122,37 @@ def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
     return torch.cat((angle.cos(), angle.sin()), dim=-1).float()
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square normalization over the last axis with a learned weight; float32 inside."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
-
-
-class Float32LayerNorm(nn.LayerNorm):
-    """Layer normalization computed and returned in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = None if self.weight is None else self.weight.float()
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps)
-
-
 class Attention(nn.Module):
     """Projections of one attention; normalizes queries and keys over the whole model width."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.heads = config.heads
+        self.eps = config.eps
         self.q = nn.Linear(config.dim, config.dim)
         self.k = nn.Linear(config.dim, config.dim)
         self.v = nn.Linear(config.dim, config.dim)
         self.o = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
+        self.norm_q = nn.RMSNorm(config.dim, config.eps)
+        self.norm_k = nn.RMSNorm(config.dim, config.eps)
 
-    def query(self, x_BLE: Tensor) -> Tensor:
-        """q_BLND."""
-        return self.norm_q(self.q(x_BLE)).unflatten(-1, (self.heads, -1))
+    def query(self, x_BLE: Tensor, rope: Tensor | None = None, grid: BlockGrid | None = None) -> Tensor:
+        """q_BLND, rotated by ``rope``; (B, G, T, N, D) with a ``grid``."""
+        weight_E = self.norm_q.weight
+        return to_heads(self.q(x_BLE), self.heads, weight_E=weight_E, eps=self.eps, rope=rope, grid=grid)
 
-    def key(self, x_BLE: Tensor) -> Tensor:
-        """k_BLND."""
-        return self.norm_k(self.k(x_BLE)).unflatten(-1, (self.heads, -1))
+    def key(self, x_BLE: Tensor, rope: Tensor | None = None, grid: BlockGrid | None = None) -> Tensor:
+        """k_BLND, rotated by ``rope``; (B, G, T, N, D) with a ``grid``."""
+        weight_E = self.norm_k.weight
+        return to_heads(self.k(x_BLE), self.heads, weight_E=weight_E, eps=self.eps, rope=rope, grid=grid)
 
-    def value(self, x_BLE: Tensor) -> Tensor:
-        """v_BLND."""
-        return self.v(x_BLE).unflatten(-1, (self.heads, -1))
+    def value(self, x_BLE: Tensor, grid: BlockGrid | None = None) -> Tensor:
+        """v_BLND; (B, G, T, N, D) with a ``grid``."""
+        return to_heads(self.v(x_BLE), self.heads, grid=grid)
 
     def output(self, out_BLND: Tensor) -> Tensor:
         """Back to (B, L, E)."""
         return self.o(out_BLND.flatten(2))
-
-
-def modulate(x_BLE: Tensor, shift_BF1E: Tensor, scale_BF1E: Tensor) -> Tensor:
-    """``x * (1 + scale) + shift`` with one shift and scale per frame (or one for all: F = 1)."""
-    frames = shift_BF1E.shape[1]
-    x_BFSE = x_BLE.unflatten(1, (frames, -1))
-    return torch.addcmul(shift_BF1E, x_BFSE, 1.0 + scale_BF1E).flatten(1, 2)
-
-
-def add_gated(x_BLE: Tensor, update_BLE: Tensor, gate_BF1E: Tensor) -> Tensor:
-    """``x + gate * update`` with one gate per frame; the residual stream stays float32."""
-    frames = gate_BF1E.shape[1]
-    update_BFSE = update_BLE.float().unflatten(1, (frames, -1))
-    return torch.addcmul(x_BLE.unflatten(1, (frames, -1)), update_BFSE, gate_BF1E).flatten(1, 2)
 
 
 class Block(nn.Module):
@@ -176,11 +160,10 @@ class Block(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.norm1 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.eps = config.eps
         self.self_attn = Attention(config)
-        self.norm3 = Float32LayerNorm(config.dim, config.eps)
+        self.norm3 = nn.LayerNorm(config.dim, config.eps)
         self.cross_attn = Attention(config)
-        self.norm2 = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim),
             nn.GELU(approximate="tanh"),
@@ -195,23 +178,30 @@ class Block(nn.Module):
         rope: Tensor,
         text: tuple[Tensor, Tensor],
         attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        dtype: torch.dtype,
+        grid: BlockGrid | None,
     ) -> Tensor:
-        dtype = self.self_attn.q.weight.dtype
+        """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products, ``grid`` as `attend` has."""
         parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
 
-        normed = modulate(self.norm1(x_BLE), shift_a, scale_a).to(dtype)
-        q = apply_rope(self.self_attn.query(normed), rope)
-        k = apply_rope(self.self_attn.key(normed), rope)
-        out = attend(q, k, self.self_attn.value(normed))
-        x_BLE = add_gated(x_BLE, self.self_attn.output(out), gate_a)
+        normed = residual_norm.normed(x_BLE, 1.0 + scale_a, shift_a, eps=self.eps, dtype=dtype)
+        q = self.self_attn.query(normed, rope, grid)
+        k = self.self_attn.key(normed, rope, grid)
+        out = attend(q, k, self.self_attn.value(normed, grid))
 
-        q = self.cross_attn.query(self.norm3(x_BLE).to(dtype))
+        update, norm = self.self_attn.output(out), self.norm3
+        x_BLE, normed = residual_norm.add_normed(
+            x_BLE, update, gate_a, norm.weight, norm.bias, eps=self.eps, dtype=dtype
+        )
         keys, values = text
-        x_BLE = x_BLE + self.cross_attn.output(dense_attention(q, keys, values)).float()
+        out = dense_attention(self.cross_attn.query(normed), keys, values)
 
-        normed = modulate(self.norm2(x_BLE), shift_m, scale_m).to(dtype)
-        return add_gated(x_BLE, self.ffn(normed), gate_m)
+        update = self.cross_attn.output(out)
+        x_BLE, normed = residual_norm.add_normed(
+            x_BLE, update, None, 1.0 + scale_m, shift_m, eps=self.eps, dtype=dtype
+        )
+        return residual_norm.add(x_BLE, self.ffn(normed), gate_m)
 
 
 class Head(nn.Module):
@@ -219,13 +209,14 @@ class Head(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.norm = Float32LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.eps = config.eps
         self.head = nn.Linear(config.dim, math.prod(config.patch) * config.out_channels)
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, x_BLE: Tensor, time_BFE: Tensor) -> Tensor:
         shift, scale = (self.modulation.float() + time_BFE.unsqueeze(2)).unsqueeze(3).unbind(2)
-        return self.head(modulate(self.norm(x_BLE), shift, scale).to(self.head.weight.dtype))
+        dtype = self.head.weight.dtype
+        return self.head(residual_norm.normed(x_BLE, 1.0 + scale, shift, eps=self.eps, dtype=dtype))
 
 
 class PlaceEmbedding(nn.Module):
@@ -349,6 +340,7 @@ class CausalDiT(nn.Module):
                 time_BFE = time_BFE + text.summary_B1E
             time_BF6E = self.time_projection(time_BFE).unflatten(-1, (6, config.dim))
 
+        dtype = self.patch_embedding.weight.dtype
         x_BLE = self._patchify(latent_BCFHW, h, w).float()
         if self.places is not None:
             x_BLE = self.places(x_BLE)
@@ -356,7 +348,8 @@ class CausalDiT(nn.Module):
             keys, values = text.keys[layer], text.values[layer]
             if keys.shape[0] != x_BLE.shape[0]:
                 keys, values = (t.expand(x_BLE.shape[0], -1, -1, -1) for t in (keys, values))
-            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), _of_layer(attend, layer))
+            of_layer, grid = _of_layer(attend, layer)
+            x_BLE = block(x_BLE, time_BF6E, rope, (keys, values), of_layer, dtype, grid)
         return self._unpatchify(self.head(x_BLE, time_BFE).float(), frames, h, w)
 
     def _patchify(self, latent_BCFHW: Tensor, h: int, w: int) -> Tensor:
@@ -373,8 +366,13 @@ class CausalDiT(nn.Module):
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
 
-def _of_layer(attend: Attend, layer: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda q, k, v: attend(layer, q, k, v)
+def _of_layer(
+    attend: Attend, layer: int
+) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], BlockGrid | None]:
+    """One layer's self-attention, and the blocks that it takes tokens in, if it does."""
+    if isinstance(attend, AttendInBlocks):
+        return functools.partial(attend.attend_blocks, layer), attend.grid
+    return functools.partial(attend, layer), None
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

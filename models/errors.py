@@ -114,6 +114,12 @@ class MissingExtra(UltraflashError):
     code = "missing_extra"
 
 
+class UnsupportedPrecision(UltraflashError):
+    """A number type that the device, or the rest of the cascade, does not go with."""
+
+    code = "unsupported_precision"
+
+
 class HubUnreachable(UltraflashError):
     """Files that could not be fetched from the Hugging Face hub."""
 

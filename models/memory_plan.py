@@ -22,6 +22,7 @@ from ultraflash.models.dit import CausalDiT, DiTConfig, TextContext
 from ultraflash.models.errors import NotEnoughMemory
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.loading import Decoder, build_decoder
+from ultraflash.models.precision import LinearPrecision, large_linears, linear_bytes
 from ultraflash.models.preset import (
     Preset,
     Size,
@@ -52,7 +53,8 @@ class MemoryPlan:
 
     Attributes:
         preset, size: names.
-        weights: exact, by network; those of all sizes of the preset, which are loaded together.
+        weights: exact, by network; those of all sizes of the preset, which are loaded together. Linear layers in
+            eight bits count what their values need, to which packing may add a little.
         stream: exact, by what one stream holds.
         estimates: ``text`` (the text encoder) and ``activations`` (what the largest pass allocates and frees).
     """
@@ -100,7 +102,7 @@ def memory_plan(
         return MemoryPlan(
             preset=preset.name,
             size=chosen.name,
-            weights={name: _bytes_of(net) for name, net in nets.items()},
+            weights={name: _weight_bytes(net, preset.precision.linears) for name, net in nets.items()},
             stream=_stream_bytes(preset, chosen, dtype, nets),
             estimates={
                 "text": _text_bytes(preset.text, dtype),
@@ -176,8 +178,13 @@ def _text_bytes(text: TextConfig, dtype: torch.dtype) -> int:
     return round(_UMT5_WORDS * width + _UMT5_LAYERS * layer + width) * dtype.itemsize
 
 
-def _bytes_of(net: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+def _weight_bytes(net: nn.Module, linears: LinearPrecision) -> int:
+    total = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    if isinstance(net, CausalDiT):
+        for name in large_linears(net):
+            layer = cast(nn.Linear, net.get_submodule(name))
+            total += linear_bytes(layer, linears) - linear_bytes(layer, "native")
+    return total
 
 
 def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Networks) -> dict[str, int]:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ultraflash.kernels.pixels import PixelLayout, pack, quantize
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import FrameMemory
-from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder, quantize
+from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder
 
 _PATCH = 16
 PATCH_FRAMES = 4
@@ -50,8 +51,8 @@ class PatchConfig:
 
     latent_channels: int = 32
     encoder_channels: tuple[int, ...] = (32, 64, 96)
-    decoder_channels: tuple[int, ...] = (128, 64, 24)
-    decoder_blocks: tuple[int, int, int] = (2, 1, 1)
+    decoder_channels: tuple[int, ...] = (64, 32, 16)
+    decoder_blocks: tuple[int, int, int] = (1, 1, 1)
     decoder_time_growth: tuple[int, int] = (1, 2)
 
     def __post_init__(self) -> None:
@@ -251,18 +252,23 @@ class PatchDecoder(nn.Module):
         """Like `forward`, but clamped to [0, 1]."""
         return self(latent_BTCHW, memory).clamp_(0, 1)
 
-    def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        """Like `forward`, but uint8 frames (B,4n,16h,16w,3), rounded; the way to show them.
+    def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory, layout: PixelLayout = "rgb") -> Tensor:
+        """Like `forward`, but uint8 frames, rounded: (B,4n,16h,16w,3), or what else ``layout`` says; the way to show
+        them.
 
         Goes latent frame by latent frame, which stays closer to the processor's caches.
         """
         return torch.cat(
-            [self._decode_one(one_BTCHW, memory) for one_BTCHW in latent_BTCHW.split(1, dim=1)], dim=1
+            [self._decode_one(one_BTCHW, memory, layout) for one_BTCHW in latent_BTCHW.split(1, dim=1)], dim=1
         )
 
-    def _decode_one(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        tiles_uint8 = quantize(self._tiles(latent_BTCHW, memory), offset=MID_GREY)
-        return tiles_to_frames(tiles_uint8, self.config.tile_frames)
+    def _decode_one(self, latent_BTCHW: Tensor, memory: FrameMemory, layout: PixelLayout) -> Tensor:
+        tiles = self._tiles(latent_BTCHW, memory)
+        if layout == "rgb":  # bytes are unfolded in less time
+            return tiles_to_frames(quantize(tiles, offset=MID_GREY), self.config.tile_frames)
+        pixels_BTHWC = tiles_to_frames(tiles, self.config.tile_frames)
+        packed = pack(pixels_BTHWC.flatten(0, 1), layout=layout, offset=MID_GREY)
+        return packed.unflatten(0, pixels_BTHWC.shape[:2])
 
     def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode to tiles relative to mid grey, (B, 4n/f, 4h, 4w, Q), contiguous."""

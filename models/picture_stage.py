@@ -7,20 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.dit import CausalDiT
+from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.loading import Decoder
 from ultraflash.models.noise import counter_noise
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size
 from ultraflash.models.schedule import TRAIN_STEPS
-from ultraflash.models.stream_state import Picture, StageSeconds, StreamState
+from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds
 from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
 from ultraflash.models.upsampler import LatentUpsampler
+
+
+class PictureStream(Protocol):
+    """What of a stream these stages read, and write: the memory in ``picture``."""
+
+    seed: int
+    picture: Picture
+    dynamic_cache: DynamicCacheConfig
+    groups: int
+    prompt_context: PromptContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +43,7 @@ class PictureStage:
     Attributes:
         upsamplers: by factor.
         sr: None where the preset has none.
+        layout: of the bytes of frames.
     """
 
     preset: Preset
@@ -38,6 +52,7 @@ class PictureStage:
     decoder: Decoder
     device: torch.device
     dtype: torch.dtype
+    layout: PixelLayout = "rgb"
 
     def open(self, size: Size) -> Picture:
         """The empty memory of a stream at a size; of the parts that the size goes without it holds nothing."""
@@ -56,23 +71,29 @@ class PictureStage:
             else no_cache(self.dtype, self.device),
         )
 
-    def show(self, state: StreamState, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
-        """Upsample, refine and decode base latents whose first frame is ``start``; uint8 (T, H, W, 3)."""
+    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+        """Upsample, refine and decode base latents whose first frame is ``start``.
+
+        Returns uint8 (T, H, W, 3), or as ``layout`` is.
+        """
         picture = state.picture
         size = picture.size
         cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self.dtype)
         if not size.refine:
             with clock.measure("decode"):
-                return self.decoder.decode_uint8(cropped.transpose(1, 2), picture.decoder)[0].cpu()
+                return self._decode(picture, cropped)
         with clock.measure("upsample"):
             upsampler = self.upsamplers[size.factor]
             condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
         with clock.measure("decode"):
-            return self.decoder.decode_uint8(refined.transpose(1, 2), picture.decoder)[0].cpu()
+            return self._decode(picture, refined)
 
-    def _refine(self, state: StreamState, condition_BCFHW: Tensor, start: int) -> Tensor:
+    def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:
+        return self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0].cpu()
+
+    def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
         picture, sr = state.picture, self.preset.sr
         assert sr is not None
@@ -85,7 +106,7 @@ class PictureStage:
         refined = [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)]
         return torch.cat(refined, dim=2)
 
-    def _run_sr(self, state: StreamState, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
+    def _run_sr(self, state: PictureStream, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
         picture, sr = state.picture, self.preset.sr
         assert sr is not None and self.sr is not None
         frames = condition_BCFHW.shape[2]

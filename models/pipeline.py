@@ -202,7 +202,16 @@ class UltraFlashPipeline:
         """Write preset and weights, so that :meth:`from_pretrained` makes the same frames of them.
 
         Weights go out in the dtypes that they run in; low-rank weights beside the base are added in at their scale.
+
+        Raises:
+            BadConfig: linear layers run in eight bits, of which there is no way back; nothing was written.
         """
+        if self.preset.precision.linears != "native":
+            raise BadConfig(
+                f"{self.preset.precision.linears} linears cannot be saved as weights; "
+                'load the preset with precision.linears = "native" to save it',
+                param="precision.linears",
+            )
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         networks = self.cascade.networks

@@ -14,6 +14,7 @@ from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
 from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
+from ultraflash.models.precision import PrecisionConfig
 from ultraflash.models.prediction import Prediction
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
 from ultraflash.models.sources import Source
@@ -174,6 +175,7 @@ class Preset:
         sizes: what can be made, smallest first.
         text: the text encoder.
         dynamic_cache: what streams leave out for speed.
+        precision: number types of the networks.
         sources: where the networks come from that do not ship with the package.
     """
 
@@ -190,6 +192,7 @@ class Preset:
     sr: SuperResolutionConfig | None = None
     text: TextConfig = field(default_factory=TextConfig)
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
@@ -201,6 +204,7 @@ class Preset:
             raise BadConfig("the preset lacks 'weights', and names no sources", param="weights")
         self.dynamic_cache.check(self.base.schedule)
         self._check_channels()
+        self._check_precision()
         self._check_decoder()
         for size in self.sizes:
             self._check_size(size)
@@ -226,6 +230,17 @@ class Preset:
                     f"{name} is {value}, but must be {wanted} beside decoder.latent_channels = {channels}",
                     param=name,
                 )
+
+    def _check_precision(self) -> None:
+        dits = {"base": self.base.dit} | ({} if self.sr is None else {"sr": self.sr.dit})
+        for part, dit in dits.items():
+            self.precision.check_widths(part, dit.dim, dit.ffn_dim)
+        if self.precision.linears != "native" and any(source.lora_live for source in self.sources):
+            raise BadConfig(
+                f"lora_live keeps low-rank weights beside linears that are not {self.precision.linears}; "
+                "leave lora_live out, and they are added in when they are loaded",
+                param="precision.linears",
+            )
 
     def _check_decoder(self) -> None:
         """A latent frame is 4 pixel frames of three colours throughout, whatever decodes it."""
@@ -373,6 +388,7 @@ def _parse(table: dict[str, Any]) -> Preset:
             "sizes": sizes,
             "text": build(TextConfig, table.get("text", {})),
             "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
+            "precision": build(PrecisionConfig, table.get("precision", {})),
             "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },
     )

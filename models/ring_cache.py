@@ -102,21 +102,42 @@ class RingCache:
             self._store.write(layer, place * size, k_BLND[:, source], v_BLND[:, source])
 
     def _open_block(self, count: int) -> None:
+        self._open, self._next = self._places(count)
+        self._filled = min(self._frames, self._filled + count)
+
+    def _places(self, count: int) -> tuple[list[tuple[int, int, int]], int]:
+        """The runs that a block of ``count`` frames takes, and the place after it."""
         if count > self._frames - self._sink:
             raise BadConfig(f"a block of {count} frames does not fit {self._frames - self._sink} free frames")
-        done = 0
+        runs, place, done = [], self._next, 0
         while done < count:
-            if self._next == self._frames:
-                self._next = self._sink
-            run = min(count - done, self._frames - self._next)
-            self._open.append((self._next, done, run))
-            self._next += run
+            if place == self._frames:
+                place = self._sink
+            run = min(count - done, self._frames - place)
+            runs.append((place, done, run))
+            place += run
             done += run
-        self._filled = min(self._frames, self._filled + count)
+        return runs, place
 
     def view(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, filled * S, N, D) that the block in work may see, itself included."""
         return self._store.read(layer, 0, self._filled * self._frame_tokens)
+
+    def past(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
+        """Copies of what a next block of ``count`` frames will see beside itself: all but what makes room for it.
+
+        Raises:
+            ValueError: a block is in work.
+            BadConfig: more frames than fit.
+        """
+        if self._open:
+            raise ValueError("a block is in work; commit() closes it")
+        lost = {place + i for place, _, run in self._places(count)[0] for i in range(run)}
+        kept = torch.tensor([place for place in range(self._filled) if place not in lost], dtype=torch.long)
+        size = self._frame_tokens
+        keys, values = (x.unflatten(1, (self._filled, size)) for x in self.view(layer))
+        places = kept.to(keys.device)
+        return keys[:, places].flatten(1, 2), values[:, places].flatten(1, 2)
 
     def commit(self) -> None:
         """Close the block in work: what was written last stays."""

@@ -46,14 +46,3 @@ def rope_table(frames: Tensor, rows: int, cols: int, head_dim: int) -> Tensor:
         dim=-1,
     ).reshape(-1, 1, head_dim // 2)
     return torch.stack((angle.cos(), angle.sin())).float()
-
-
-def apply_rope(x_BLND: Tensor, table: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs by ``table``; float32 inside, dtype of the input outside.
-
-    In real numbers: compilers have no code for complex ones.
-    """
-    cos, sin = table
-    even, odd = x_BLND.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return rotated.flatten(-2).to(x_BLND.dtype)

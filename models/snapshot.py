@@ -153,6 +153,8 @@ def capture(state: StreamState, identity: Identity) -> Snapshot:
     tensors["window"] = window
     if state.last_latents_BCFHW is not None:
         tensors["last_latents"] = state.last_latents_BCFHW
+    if state.reference_BCFHW is not None:
+        tensors["reference"] = state.reference_BCFHW
     blend = None
     if state.blend is not None:
         tensors["blend_source"] = state.blend.source_1XW
@@ -190,6 +192,8 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
         state.window.restore(tensors["window"], **fields["window"])
         last = tensors.get("last_latents")
         state.last_latents_BCFHW = None if last is None else last.to(device, copy=True)
+        reference = tensors.get("reference")
+        state.reference_BCFHW = None if reference is None else reference.to(device, copy=True)
         if fields["blend"] is not None:
             target = state.prompt_context.states_1XW
             blend = blend_between(tensors["blend_source"].to(device), target, fields["blend"]["groups"])

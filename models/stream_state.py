@@ -116,6 +116,7 @@ class StreamState:
         blend: the change of prompt in progress, if there is one.
         recompute_window: whether the window's keys and values are made anew before the next group.
         last_latents_BCFHW: clean base latents of the newest group: what a change of size warms up with.
+        reference_BCFHW: clean base latents of whole blocks that are shown before the first one that is made.
         groups, latent_frames: groups and latent frames made so far.
         frames_emitted: pixel frames returned so far.
         steps_saved, refreshes_skipped: denoising and commit passes left out so far.
@@ -133,6 +134,7 @@ class StreamState:
     blend: PromptBlend | None = None
     recompute_window: bool = False
     last_latents_BCFHW: Tensor | None = None
+    reference_BCFHW: Tensor | None = None
     groups: int = 0
     latent_frames: int = 0
     frames_emitted: int = 0
@@ -168,6 +170,8 @@ class StreamState:
             part.to(device)
         if self.last_latents_BCFHW is not None:
             self.last_latents_BCFHW = self.last_latents_BCFHW.to(device)
+        if self.reference_BCFHW is not None:
+            self.reference_BCFHW = self.reference_BCFHW.to(device)
 
 
 def _moved(context: TextContext, device: torch.device) -> TextContext:

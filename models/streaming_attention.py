@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
-from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
+from ultraflash.kernels.block_sparse import (
+    SELECTION_BACKEND,
+    BlockGrid,
+    SelectionRule,
+    block_sparse_attention,
+    select_blocks,
+)
 from ultraflash.models.preset import BaseConfig, Size, SuperResolutionConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
 
@@ -102,11 +108,18 @@ class SparseAttention:
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         q, k, v = (self.grid.to_blocks(x) for x in (q_BLND, k_BLND, v_BLND))
+        return self.attend_blocks(layer, q, k, v)
+
+    def attend_blocks(self, layer: int, q_BGTND: Tensor, k_BGTND: Tensor, v_BGTND: Tensor) -> Tensor:
+        """The same for queries, keys and values in block layout already; the result is in reading order."""
         past_k, past_v = self.cache.view(layer)
-        chooser = "reference" if self.backend == "gather" else self.backend
-        selection = select_blocks(q, k, self.grid, self.rule, cached_k_BCTND=past_k, backend=chooser)
-        out = block_sparse_attention(
-            q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend
+        chooser = SELECTION_BACKEND.get(self.backend, self.backend)
+        selection = select_blocks(
+            q_BGTND, k_BGTND, self.grid, self.rule, cached_k_BCTND=past_k, backend=chooser
         )
-        self.cache.append(layer, k, v)
+        out = block_sparse_attention(
+            q_BGTND, k_BGTND, v_BGTND, selection,
+            cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend,
+        )  # fmt: skip
+        self.cache.append(layer, k_BGTND, v_BGTND)
         return self.grid.to_tokens(out)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ultraflash.kernels.pixels import PixelLayout, pack
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import (
     FirstFrame,
@@ -211,15 +212,16 @@ class TinyDecoder(nn.ModuleList):
         """Like `forward`, but float32 pixels clamped to [0, 1]."""
         return self(latent_BTCHW, memory).float().clamp_(0, 1)
 
-    def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        """Like `forward`, but uint8 frames (B,T,H,W,3), rounded; the way to show them.
+    def decode_uint8(self, latent_BTCHW: Tensor, memory: FrameMemory, layout: PixelLayout = "rgb") -> Tensor:
+        """Like `forward`, but uint8 frames, rounded: (B,T,H,W,3), or what else ``layout`` says; the way to show them.
 
         Goes latent frame by latent frame: the features of a whole group at 2K would take gigabytes.
         """
         frames = []
         for one_BTCHW in latent_BTCHW.split(1, dim=1):
-            pixels_BTHWC = self(one_BTCHW, memory).permute(0, 1, 3, 4, 2).contiguous()
-            frames.append(quantize(pixels_BTHWC, offset=0.0))
+            pixels_BTHWC = self(one_BTCHW, memory).permute(0, 1, 3, 4, 2)
+            packed = pack(pixels_BTHWC.flatten(0, 1), layout=layout)
+            frames.append(packed.unflatten(0, pixels_BTHWC.shape[:2]))
         return torch.cat(frames, dim=1)
 
 
@@ -234,18 +236,6 @@ def _transition(config: DecoderConfig, index: int) -> list[nn.Module]:
         TimeGrow(channels, grown, growth=time, enlarge=1 if shuffle else space),
         nn.Conv2d(grown, following, 3, padding=1, bias=False),
     ]
-
-
-def quantize(pixels: Tensor, *, offset: float) -> Tensor:
-    """Return contiguous ``pixels + offset`` as uint8: values in [0, 1] times 255, rounded; others clamped.
-
-    Goes through small pieces, because fresh float32 copies of whole frames cost more than the arithmetic.
-    """
-    frames = torch.empty(pixels.shape, dtype=torch.uint8, device=pixels.device)
-    piece = 1 << 17 if pixels.device.type == "cpu" else max(1, pixels.numel())
-    for values, target in zip(pixels.view(-1).split(piece), frames.view(-1).split(piece), strict=True):
-        target.copy_((values.float() * 255).add_(255 * offset + 0.5).clamp_(0, 255))
-    return frames
 
 
 def split_in_time(x_NCHW: Tensor, growth: int, batch: int) -> Tensor:

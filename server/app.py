@@ -21,15 +21,22 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.errors import RestError, http_status
-from ultraflash.server.jobs.routes import video_routes
+from ultraflash.server.jobs.database import open_database
+from ultraflash.server.jobs.ownership import own_name
+from ultraflash.server.jobs.routes import replay_routes, video_routes
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
+from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
 from ultraflash.server.resident_memory import resident_bytes
+from ultraflash.server.session_archive import SessionArchive
+from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
 from ultraflash.server.session_routes import add_sessions
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
@@ -46,19 +53,36 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
+    me = own_name()
+    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
+    store = SessionStore(open_database(settings.data.database_url), me=me)
     server = StreamServer(
         settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(), on_failed=on_worker_failed),
+        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
+        snapshots=snapshots,
+        archive=SessionArchive(store),
     )
 
-    jobs = JobService(settings, server.supervisor, server.metrics)
+    logs = SessionLogs(LiveLogs(server.sessions), RecordedLogs(settings.data.recordings), StoredLogs(store))
+    shelf = RecordingShelf(
+        settings.data.recordings,
+        quota_bytes=settings.data.recordings_quota_bytes,
+        expire_after_s=settings.data.recordings_expire_after_s,
+        in_use=server.sessions.is_recording,
+    )
+    jobs = JobService(settings, server.supervisor, server.metrics, logs)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        snapshots.open()
+        server.take_over()
+        alive = asyncio.create_task(server.sessions.keep_alive())
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
+            tidying = asyncio.create_task(keep_tidy(shelf, server.sessions.end_recordings))
             yield
+            tidying.cancel()
             await server.sessions.end_all()
             server.supervisor.stop()
             _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
@@ -66,6 +90,9 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await supervision
+        alive.cancel()
+        await asyncio.to_thread(server.archive.close)
+        snapshots.close()
 
     app = FastAPI(
         title="ultraflash",
@@ -81,6 +108,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     _add_models(app, server)
     _add_stream(app, server)
     app.include_router(video_routes(jobs))
+    app.include_router(replay_routes(jobs))
     add_sessions(app, server)
     _add_page(app)
     return app

@@ -281,7 +281,7 @@ class Stream:
         """Whether the server lets a viewer, or the owner, have its place again."""
         if self._place.start is None:
             return isinstance(event, SessionStarted)
-        return isinstance(event, SessionResumed) and event.state != "restarted"
+        return isinstance(event, SessionResumed) and event.state in ("continued", "rejoined")
 
     def _had(self, packet: FramePacket) -> bool:
         """Whether a viewer who has come back gets a frame again, from the keyframe on that it joined at."""

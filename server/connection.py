@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,9 +28,12 @@ from ultraflash.server.protocol import (
     SessionStart,
     SessionStop,
 )
-from ultraflash.server.session_registry import SessionRegistry
+from ultraflash.server.session_archive import SessionArchive
+from ultraflash.server.session_registry import SILENT_S, SessionRegistry
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import DONE, LiveSession
 from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.waiting_line import Ticket
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
@@ -41,16 +45,43 @@ class StreamServer:
     """What all connections share.
 
     Attributes:
+        snapshots: where the worker keeps the states of live streams.
+        archive: where sessions are stored.
         sessions: live ones.
     """
 
     settings: Settings
     supervisor: WorkerSupervisor
     metrics: Metrics
+    snapshots: SnapshotFolder
+    archive: SessionArchive
     sessions: SessionRegistry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.supervisor)
+        self.sessions = SessionRegistry(
+            self.settings.stream, self.metrics, self.supervisor, self.snapshots, self.archive
+        )
+
+    def session(self, start: SessionStart, before: StoredSession | None = None) -> LiveSession:
+        """A new session, or the one that a server which is gone has left."""
+        return LiveSession(
+            start,
+            supervisor=self.supervisor,
+            metrics=self.metrics,
+            limits=self.settings.stream,
+            recordings=self.settings.data.recordings,
+            keep=self.archive.put,
+            before=before,
+        )
+
+    def take_over(self) -> None:
+        """Awaits the owners of sessions that a killed server of this database has left. Blocking."""
+        for stored, owner in self.archive.store.take_over(SILENT_S):
+            if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
+                continue
+            self.snapshots.adopt(stored.id, owner)
+            self.sessions.await_owner(self.session(SessionStart.model_validate(stored.start), stored))
+        self.snapshots.forget_the_gone()
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -149,13 +180,7 @@ class Connection(Peer):
             self._server.sessions.line.leave(ticket)
 
     def _begin(self, event: SessionStart) -> None:
-        session = LiveSession(
-            event,
-            supervisor=self._server.supervisor,
-            metrics=self._server.metrics,
-            limits=self._server.settings.stream,
-            recordings=self._server.settings.data.recordings,
-        )
+        session = self._server.session(event)
         self._session = session
         self._server.sessions.add(session)
         session.open(OwnerSeat(self._outbox, event.transport))

@@ -10,12 +10,14 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
-from ultraflash.server.errors import BadOption
+from ultraflash.server.errors import BadOption, Unsupported
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-CASCADE = "ultraflash.models.cascade:Cascade.load"
+CASCADE = "ultraflash.models.cascade:Cascade.load_for_video"
 
 
 class PictureSize(Protocol):
@@ -106,7 +108,7 @@ class Engine(Protocol):
         """State of a new stream."""
 
     def next_group(self, state: Any) -> torch.Tensor:
-        """Next frames, uint8 (T, H, W, 3) RGB, contiguous, on the CPU."""
+        """Next frames, contiguous, on the CPU: uint8 (T, H, W, 3) RGB, or (T, 3H/2, W), the planes of yuv420p."""
 
     def set_prompt(
         self, state: Any, prompt: str, *, transition: Literal["recompute", "blend"], groups: int
@@ -130,6 +132,47 @@ class StreamKeeper(Protocol):
 
         Raises an ``UltraflashError`` for one that this engine cannot go on with.
         """
+
+
+class ReferenceFormat(Protocol):
+    """Which frames a stream can start from: at most so many, of so many pixels, at so many a second."""
+
+    @property
+    def frames(self) -> int:
+        """The most that are of use."""
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of a clip."""
+
+
+@runtime_checkable
+class ReferenceTaker(Protocol):
+    """An engine whose streams can start from a picture or a clip."""
+
+    def reference_format(self) -> ReferenceFormat:
+        """What ``start_from`` takes. Raises an ``UltraflashError`` where something is missing for it."""
+
+    def start_from(self, state: Any, frames_THWC: NDArray[np.uint8]) -> None:
+        """Lets a stream without a group go on from frames, uint8 RGB, which it shows first."""
+
+
+def reference_format(engine: Engine) -> ReferenceFormat:
+    """What streams of an engine can start from. Raises ``Unsupported``, or what the engine lacks for it."""
+    if not isinstance(engine, ReferenceTaker):
+        raise Unsupported(
+            f"{engine.preset.name} cannot start from a picture: leave input_reference out.",
+            param="input_reference",
+        )
+    return engine.reference_format()
 
 
 def load_engine(factory: str, preset: str, size: str | None) -> Engine:

@@ -250,6 +250,15 @@ class PromptRefused(RestError):
         self.code = code
 
 
+class ReferenceRefused(RestError):
+    """An upload that no video can start from; code and message are the worker's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, param="input_reference")
+        self.code = code
+        self.status = 413 if code == "reference_too_large" else 400
+
+
 class UnknownVideo(RestError):
     """A job that was deleted, that has been forgotten, or that never was."""
 

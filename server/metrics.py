@@ -70,6 +70,12 @@ class Metrics:
             ["cache"],
             registry=registry,
         )
+        self.resumed = Counter(
+            "ultraflash_streams_resumed",
+            "Streams that went on with another worker: from a snapshot, or anew.",
+            ["state"],
+            registry=registry,
+        )
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
         )

@@ -73,6 +73,12 @@ class Recording:
         """Writes the session's log, soon."""
         self._thread.submit(self._guarded, self._save, replay, IN_PROGRESS)
 
+    def end_early(self) -> None:
+        """Takes no more frames; those that are there are kept, and completed when the session ends."""
+        if not self._failed:
+            self._failed = True
+            log.error("recording ended, recordings have no more room session=%s", self.session_id)
+
     def finish(self, replay: Mapping[str, Any], reason: str, then: Callable[[list[str]], None]) -> None:
         """Finishes the files, then calls back on the event loop with the addresses of the parts."""
         loop = asyncio.get_running_loop()
@@ -151,16 +157,24 @@ class Recording:
         return [f"{base}&part={number}" for number in range(len(self._parts))]
 
 
+def read_log(recordings: Path, session_id: str) -> dict[str, Any] | None:
+    """What lies beside a recording; None where there is no such recording."""
+    if not SESSION_ID.fullmatch(session_id):
+        return None
+    try:
+        document: dict[str, Any] = json.loads(
+            (recordings / session_id / LOG_NAME).read_text(encoding="utf-8")
+        )
+    except FileNotFoundError:
+        return None
+    return document
+
+
 def find_part(recordings: Path, session_id: str, *, token: str, part: int, in_progress: bool) -> Path:
     """The file of a part. Raises ``UnknownSession``, ``BadToken`` or ``RecordingNotReady``."""
-    folder = recordings / session_id
-    missing = UnknownSession("There is no such recording; start a session with record: true.")
-    if not SESSION_ID.fullmatch(session_id):
-        raise missing
-    try:
-        document = json.loads((folder / LOG_NAME).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise missing from error
+    document = read_log(recordings, session_id)
+    if document is None:
+        raise UnknownSession("There is no such recording; start a session with record: true.")
     Grant(**document["token"]).check(token)
     if in_progress:
         raise RecordingNotReady("The session is being recorded; its recording can be had when it is over.")
@@ -168,4 +182,4 @@ def find_part(recordings: Path, session_id: str, *, token: str, part: int, in_pr
         raise UnknownSession(
             f"This recording has {len(document['parts'])} parts, counted from 0.", param="part"
         )
-    return folder / str(document["parts"][part]["file"])
+    return recordings / session_id / str(document["parts"][part]["file"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ultraflash.server.protocol import PromptUpdate
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.worker.messages import PromptShown, SizeShown
 
 
@@ -15,18 +16,26 @@ class SessionLog:
     Args:
         seed: of the noise.
         changed: called after each entry.
+        before: what has been logged before this server took the session over.
     """
 
-    def __init__(self, seed: int, changed: Callable[[], None]) -> None:
+    def __init__(self, seed: int, changed: Callable[[], None], before: StoredSession | None = None) -> None:
         self.seed = seed
+        self.model = "" if before is None else before.model
         self._changed = changed
-        self._model = ""
-        self._fps: int | None = None
-        self._events: list[dict[str, Any]] = []
+        self._fps: int | None = None if before is None else before.opened["fps"]
+        self._events: list[dict[str, Any]] = (
+            [] if before is None else [dict(event) for event in before.events]
+        )
+
+    @property
+    def events(self) -> tuple[dict[str, Any], ...]:
+        """The entries so far."""
+        return tuple(self._events)
 
     def began(self, *, model: str, fps: int, prompt: str, size: str) -> None:
         """The stream was opened."""
-        self._model, self._fps = model, fps
+        self.model, self._fps = model, fps
         self._add({"first_pts_us": 0.0, "group": 0, "prompt": prompt, "size": size})
 
     def restarted(self, first_pts_us: float, *, prompt: str, size: str) -> None:
@@ -47,9 +56,24 @@ class SessionLog:
         """A size took effect."""
         self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
 
-    def replay(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return {"model": self._model, "seed": self.seed, "fps": self._fps, "events": list(self._events)}
+    def changes_since(self, pts_us: float) -> list[dict[str, Any]]:
+        """What took effect at that time or later, in the newest engine state."""
+        found: list[dict[str, Any]] = []
+        for entry in reversed(self._events):
+            if entry["first_pts_us"] < pts_us or entry.get("restarted"):
+                break
+            found.append(entry)
+        return found[::-1]
+
+    def replay(self, frames: int) -> dict[str, Any]:
+        """All of it as JSON values, with the number of frames made so far."""
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "fps": self._fps,
+            "frames": frames,
+            "events": list(self._events),
+        }
 
     def _add(self, entry: dict[str, Any]) -> None:
         self._events.append(entry)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ultraflash.server.recording import Recording
 from ultraflash.server.session_log import SessionLog
+from ultraflash.server.session_store import StoredSession
+from ultraflash.server.stream_position import StreamPosition
 
 
 class SessionRecord:
@@ -16,9 +19,23 @@ class SessionRecord:
         recording: where the owner wanted one.
     """
 
-    def __init__(self, seed: int, recording: Recording | None) -> None:
-        self.log = SessionLog(seed, self._note)
+    def __init__(
+        self,
+        position: StreamPosition,
+        recording: Recording | None,
+        changed: Callable[[], None],
+        before: StoredSession | None,
+    ) -> None:
+        """Begins a log, or goes on with the one ``before``; ``changed`` is called after each entry."""
+        self.log = SessionLog(position.seed, self._note, before)
         self.recording = recording
+        self._position = position
+        self._changed = changed
+
+    @property
+    def replay(self) -> dict[str, Any]:
+        """What it takes to make the session again, as it stands."""
+        return self.log.replay(self._position.next_index)
 
     @property
     def in_progress(self) -> bool:
@@ -30,7 +47,12 @@ class SessionRecord:
         if self.recording is None:
             then(None)
         else:
-            self.recording.finish(self.log.replay(), reason, then)
+            self.recording.finish(self.replay, reason, then)
+
+    def end_early(self) -> None:
+        """Records no more; the session goes on."""
+        if self.recording is not None:
+            self.recording.end_early()
 
     def discard(self) -> None:
         """Forgets the recording of a session that did not begin."""
@@ -43,5 +65,6 @@ class SessionRecord:
             self.recording.wait()
 
     def _note(self) -> None:
+        self._changed()
         if self.recording is not None:
-            self.recording.note(self.log.replay())
+            self.recording.note(self.replay)

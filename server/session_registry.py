@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from ultraflash.server.admission import Admission, Claim, seconds_until_places, share_of_time
 from ultraflash.server.errors import UnknownSession
 from ultraflash.server.metrics import Metrics
+from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import StreamSettings
+from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.waiting_line import WaitingLine
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 # Weight of the newest session in the mean length of sessions.
 NEWEST = 0.2
+KEEP_EVERY_S = 10.0
+# Nobody has stored a live session for so long: its server is gone.
+SILENT_S = 6 * KEEP_EVERY_S
 
 
 class SessionRegistry:
@@ -25,7 +30,14 @@ class SessionRegistry:
         line: where those wait for whom there is no room yet.
     """
 
-    def __init__(self, limits: StreamSettings, metrics: Metrics, supervisor: WorkerSupervisor) -> None:
+    def __init__(
+        self,
+        limits: StreamSettings,
+        metrics: Metrics,
+        supervisor: WorkerSupervisor,
+        snapshots: SnapshotFolder,
+        archive: SessionArchive,
+    ) -> None:
         self.line = WaitingLine(
             fits=self._make_room,
             eta=self._eta,
@@ -36,6 +48,8 @@ class SessionRegistry:
         self._limits = limits
         self._metrics = metrics
         self._supervisor = supervisor
+        self._snapshots = snapshots
+        self._archive = archive
         self._admission = Admission(limits)
         self._began_at: dict[str, float] = {}
         self._mean_length_s: float | None = None
@@ -55,6 +69,11 @@ class SessionRegistry:
     def is_recording(self, session_id: str) -> bool:
         """Whether the recording of a session is still being written."""
         return session_id in self._sessions and self._sessions[session_id].is_recording
+
+    def end_recordings(self) -> None:
+        """Lets all sessions go on without being recorded further."""
+        for session in self:
+            session.end_recording()
 
     def _make_room(self, claim: Claim) -> bool:
         """Whether one more stream fits, where that helps after ending sessions whose owners are away."""
@@ -93,8 +112,22 @@ class SessionRegistry:
         self.owner_is_back(session)
         if self._sessions.pop(session.session_id, None) is not None:
             self._note_length(session)
+        self._snapshots.keep_only({kept.session_id for kept in self})
         self._count()
         self.line.review()
+
+    def await_owner(self, session: LiveSession) -> None:
+        """Keeps the place of a session that another server has left, as if its owner had just gone."""
+        self.add(session)
+        self._expire_later(session)
+
+    async def keep_alive(self) -> None:
+        """Stores now and then how far the live sessions are, and forgets those that were over long ago."""
+        while True:
+            for session in self:
+                session.keep()
+            self._archive.forget_older(self._limits.keep_s)
+            await asyncio.sleep(KEEP_EVERY_S)
 
     def owner_left(self, session: LiveSession, *, for_good: bool) -> None:
         """Keeps a session for its owner for a while, unless that said good-bye or has had everything."""
@@ -103,6 +136,9 @@ class SessionRegistry:
         if for_good or had_everything:
             self._expire(session)
             return
+        self._expire_later(session)
+
+    def _expire_later(self, session: LiveSession) -> None:
         self._expiries[session.session_id] = asyncio.get_running_loop().call_later(
             self._limits.resume_s, self._expire, session
         )

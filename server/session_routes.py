@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Query, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ultraflash.server.connection import StreamServer
@@ -16,6 +16,7 @@ from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
 from ultraflash.server.protocol import Transport
 from ultraflash.server.recording import find_part
 from ultraflash.server.seat import Seat
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.viewer_connection import VIEWER_MEDIA_BYTES, ViewerConnection, find_for_viewer
 
@@ -26,9 +27,25 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
     """Adds the routes to the app."""
 
     @app.get("/v1/sessions")
-    async def sessions() -> dict[str, Any]:
-        """Live sessions, without what only their owners may know."""
-        return {"object": "list", "data": [session.summary() for session in server.sessions]}
+    def sessions(
+        state: Literal["live", "ended", "interrupted"] = "live",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> dict[str, Any]:
+        """Live sessions, or the newest of those that are over, without what only their owners may know."""
+        if state == "live":
+            return {"object": "list", "data": [session.summary() for session in server.sessions]}
+        stored = server.archive.store.page(state=state, limit=limit)
+        return {"object": "list", "data": [stored_summary(session) for session in stored]}
+
+    @app.get("/v1/sessions/{session_id}")
+    def session(session_id: str, token: str = "") -> dict[str, Any]:
+        """A session, live or stored; with its owner's token also what it takes to make it again."""
+        stored = server.archive.find(session_id)
+        summary = stored_summary(stored)
+        if token:
+            stored.owner.check(token)
+            summary["replay"] = stored.replay
+        return summary
 
     @app.get("/v1/sessions/{session_id}/recording")
     def recording(session_id: str, token: str = "", part: int = 0) -> FileResponse:
@@ -71,6 +88,23 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
         viewer = ViewerConnection(websocket, server, transport)
         viewer.join(session_id, token)
         await viewer.run()
+
+
+def stored_summary(session: StoredSession) -> dict[str, Any]:
+    """What anybody may know of a session that is stored."""
+    opened = session.opened
+    return {
+        "id": session.id,
+        "object": "session",
+        "model": session.model,
+        "state": session.state,
+        "reason": session.reason,
+        **{name: opened[name] for name in ("size", "width", "height", "fps")},
+        "frames": session.frames,
+        "seconds": round(session.frames / opened["fps"], 3),
+        "created_at": session.created_at,
+        "updated_at": session.updated_at,
+    }
 
 
 async def _watched(

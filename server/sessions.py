@@ -7,8 +7,7 @@ what a new worker needs to go on after the old one has died.
 from __future__ import annotations
 
 import logging
-import math
-import secrets
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from ultraflash.server.errors import (
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.owner_seat import OwnerSeat
+from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
     ErrorEvent,
     PlaybackAck,
@@ -43,10 +43,18 @@ from ultraflash.server.protocol import (
 )
 from ultraflash.server.recording import Recording
 from ultraflash.server.seat import Seat
+from ultraflash.server.session_identity import (
+    SessionIdentity,
+    first_position,
+    stored_changes,
+    stored_opening,
+    stored_position,
+    stored_session,
+)
 from ultraflash.server.session_record import SessionRecord
+from ultraflash.server.session_store import StoredSession
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.steering import Steering
-from ultraflash.server.stream_position import StreamPosition
 from ultraflash.server.stream_stats import StatsMeter, stats_event
 from ultraflash.server.worker.messages import (
     CommandRefused,
@@ -88,34 +96,68 @@ class LiveSession:
         metrics: Metrics,
         limits: StreamSettings,
         recordings: Path,
+        keep: Callable[[StoredSession], None],
+        before: StoredSession | None = None,
     ) -> None:
-        self.session_id = f"session_{secrets.token_hex(12)}"
-        self.state: SessionState = "opening"
+        """A session of ``start``, or the one ``before`` that a server which is gone has left of it.
+
+        ``keep`` is told of it as it changes.
+        """
+        self._identity = SessionIdentity.new(limits.token_s) if before is None else SessionIdentity.of(before)
+        self.session_id = self._identity.session_id
+        self.state: SessionState = "opening" if before is None else "lost"
         self.feed = MediaFeed(self.session_id, supervisor)
         self.audience = Audience(self.feed)
-        self._viewer_token, self.viewer_grant = Grant.issue(limits.token_s)
-        self._resume_token, self.owner_grant = Grant.issue(math.inf)
         self._start = start
-        self._at = StreamPosition(
-            prompt=start.prompt,
-            asked_size=start.size,
-            size=start.size,
-            seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
-            fps=start.fps,
-            max_frames=start.max_frames,
-        )
-        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if start.record else None
-        self._record = SessionRecord(self._at.seed, recording)
+        self._at = first_position(start) if before is None else stored_position(before)
+        # What a killed server has recorded is complete up to there; its parts are not gone on with.
+        records = start.record and before is None
+        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
+        self._record = SessionRecord(self._at, recording, self.keep, before)
         self._steering = Steering(
-            self.session_id, self._at, audience=self.audience, feed=self.feed, supervisor=supervisor
+            self.session_id,
+            self._at,
+            pending=PendingChanges() if before is None else stored_changes(before),
+            audience=self.audience,
+            feed=self.feed,
+            supervisor=supervisor,
         )
+        self._keep = keep
+        self._forsaken = before is not None
+        self._reason: str | None = None
         self._supervisor = supervisor
         self._limits = limits
         self._metrics = metrics
         self._restarts = 0
         self._meter = StatsMeter(metrics)
-        self._opened: StreamOpened | None = None
+        self._opened = None if before is None else stored_opening(before)
         self._ending: tuple[SessionDone, int] | None = None
+
+    @property
+    def viewer_grant(self) -> Grant:
+        """Recognizes the token of viewers."""
+        return self._identity.viewer_grant
+
+    @property
+    def owner_grant(self) -> Grant:
+        """Recognizes the token of the owner."""
+        return self._identity.owner_grant
+
+    def keep(self) -> None:
+        """Has it stored as it is now, once there is something to store."""
+        if self._opened is not None:
+            self._keep(
+                stored_session(
+                    self._identity,
+                    self._start,
+                    self._opened,
+                    self._at,
+                    self._record.log,
+                    self._steering.pending,
+                    state="interrupted" if self._forsaken else "ended" if self.over else "live",
+                    reason=self._reason,
+                )
+            )
 
     @property
     def over(self) -> bool:
@@ -148,6 +190,11 @@ class LiveSession:
             raise UnknownSession("This session has not begun yet.")
         return self._opened.fps
 
+    @property
+    def replay(self) -> dict[str, Any]:
+        """Its log so far, which only its owner may know."""
+        return self._record.replay
+
     def summary(self) -> dict[str, Any]:
         """What anybody may know."""
         opened = self._opened
@@ -171,7 +218,7 @@ class LiveSession:
         if self._record.recording is not None:
             self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
-        self._steering.open()
+        self._open_stream()
 
     def join(self, viewer: Seat) -> None:
         """Seats a viewer. Raises ``UnknownSession`` where there is nothing to see any more, or yet."""
@@ -188,6 +235,8 @@ class LiveSession:
     def resume(self, owner: OwnerSeat, last_us: float | None) -> None:
         """Goes on for an owner that is back and has everything up to ``last_us``, or nothing if None."""
         self.audience.welcome_owner(owner)
+        if self._forsaken:
+            self._wake(last_us)
         held = [] if last_us is None else self.feed.held_from(last_us)
         packets = held[1:] if held else self.feed.since_newest_key()
         first_us = packets[0].packet.pts_us if packets else self._at.next_us
@@ -211,13 +260,27 @@ class LiveSession:
         self._steering.set_share(owner.control.share)
         self._steering.rest()
 
+    def _wake(self, last_us: float | None) -> None:
+        """Goes on with what a killed server has left, as if the worker alone had died."""
+        self._forsaken = False
+        # How far it came is known best by whom it sent the frames to.
+        self._at.went_on_to(last_us)
+        self._supervisor.attach(self.session_id, self)
+        self.on_worker_ready()
+        self.keep()
+
     def update_prompt(self, event: PromptUpdate) -> None:
-        """Passes a new prompt on."""
-        self._steering.update_prompt(event)
+        """Passes a new prompt on; while there is no stream it waits for the next one."""
+        if self.state == "lost":
+            self._steering.note_prompt(event)
+        else:
+            self._steering.update_prompt(event)
+        self.keep()
 
     def control(self, event: SessionControl) -> None:
         """Passes on what the owner wants changed."""
         self._steering.control(event)
+        self.keep()
 
     def ack(self, event: PlaybackAck) -> None:
         """Moves the playhead. Raises ``AckOutOfRange`` for a frame that has not been sent."""
@@ -276,7 +339,14 @@ class LiveSession:
 
     def on_worker_ready(self) -> None:
         """Goes on with the new worker."""
-        self._steering.open()
+        self._open_stream()
+
+    def _open_stream(self) -> None:
+        """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
+        self._steering.open(
+            restore=self.state == "lost" and self._restarts < MAX_RESTARTS_WITHOUT_A_FRAME,
+            changes=self._record.log.changes_since(self._at.oldest_kept_us),
+        )
 
     def _on_opened(self, report: StreamOpened) -> None:
         resumed = self.state == "lost"
@@ -290,12 +360,15 @@ class LiveSession:
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
-        self._meter.begin()
+        self._meter.go_on()
+        self._at.next_index = report.first_index
         first_us = self._at.next_us
-        self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
-        self.audience.tell_all(
-            SessionResumed(session_id=self.session_id, first_pts_us=first_us, state="restarted")
-        )
+        if not report.restored:
+            self._meter.begin()
+            self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
+        state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
+        self._metrics.resumed.labels(state=state).inc()
+        self.audience.tell_all(SessionResumed(session_id=self.session_id, first_pts_us=first_us, state=state))
         self._steering.repeat()
 
     def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
@@ -310,8 +383,8 @@ class LiveSession:
                 "fps": report.fps,
                 "seed": self._at.seed,
                 "model": self._model(),
-                "viewer_token": self._viewer_token if owns else None,
-                "resume_token": self._resume_token if owns else None,
+                "viewer_token": self._identity.viewer_token if owns else None,
+                "resume_token": self._identity.resume_token if owns else None,
             }
         )
 
@@ -340,6 +413,7 @@ class LiveSession:
         if isinstance(report, GenerationStarted):
             self._at.generation = report.generation
             self.feed.announce(report)
+            self.keep()
         elif isinstance(report, PromptShown):
             change = self._steering.pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
@@ -383,15 +457,14 @@ class LiveSession:
 
     def _end(self, reason: str, code: int, recording: list[str] | None) -> None:
         """Tells everybody that it is over."""
-        done = SessionDone(
-            reason=reason, frames=self._at.next_index, replay=self._record.log.replay(), recording=recording
-        )
+        done = SessionDone(reason=reason, frames=self._at.next_index, replay=self.replay, recording=recording)
         self._ending = (done, code)
         self.audience.dismiss_viewers(done, code)
         self.audience.dismiss_owner(done, code)
 
     def _leave(self, reason: str) -> None:
-        self.state = "done"
+        self.state, self._reason = "done", reason
+        self.keep()
         self._steering.close()
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
@@ -401,6 +474,10 @@ class LiveSession:
     def is_recording(self) -> bool:
         """Whether files are still being written."""
         return self._record.in_progress
+
+    def end_recording(self) -> None:
+        """Records no more; the session goes on."""
+        self._record.end_early()
 
     def wait_for_recording(self) -> None:
         """Blocks until the recording of a session that is over is on the disk."""

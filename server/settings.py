@@ -82,6 +82,10 @@ class StreamSettings(BaseModel):
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told at least.
+        keep_s: how long the log of a session is kept after its end.
+        snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
+            died; 0 makes none.
+        snapshot_bytes: largest snapshot that is made; the newest two of each stream are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,6 +105,9 @@ class StreamSettings(BaseModel):
     start_timeout_s: float = Field(default=60.0, gt=0)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
+    keep_s: float = Field(default=30 * 86_400.0, gt=0)
+    snapshot_share: float = Field(default=0.05, ge=0, le=1)
+    snapshot_bytes: int = Field(default=256 * 2**20, ge=0)
 
     @model_validator(mode="after")
     def _silence_pauses_before_it_ends(self) -> StreamSettings:
@@ -117,8 +124,11 @@ class DataSettings(BaseModel):
         database: URL as SQLAlchemy reads it, such as ``postgresql+psycopg://user@host/name``; by default an SQLite
             file in the folder.
         artifacts: URL as fsspec reads it, such as ``s3://bucket/videos``; by default a sub-folder.
+        snapshots: folder of the newest states of live streams, best in memory; by default one in ``/dev/shm``.
         quota_bytes: finished videos with what extensions go on from, and room for those in the queue; the oldest
             finished ones go first.
+        recordings_quota_bytes: recordings of sessions; the oldest finished ones go first.
+        recordings_expire_after_s: age at which a recording goes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,7 +136,10 @@ class DataSettings(BaseModel):
     folder: Path = Field(default_factory=lambda: data_home() / "ultraflash")
     database: str | None = None
     artifacts: str | None = None
+    snapshots: Path | None = None
     quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_quota_bytes: int = Field(default=20 * 2**30, ge=0)
+    recordings_expire_after_s: float = Field(default=7 * 86_400.0, gt=0)
 
     @property
     def database_url(self) -> str:
@@ -149,6 +162,11 @@ class DataSettings(BaseModel):
         return self.folder.absolute() / "tails"
 
     @property
+    def uploads_folder(self) -> Path:
+        """Of uploads while they are read."""
+        return self.folder.absolute() / "uploads"
+
+    @property
     def recordings(self) -> Path:
         """A folder with one for each recorded session."""
         return self.folder.absolute() / "sessions"
@@ -165,6 +183,8 @@ class JobSettings(BaseModel):
         max_attempts: lives of the worker that one job may take without getting further than before.
         lease_s: silence after which the jobs of another server are taken over.
         max_upload_bytes: longest body of a request.
+        max_reference_pixels, max_reference_frames, max_reference_seconds: of a picture or clip to start from.
+        reference_cpu_s: processor time that reading one may take.
         patience_s: longest time that live streams may keep a job from its next group of frames.
         checkpoint_s: time between two points of a job from which it can go on, where the engine can keep streams.
     """
@@ -178,6 +198,10 @@ class JobSettings(BaseModel):
     max_attempts: int = Field(default=3, ge=1)
     lease_s: float = Field(default=30.0, gt=0)
     max_upload_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_reference_pixels: int = Field(default=2**25, ge=1)
+    max_reference_frames: int = Field(default=1800, ge=1)
+    max_reference_seconds: float = Field(default=60.0, gt=0)
+    reference_cpu_s: int = Field(default=20, ge=1)
     patience_s: float = Field(default=30.0, gt=0)
     checkpoint_s: float = Field(default=5.0, ge=0)
 
@@ -206,8 +230,8 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
 
-    def configure(self) -> Configure:
-        """What the worker is told."""
+    def configure(self, snapshots: Path | None) -> Configure:
+        """What the worker is told; ``snapshots`` is where it keeps the states of live streams."""
         return Configure(
             engine=self.engine,
             preset=self.preset,
@@ -220,6 +244,9 @@ class Settings(BaseSettings):
             paused_end_s=self.stream.paused_end_s,
             job_patience_s=self.jobs.patience_s,
             job_checkpoint_s=self.jobs.checkpoint_s,
+            snapshots=None if snapshots is None else str(snapshots),
+            snapshot_share=self.stream.snapshot_share,
+            snapshot_bytes=self.stream.snapshot_bytes,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ultraflash.server.audience import Audience
 from ultraflash.server.errors import AckOutOfRange, InvalidField
@@ -32,20 +33,23 @@ class Steering:
         stream_id: str,
         at: StreamPosition,
         *,
+        pending: PendingChanges,
         audience: Audience,
         feed: MediaFeed,
         supervisor: WorkerSupervisor,
     ) -> None:
-        self.pending = PendingChanges()
+        self.pending = pending
         self._stream_id = stream_id
         self._at = at
         self._audience = audience
         self._feed = feed
         self._supervisor = supervisor
 
-    def open(self) -> None:
-        """Asks a worker for the stream, from where it is."""
-        self._supervisor.send(self._at.opening(self._stream_id, resting=self._resting))
+    def open(self, *, restore: bool, changes: list[dict[str, Any]]) -> None:
+        """Asks a worker for the stream, from where it is; see ``OpenStream``."""
+        self._supervisor.send(
+            self._at.opening(self._stream_id, resting=self._resting, restore=restore, changes=changes)
+        )
 
     def close(self) -> None:
         """Tells the worker that the stream is not wanted any more."""
@@ -75,8 +79,7 @@ class Steering:
 
     def update_prompt(self, event: PromptUpdate) -> None:
         """Passes a new prompt on."""
-        self.pending.check_room(event.event_id)
-        self.pending.add(event)
+        self.note_prompt(event)
         self._supervisor.send(
             SetPrompt(
                 stream_id=self._stream_id,
@@ -86,6 +89,11 @@ class Steering:
                 groups=event.spread,
             )
         )
+
+    def note_prompt(self, event: PromptUpdate) -> None:
+        """A new prompt waits from now on."""
+        self.pending.check_room(event.event_id)
+        self.pending.add(event)
 
     def control(self, event: SessionControl) -> None:
         """Passes on what the owner wants changed."""

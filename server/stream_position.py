@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ultraflash.server.worker.messages import OpenStream
+from ultraflash.server.worker.stream_snapshot import MOST_FRAMES_AGAIN
+
+# The largest number that a media header holds.
+MAX_INDEX = 2**32 - 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,8 +48,30 @@ class StreamPosition:
         """Time of the newest frame."""
         return self._pts_us(self.next_index - 1)
 
-    def opening(self, stream_id: str, *, resting: bool) -> OpenStream:
-        """The command that makes a worker go on from here, or wait there."""
+    def went_on_to(self, pts_us: float | None) -> None:
+        """A frame of that time was sent, which is the newest one that anybody has; None says nothing new."""
+        if pts_us is None or self.fps is None:
+            return
+        index = round(pts_us * self.fps / 1e6)
+        if 0 <= index < MAX_INDEX:
+            self.next_index = index + 1
+
+    @property
+    def oldest_kept_us(self) -> float:
+        """Time of the oldest frame that a worker may have to make again to go on from here."""
+        return self._pts_us(max(0, self.next_index - MOST_FRAMES_AGAIN))
+
+    def opening(
+        self, stream_id: str, *, resting: bool, restore: bool, changes: list[dict[str, Any]]
+    ) -> OpenStream:
+        """The command that makes a worker go on from here, or wait there.
+
+        Args:
+            stream_id: of the stream.
+            resting: whether it waits.
+            restore: whether a snapshot of the stream may be used.
+            changes: log entries of what a snapshot may not know yet.
+        """
         return OpenStream(
             stream_id=stream_id,
             prompt=self.prompt,
@@ -58,6 +85,8 @@ class StreamPosition:
             first_index=self.next_index,
             generation=self.generation,
             playhead_us=self.playhead_us,
+            restore=restore,
+            changes=changes,
         )
 
     def _pts_us(self, index: int) -> float:

@@ -25,7 +25,7 @@ def stats_event(report: StreamStats) -> Stats:
 
 
 class StatsMeter:
-    """Measures one stream. What it left out, and what was late, comes as sums, which begin anew with a new worker."""
+    """Measures one stream. What it left out, and what was late, comes as sums, which begin anew with a new stream."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -34,7 +34,12 @@ class StatsMeter:
 
     def begin(self) -> None:
         """The sums of the next report start from 0."""
-        self._steps = self._refreshes = self._misses = 0
+        self._steps = self._refreshes = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Another worker goes on with the stream, and with its sums of what was left out, but has had no late group."""
+        self._misses = 0
 
     def count(self, packet: MediaPacket, prompts_took_s: Iterable[float]) -> None:
         """A packet has come, the first one of prompts that were asked for so many seconds ago."""

@@ -52,8 +52,9 @@ class Roller:
         self.start += self.config.block_frames
 
     def past(self) -> list[tuple[Tensor, Tensor]]:
-        """Copies of the cached keys and values of every layer, without the block in work."""
-        return [tuple(x.clone() for x in self.cache.view(layer)) for layer in range(self.config.dit.layers)]  # type: ignore[misc]
+        """Copies of the keys and values of every layer that the next block sees of the blocks before it."""
+        frames = self.config.block_frames
+        return [self.cache.past(layer, frames) for layer in range(self.config.dit.layers)]
 
 
 class PastAttention:

@@ -38,7 +38,7 @@ class RollConfig(StageConfig):
         stage: name of the stage.
         start_from: weights of RUN_DIR/weights that the student starts from.
         result: name of the weights that are made.
-        blocks: longest roll-out.
+        blocks: longest roll-out; beyond the window the first blocks are forgotten, as in a stream.
         guidance: of the teacher; 1 for one that was trained to give guided estimates itself.
         real_context: share of batches whose past are real clips instead of the student's own blocks.
         cut_share: share of those whose past is of another prompt.
@@ -99,12 +99,6 @@ class RollStage:
         self.settings = config
         self.name = config.stage
         self.base: BaseConfig = load_preset(config.preset).base
-        if config.blocks * self.base.block_frames > self.base.window_frames:
-            raise BadConfig(
-                f"a roll-out of {config.blocks} blocks of {self.base.block_frames} frames is longer than the window of "
-                f"{self.base.window_frames}: the teacher would see frames that the student's cache has dropped",
-                param="blocks",
-            )
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
@@ -141,7 +135,8 @@ class RollStage:
         """Clean blocks before the one in work, without gradients."""
         size = self.base.block_frames
         if batch.real_context:
-            return [batch.latent_BCFHW[:, :, i * size : (i + 1) * size] for i in range(batch.past_blocks)]
+            blocks = list(batch.latent_BCFHW.split(size, dim=2))
+            return blocks[: min(batch.past_blocks, batch.latent_BCFHW.shape[2] // size)]
         stream = Roller(self.student, self.base, batch.text_BXW)
         blocks = []
         for _ in range(batch.past_blocks):

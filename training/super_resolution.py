@@ -24,6 +24,8 @@ from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
+from ultraflash.training.autoencoder import psnr
+from ultraflash.training.linear_pixels import LinearPixels, seen_error
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import export
@@ -42,7 +44,7 @@ class SuperResolutionStageConfig(StageConfig):
         workers: processes that draw them.
         noise: largest noise level put on the low-resolution latents.
         blur: share of clips whose low-resolution latents are blurred.
-        frequency_weight: of the loss on differences between neighbours, which keeps edges.
+        edges: weight of pixels' differences to their neighbours, beside that of the pixels.
         evaluated_windows: test windows per factor.
     """
 
@@ -59,7 +61,7 @@ class SuperResolutionStageConfig(StageConfig):
     workers: int = 2
     noise: float = 0.25
     blur: float = 0.5
-    frequency_weight: float = 0.5
+    edges: float = 1.5
     evaluated_windows: int = 8
 
     def __post_init__(self) -> None:
@@ -101,11 +103,6 @@ def degrade(latent_BCFHW: Tensor, *, noise: float, blur: float) -> Tensor:
     weight = torch.rand(batch, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1) < blur)
     level = noise * torch.rand(batch, 1, 1, 1, 1)
     return (torch.lerp(latent_BCFHW, smooth, weight) + level * torch.randn_like(latent_BCFHW)).detach()
-
-
-def neighbour_loss(made: Tensor, wanted: Tensor) -> Tensor:
-    """L1 distance of the differences between neighbouring rows and columns."""
-    return sum(((made - wanted).diff(dim=dim).abs().mean() for dim in (3, 4)), start=torch.zeros(()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +152,7 @@ class SuperResolutionStage:
             net = LatentUpsampler(upsampler)
             load_file(net, run_dir / "weights" / upsampler_file(factor))
             self.upsamplers[factor] = net.eval().requires_grad_(False)
+        self.pixels = LinearPixels(self.preset.decoder, run_dir / "weights")
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.preset.sr.dit)
@@ -202,11 +200,9 @@ class SuperResolutionStage:
         low = degrade(batch.low_BCFHW, noise=self.config.noise, blur=self.config.blur)
         condition = self._condition(low, batch.factor)
         made = self._refine(condition, batch.text_BLD)
-        distance = (made - batch.high_BCFHW).abs().mean()
-        edges = neighbour_loss(made, batch.high_BCFHW)
-        before = (condition - batch.high_BCFHW).abs().mean()
-        loss = distance + self.config.frequency_weight * edges
-        return loss, {"distance": distance.detach(), "gain_over_condition": (before / distance).detach()}
+        loss, pixel = seen_error(self.pixels.difference(made - batch.high_BCFHW), edges=self.config.edges)
+        before = self.pixels.difference(condition - batch.high_BCFHW).abs().mean()
+        return loss, {"pixel": pixel.detach(), "gain_over_condition": (before / pixel).detach()}
 
     def sample(self, step: int) -> Tensor:
         rows = []
@@ -218,18 +214,20 @@ class SuperResolutionStage:
         return comparison_sheet(rows, self.run_dir / "weights", self.preset)
 
     def evaluate(self) -> dict[str, float]:
-        """L1 distance to the true latents, of the condition and of what the network makes of it, per factor."""
+        """PSNR in dB of the linear pixels, of the condition and of what the network makes of it, per factor."""
         measures = {}
         for factor in sorted(self.pairs):
-            distances = []
             held_out = self.held_out[factor]
+            decibels = []
             for index in range(min(self.config.evaluated_windows, len(held_out))):
                 batch = _with_factor(held_out.take([index]), factor)
                 condition = self._condition(batch.low_BCFHW, factor)
                 made = self._refine(condition, batch.text_BLD)
-                distances.append([float((x - batch.high_BCFHW).abs().mean()) for x in (condition, made)])
-            before, after = torch.tensor(distances).mean(0).tolist()
-            measures |= {f"condition_x{factor}": before, f"refined_x{factor}": after}
+                decibels.append(
+                    [psnr(self.pixels.difference(x - batch.high_BCFHW)) for x in (condition, made)]
+                )
+            before, after = torch.tensor(decibels).mean(0).tolist()
+            measures |= {f"psnr_condition_x{factor}": before, f"psnr_x{factor}": after}
         return measures
 
     def export(self, folder: Path) -> list[Path]:

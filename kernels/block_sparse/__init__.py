@@ -6,7 +6,10 @@ Tokens are regrouped with `BlockGrid`, the blocks to look at are chosen by `sele
 - ``reference``: dense attention under a mask, to test against;
 - ``gather``: PyTorch on the selected blocks only, any device;
 - ``triton``: a kernel that reads cached and new blocks where they lie, on a GPU;
-- ``interpreter``: the same kernel run in Python by Triton's interpreter, to test it without a GPU.
+- ``interpreter``: the same kernel run in Python by Triton's interpreter, to test it without a GPU;
+- ``fp8``: a kernel over queries, keys and values rounded to 8-bit floating point, on NVIDIA GPUs from compute
+  capability 8.9 on. It has no gradient, loses accuracy, and is used where it is asked for alone;
+- ``fp8-interpreter``: to ``fp8`` what ``interpreter`` is to ``triton``.
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ from torch import Tensor
 from ultraflash.kernels.backends import BackendUnavailable, check_backend, gpu_problem
 from ultraflash.kernels.quantization import dequantize
 
-from . import autograd, device_selection, gather, reference
+from . import autograd, device_selection, fp8, gather, reference
 from .layout import BlockGrid
 from .past import PastBlocks
 from .selection import BlockSelection, SelectionRule, allowed_pairs, check_blocks, selection_mask
 
 __all__ = [
+    "SELECTION_BACKEND",
     "BackendUnavailable",
     "BlockGrid",
     "BlockSelection",
@@ -36,8 +40,10 @@ __all__ = [
     "selection_mask",
 ]
 
-BACKENDS = ("gather", "reference", "triton", "interpreter")
+BACKENDS = ("gather", "reference", "triton", "interpreter", "fp8", "fp8-interpreter")
 SELECTION_BACKENDS = ("reference", "triton", "interpreter")
+SELECTION_BACKEND = {"gather": "reference", "fp8": "triton", "fp8-interpreter": "interpreter"}
+"""Which of `select_blocks` goes with a backend of `block_sparse_attention`, where it has another name."""
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +97,9 @@ def block_sparse_attention(
     _check_shapes(q_BQTND, k_BKTND, v_BKTND, past, selection)
     if name in ("triton", "interpreter"):
         return autograd.attend(q_BQTND, k_BKTND, v_BKTND, selection, past, interpret=name == "interpreter")
+    if name in ("fp8", "fp8-interpreter"):
+        interpret = name == "fp8-interpreter"
+        return fp8.attend(q_BQTND, k_BKTND, v_BKTND, selection, past, interpret=interpret)[0]
     if past is not None:
         cached_k, cached_v = past.dense(q_BQTND.dtype)
         k_BKTND, v_BKTND = torch.cat([cached_k, k_BKTND], dim=1), torch.cat([cached_v, v_BKTND], dim=1)

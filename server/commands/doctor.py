@@ -24,6 +24,7 @@ NOTHING_RUNS = 1
 OPTIONAL = {
     "triton": "sparse attention on a GPU",
     "xformers": "attention on a GPU",
+    "torchao": "float8 linear layers on a GPU",
     "transformers": "the text encoder of the official presets",
     "huggingface_hub": "fetching their weights",
 }

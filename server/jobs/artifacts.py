@@ -18,6 +18,7 @@ from ultraflash.server.errors import DataUnusable, VideoGone
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+REFERENCE = ".reference"
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -46,8 +47,35 @@ class ArtifactStore:
 
     def put(self, file: Path, job_id: str) -> int:
         """Moves a finished file to its place; returns its size in bytes."""
+        return self._move(file, self._name(job_id))
+
+    def put_reference(self, file: Path, digest: str) -> int:
+        """Moves frames that videos start from to their place, anew if they are there; returns their bytes."""
+        return self._move(file, self._reference(digest))
+
+    def fetch_reference(self, digest: str, path: Path) -> None:
+        """Copies frames that a video starts from to a file here. Raises ``VideoGone``."""
+        try:
+            self._files.get_file(self._reference(digest), str(path))
+        except FileNotFoundError as error:
+            raise VideoGone("What this video starts from is no longer there; send it again.") from error
+
+    def references(self) -> list[tuple[str, float]]:
+        """Digests of all frames that videos start from, and when each was put there, in Unix seconds."""
+        return [
+            (name.rpartition("/")[2].removesuffix(REFERENCE), self._files.modified(name).timestamp())
+            for name in self._files.glob(f"{self._root}/*{REFERENCE}")
+        ]
+
+    def remove_reference(self, digest: str) -> None:
+        """Removes frames that videos start from, if they are there."""
+        try:
+            self._files.rm_file(self._reference(digest))
+        except FileNotFoundError:
+            return
+
+    def _move(self, file: Path, target: str) -> int:
         size = file.stat().st_size
-        target = self._name(job_id)
         if isinstance(self._files, LocalFileSystem):
             try:
                 os.replace(file, target)
@@ -83,6 +111,9 @@ class ArtifactStore:
         except FileNotFoundError:
             return
         log.info("video removed job=%s", job_id)
+
+    def _reference(self, digest: str) -> str:
+        return f"{self._root}/{digest}{REFERENCE}"
 
     def _name(self, job_id: str) -> str:
         return f"{self._root}/{job_id}.mp4"

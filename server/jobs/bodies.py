@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,16 +30,22 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 async def read_body(
-    request: Request, model: type[ModelT], max_bytes: int, *, find_video: FindVideo | None = None
+    request: Request,
+    model: type[ModelT],
+    max_bytes: int,
+    *,
+    file_fields: Collection[str] = (),
+    find_video: FindVideo | None = None,
 ) -> ModelT:
     """The body as ``model``. Raises an error that says what is accepted.
 
+    ``file_fields`` may come as files and are bytes then.
     ``find_video`` turns a file in the field ``video`` into the id of the video that it is.
     """
     limited = _limited(request, max_bytes)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind in FORMS:
-        fields = await _form_fields(limited, find_video)
+        fields = await _form_fields(limited, max_bytes, file_fields, find_video)
     elif kind in ("", "application/json"):
         fields = _json_fields(await limited.body())
     else:
@@ -87,14 +93,18 @@ def _json_fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-async def _form_fields(request: Request, find_video: FindVideo | None) -> dict[str, Any]:
+async def _form_fields(
+    request: Request, max_bytes: int, file_fields: Collection[str], find_video: FindVideo | None
+) -> dict[str, Any]:
     """Fields of a form; ``video[id]`` is the field ``id`` of ``video``."""
     fields: dict[str, Any] = {}
     try:
-        async with request.form(max_files=1, max_fields=MAX_FIELDS) as form:
+        async with request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=max_bytes) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile) and name == "video" and find_video is not None:
                     _place(fields, "video[id]", await find_video(value))
+                elif isinstance(value, UploadFile) and name in file_fields:
+                    _place(fields, name, await value.read())
                 else:
                     _place(fields, name, value)
     except (MultiPartException, HTTPException, UnicodeDecodeError) as error:
@@ -102,12 +112,12 @@ async def _form_fields(request: Request, find_video: FindVideo | None) -> dict[s
     return fields
 
 
-def _place(fields: dict[str, Any], name: str, value: UploadFile | str) -> None:
+def _place(fields: dict[str, Any], name: str, value: UploadFile | str | bytes) -> None:
     outer, bracket, inner = name.partition("[")
     if isinstance(value, UploadFile):
         raise UnsupportedField(
-            f"The field {name!r} came with a file, and no model here takes one: leave input_reference out, and name "
-            "a video by its id.",
+            f"The field {name!r} came with a file and takes none here; input_reference takes a picture or a clip, and "
+            "a video is named by its id.",
             param=name,
         )
     if not bracket:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ultraflash.server.errors import VideoGone
 from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
 from ultraflash.server.jobs.prompt_checks import PromptChecks
 from ultraflash.server.jobs.records import Job
+from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.speed import JobSpeed
 from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.jobs.tails import Tails
@@ -27,6 +29,7 @@ from ultraflash.server.worker.messages import (
     JobReport,
     JobStopped,
     PromptChecked,
+    ReferenceRead,
     RunJob,
 )
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 TIDY_EVERY_S = 30.0
 RESULT = "video.mp4"
+REFERENCE = "reference.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,14 @@ class JobDispatcher:
         supervisor: WorkerSupervisor,
         folders: WorkFolders,
         tails: Tails,
+        references: References,
         metrics: Metrics,
         *,
         keep_s: float,
     ) -> None:
         self.speed = JobSpeed()
         self.prompts = PromptChecks(supervisor)
+        self.references = references
         self._store = store
         self._artifacts = artifacts
         self._supervisor = supervisor
@@ -102,6 +108,8 @@ class JobDispatcher:
         """From the supervisor."""
         if isinstance(report, PromptChecked):
             self.prompts.on_checked(report)
+        elif isinstance(report, ReferenceRead):
+            self.references.on_read(report)
         else:
             self._tidings.put_nowait(report)
 
@@ -110,6 +118,7 @@ class JobDispatcher:
         self._life += 1
         self._tidings.put_nowait(WorkerLost(next_life=self._life))
         self.prompts.on_worker_lost()
+        self.references.on_worker_lost()
 
     def on_worker_ready(self) -> None:
         """From the supervisor."""
@@ -202,7 +211,8 @@ class JobDispatcher:
             self._fail(job.id, "storage_failed", message)
             return
         tail_bytes = self._tails.keep(path.parent, job.id)
-        if not self._store.complete(job.id, size + tail_bytes, digest):
+        reference_bytes = 0 if job.order.reference is None else job.order.reference.bytes
+        if not self._store.complete(job.id, size + tail_bytes + reference_bytes, digest):
             self.remove_files(job.id)
             return
         self._metrics.jobs_ended.labels(status="completed").inc()
@@ -213,8 +223,7 @@ class JobDispatcher:
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):
-            self.remove_files(job_id)
-            self._store.file_removed(job_id, "made room")
+            self._remove_video(job_id, "made room")
 
     async def _keep_claim(self) -> None:
         due = time.monotonic() - self._kept_at > self._store.limits.lease_s / 3
@@ -235,6 +244,13 @@ class JobDispatcher:
         if job is None:
             return
         folder, before = await asyncio.to_thread(self._folders.prepare, job.id, job.lineage.extended_from)
+        try:
+            reference = await asyncio.to_thread(self._fetch_reference, job, folder)
+        except VideoGone as error:
+            await asyncio.to_thread(self._fail, job.id, error.code, error.message)
+            await asyncio.to_thread(self._folders.remove, job.id)
+            self.wake()
+            return
         if not self._supervisor.is_ready:
             await asyncio.to_thread(self._store.recover, None)
             return
@@ -244,16 +260,27 @@ class JobDispatcher:
         self._supervisor.send(
             RunJob(
                 job_id=job.id,
-                cues=[[cue.frame, cue.prompt] for cue in order.cues],
+                cues=[
+                    [cue.frame, cue.prompt, cue.transition, cue.groups, cue.restarts] for cue in order.cues
+                ],
                 size=f"{order.width}x{order.height}",
                 seed=order.seed,
                 fps=order.fps,
                 frames=order.frames,
                 path=str(folder / RESULT),
+                reference=reference,
                 resume_from=None if before is None else str(before),
             )
         )
         self._tell_watchers()
+
+    def _fetch_reference(self, job: Job, folder: Path) -> str | None:
+        """The frames that a job starts from, as a file beside its own. Raises ``VideoGone``."""
+        if job.order.reference is None:
+            return None
+        path = folder / REFERENCE
+        self._artifacts.fetch_reference(job.order.reference.id, path)
+        return str(path)
 
     async def _tidy(self) -> None:
         if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
@@ -267,10 +294,14 @@ class JobDispatcher:
 
     def _remove_old(self) -> None:
         for job_id in self._store.expired():
-            self.remove_files(job_id)
-            self._store.file_removed(job_id, "expired")
+            self._remove_video(job_id, "expired")
+        self.references.tidy()
         self._store.forget_older(self._keep_s)
         self._folders.tidy(self._store.is_waiting)
+
+    def _remove_video(self, job_id: str, reason: Literal["expired", "made room"]) -> None:
+        self.remove_files(job_id)
+        self.references.release(self._store.file_removed(job_id, reason))
 
     def _tell_watchers(self) -> None:
         self._change.set()

@@ -6,24 +6,22 @@ import math
 import secrets
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
-from ultraflash.server.errors import InvalidField, UnsupportedField, VideoNotReady
-from ultraflash.server.jobs.records import Cue, Job, Order
-from ultraflash.server.jobs.wire import CreateVideo
+from ultraflash.server.errors import InvalidField, UnsupportedField, VideoGone, VideoNotReady
+from ultraflash.server.jobs.records import Cue, Job, Order, Reference
+from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
 from ultraflash.server.worker.messages import WorkerReady
 
 DEFAULT_SECONDS = 4.0
 
 
-def new_order(wish: CreateVideo, ready: WorkerReady, max_seconds: float) -> Order:
-    """The order of a new video.
+def new_order(
+    wish: CreateVideo, ready: WorkerReady, max_seconds: float, reference: Reference | None = None
+) -> Order:
+    """The order of a new video, which starts from ``reference`` if there is one.
 
     Raises ``UnsupportedField``, ``UnknownPreset``, ``UnknownSize``, ``InvalidField``, ``EmptyPrompt`` or
     ``PromptTooLong``.
     """
-    if wish.input_reference not in (None, ""):
-        raise UnsupportedField(
-            "No model here starts from a picture yet: leave input_reference out.", param="input_reference"
-        )
     if wish.negative_prompt:
         raise UnsupportedField(
             "No model here uses a negative prompt: leave negative_prompt out.", param="negative_prompt"
@@ -42,6 +40,7 @@ def new_order(wish: CreateVideo, ready: WorkerReady, max_seconds: float) -> Orde
         fps=fps,
         frames=_frames(wish, fps, max_seconds),
         seed=secrets.randbelow(2**53) if wish.seed is None else wish.seed,
+        reference=reference,
     )
 
 
@@ -56,6 +55,7 @@ def remix_order(source: Job, prompt: str, ready: WorkerReady) -> Order:
         fps=order.fps,
         frames=order.frames,
         seed=order.seed,
+        reference=order.reference,
     )
 
 
@@ -76,7 +76,73 @@ def extension_order(source: Job, prompt: str, seconds: str, ready: WorkerReady, 
         fps=order.fps,
         frames=frames,
         seed=order.seed,
+        reference=order.reference,
     )
+
+
+def replay_order(
+    log: ReplayLog, size: str | None, seconds: str | None, ready: WorkerReady, max_seconds: float
+) -> Order:
+    """The order of a session as a video: the same frames where the session kept the video's size throughout.
+
+    Raises ``UnknownPreset``, ``UnknownSize``, ``InvalidField``, ``EmptyPrompt`` or ``PromptTooLong``.
+    """
+    if log.model != ready.model:
+        raise UnknownPreset(
+            f"The session was made by {log.model!r}, and this server runs {ready.model!r}.", param="replay"
+        )
+    width, height = _replay_size(log, ready) if size is None else picture_size(size, ready)
+    if seconds is None:
+        frames = log.frames
+        if frames == 0:
+            raise InvalidField("The session had no frames yet; give seconds.", param="seconds")
+        _check_length(frames, log.fps, max_seconds, what="The session")
+    else:
+        frames = _frames_in(seconds, log.fps, max_seconds)
+    return Order(
+        model=log.model,
+        cues=tuple(cue for cue in _replay_cues(log, ready) if cue.frame < frames),
+        width=width,
+        height=height,
+        fps=log.fps,
+        frames=frames,
+        seed=log.seed,
+    )
+
+
+def _replay_size(log: ReplayLog, ready: WorkerReady) -> tuple[int, int]:
+    """The largest size that a session had."""
+    shown = [picture_size(event.size, ready) for event in log.events if event.size is not None]
+    return max(shown, key=lambda size: size[0] * size[1], default=picture_size(None, ready))
+
+
+def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
+    """The prompts and restarts of a session, in the order of their frames. Raises ``InvalidField``."""
+    cues: list[Cue] = []
+    for event in log.events:
+        frame = round(event.first_pts_us * log.fps / 1e6)
+        if event.prompt is None:
+            continue
+        if event.restarted:
+            # What was to be seen in frames that the lost worker never sent.
+            cues = [cue for cue in cues if cue.frame < frame]
+        elif cues and cues[-1].frame == frame and not cues[-1].restarts and len(cues) > 1:
+            # Of several prompts before one group only the last one was shown.
+            cues.pop()
+        if cues and cues[-1].frame > frame:
+            raise InvalidField("The events of a replay come in the order of their frames.", param="replay")
+        cues.append(
+            Cue(
+                frame=frame,
+                prompt=usable_prompt(event.prompt, ready),
+                transition=event.transition,
+                groups=event.groups,
+                restarts=event.restarted and frame > 0,
+            )
+        )
+    if not cues or cues[0].frame != 0:
+        raise InvalidField("The first event of a replay has the prompt at first_pts_us 0.", param="replay")
+    return cues
 
 
 def usable_prompt(prompt: str, ready: WorkerReady) -> str:
@@ -113,6 +179,8 @@ def _order_of_completed(source: Job, ready: WorkerReady) -> Order:
             f"The video was made by {source.order.model!r}, and this server runs {ready.model!r}.",
             param="video",
         )
+    if source.order.reference is not None and not source.has_file:
+        raise VideoGone("What this video started from went with its file; send it again for a new one.")
     return source.order
 
 

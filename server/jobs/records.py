@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sqlalchemy import (
@@ -79,10 +79,26 @@ METADATA = _metadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cue:
-    """A prompt in force from the first group that starts at or after ``frame``."""
+    """A prompt in force from the first group that starts at or after ``frame``.
+
+    Attributes:
+        transition, groups: how it comes: at once, or in equal steps over so many groups.
+        restarts: the engine's stream begins anew at ``frame``, as one did whose worker had died.
+    """
 
     frame: int
     prompt: str
+    transition: Literal["cut", "blend"] = "cut"
+    groups: int = 1
+    restarts: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Frames that a video starts from, in the place of the videos: digest of what they were read from, and bytes."""
+
+    id: str
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,7 @@ class Order:
         width, height: a size of the model.
         frames: number of frames.
         seed: 0 .. 2**63 - 1.
+        reference: what it starts from.
     """
 
     model: str
@@ -103,6 +120,7 @@ class Order:
     fps: int
     frames: int
     seed: int
+    reference: Reference | None = None
 
     @property
     def prompt(self) -> str:
@@ -110,9 +128,15 @@ class Order:
         return self.cues[-1].prompt
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, each once."""
+        return tuple(dict.fromkeys(cue.prompt for cue in self.cues))
+
+    @property
     def room_bytes(self) -> int:
-        """Room that the file is expected to need at most."""
-        return round(self.frames * self.width * self.height * BYTES_PER_PIXEL) + 4096
+        """Room that the file is expected to need at most, with what it starts from."""
+        reference = 0 if self.reference is None else self.reference.bytes
+        return round(self.frames * self.width * self.height * BYTES_PER_PIXEL) + 4096 + reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +200,39 @@ class JobEvent:
     data: Mapping[str, Any]
 
 
-def cues_json(cues: tuple[Cue, ...]) -> str:
-    """Cues as they are stored."""
-    return json.dumps([[cue.frame, cue.prompt] for cue in cues], ensure_ascii=True)
+WITH_REFERENCE = "{"
+"""How a script begins that has a reference."""
+
+
+def script_json(order: Order) -> str:
+    """Cues and reference as they are stored: ``[[frame, prompt], ...]``, behind a prompt what is not as usual, and
+    all of it in an object where there is a reference."""
+    cues = [[cue.frame, cue.prompt, *_unusual(cue)] for cue in order.cues]
+    if order.reference is None:
+        return json.dumps(cues, ensure_ascii=True)
+    return json.dumps({"cues": cues, "reference": asdict(order.reference)}, ensure_ascii=True)
+
+
+def _unusual(cue: Cue) -> list[dict[str, Any]]:
+    usual = Cue(frame=cue.frame, prompt=cue.prompt)
+    names = ("transition", "groups", "restarts")
+    fields = {name: getattr(cue, name) for name in names if getattr(cue, name) != getattr(usual, name)}
+    return [fields] if fields else []
+
+
+def script_of(text: str) -> tuple[tuple[Cue, ...], Reference | None]:
+    """Reads what ``script_json`` wrote."""
+    stored = json.loads(text)
+    reference = Reference(**stored["reference"]) if isinstance(stored, dict) else None
+    cues = stored["cues"] if isinstance(stored, dict) else stored
+    return tuple(
+        Cue(frame=frame, prompt=prompt, **(unusual[0] if unusual else {})) for frame, prompt, *unusual in cues
+    ), reference
 
 
 def job_of(row: RowMapping) -> Job:
     """A stored row as a job."""
-    cues = tuple(Cue(frame=frame, prompt=prompt) for frame, prompt in json.loads(row["cues"]))
+    cues, reference = script_of(row["cues"])
     return Job(
         number=row["number"],
         id=row["id"],
@@ -196,6 +245,7 @@ def job_of(row: RowMapping) -> Job:
             fps=row["fps"],
             frames=row["frames"],
             seed=row["seed"],
+            reference=reference,
         ),
         lineage=Lineage(remixed_from=row["remixed_from"], extended_from=row["extended_from"]),
         created_at=row["created_at"],

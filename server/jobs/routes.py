@@ -22,6 +22,7 @@ from ultraflash.server.jobs.wire import (
     ExtendVideo,
     FaultBody,
     RemixVideo,
+    ReplaySession,
     Video,
     VideoDeleted,
     VideoPage,
@@ -31,7 +32,20 @@ from ultraflash.server.jobs.wire import (
 POLL_AFTER_MS = 500
 EVENTS_WAIT_S = 1.0
 BEATS_WITHOUT_EVENT = 15
+JSON_ALONE = ("application/json",)
+BODY_KINDS = (*JSON_ALONE, "multipart/form-data")
 
+FAULTS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": FaultBody, "description": "What was wrong, and what would be accepted."},
+    503: {
+        "model": FaultBody,
+        "description": "The engine is loading; Retry-After says when to try again.",
+    },
+}
+
+SessionId = Annotated[
+    str, Path(description="Id of a session.", examples=["session_0123456789abcdef01234567"])
+]
 VideoId = Annotated[str, Path(description="Id of a video.", examples=["video_0123456789abcdef01234567"])]
 Key = Annotated[
     str | None,
@@ -46,17 +60,23 @@ Key = Annotated[
 
 def video_routes(jobs: JobService) -> APIRouter:
     """All routes of ``/v1/videos``."""
-    faults: dict[int | str, dict[str, Any]] = {
-        "4XX": {"model": FaultBody, "description": "What was wrong, and what would be accepted."},
-        503: {
-            "model": FaultBody,
-            "description": "The engine is loading; Retry-After says when to try again.",
-        },
-    }
-    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=faults)
+    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=FAULTS)
     _add_making(router, jobs)
     _add_reading(router, jobs)
     _add_ending(router, jobs)
+    return router
+
+
+def replay_routes(jobs: JobService) -> APIRouter:
+    """The route that makes a video of a session."""
+    router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=FAULTS)
+
+    @router.post("/{session_id}/replay", openapi_extra=_body_of(ReplaySession, JSON_ALONE))
+    async def replay(session_id: SessionId, request: Request, key: Key = None) -> Video:
+        """Queue a session as a video: made anew from its seed and its log, at another size if wanted."""
+        wish = await read_body(request, ReplaySession, jobs.settings.max_upload_bytes)
+        return await jobs.described(await jobs.replay(session_id, wish, key))
+
     return router
 
 
@@ -66,7 +86,7 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     @router.post("", openapi_extra=_body_of(CreateVideo))
     async def create(request: Request, key: Key = None) -> Video:
         """Queue a new video."""
-        wish = await read_body(request, CreateVideo, limit)
+        wish = await read_body(request, CreateVideo, limit, file_fields=("input_reference",))
         return await jobs.described(await jobs.create(wish, key))
 
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))
@@ -167,15 +187,22 @@ def _add_ending(router: APIRouter, jobs: JobService) -> None:
         return VideoDeleted(id=video_id)
 
 
-def _body_of(model: type[BaseModel]) -> dict[str, Any]:
+def _body_of(model: type[BaseModel], kinds: tuple[str, ...] = BODY_KINDS) -> dict[str, Any]:
     """The body in the OpenAPI description; it is read by ``read_body`` since a form and JSON mean the same."""
     schema = model.model_json_schema()
-    parts = schema.pop("$defs", {})
-    for name, field in schema["properties"].items():
-        if "$ref" in field:
-            schema["properties"][name] = parts[field["$ref"].rpartition("/")[2]]
-    kinds = ("application/json", "multipart/form-data")
+    schema = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
+
+
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """A schema without references, since those of a body would point outside of the description."""
+    if isinstance(schema, list):
+        return [_inlined(entry, parts) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+    return {name: _inlined(value, parts) for name, value in schema.items()}
 
 
 def _content(jobs: JobService, job: Job, asked: str | None) -> Response:

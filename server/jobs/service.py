@@ -14,18 +14,21 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
+from ultraflash.models.errors import UltraflashError
 from ultraflash.server.errors import DataUnusable, NotReady, UnsupportedField
 from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
 from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.dispatcher import JobDispatcher
-from ultraflash.server.jobs.orders import extension_order, new_order, remix_order
+from ultraflash.server.jobs.orders import extension_order, new_order, remix_order, replay_order
 from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.records import Job, Lineage, Order
+from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
 from ultraflash.server.jobs.tails import Tails
-from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, Video, video_of
+from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, ReplaySession, Video, video_of
 from ultraflash.server.jobs.work_folders import WorkFolders
 from ultraflash.server.metrics import Metrics
+from ultraflash.server.session_logs import SessionLogs
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -36,9 +39,12 @@ LONGEST_RETRY_S = 300
 class JobService:
     """Jobs as the routes see them. Opening it opens the database; ``running`` makes it work."""
 
-    def __init__(self, settings: Settings, supervisor: WorkerSupervisor, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, supervisor: WorkerSupervisor, metrics: Metrics, sessions: SessionLogs
+    ) -> None:
         """Opens the database and the place of the videos. Raises ``DataUnusable``."""
         self.settings = settings.jobs
+        self._sessions = sessions
         self._supervisor = supervisor
         me = own_name()
         data = settings.data
@@ -57,8 +63,16 @@ class JobService:
         self.artifacts = ArtifactStore(data.artifacts_url)
         tails = Tails(data.tails_folder)
         folders = WorkFolders(data.work_folder, me, tails)
+        references = References(supervisor, self.artifacts, self.store, data.uploads_folder, settings.jobs)
         self.dispatcher = JobDispatcher(
-            self.store, self.artifacts, supervisor, folders, tails, metrics, keep_s=settings.jobs.keep_s
+            self.store,
+            self.artifacts,
+            supervisor,
+            folders,
+            tails,
+            references,
+            metrics,
+            keep_s=settings.jobs.keep_s,
         )
 
     @asynccontextmanager
@@ -76,8 +90,17 @@ class JobService:
 
     async def create(self, wish: CreateVideo, key: str | None) -> Job:
         """Queues a new video. Raises what ``new_order`` and ``JobStore.create`` do."""
-        order = new_order(wish, self._able(), self.settings.max_seconds)
-        return await self._queue(order, Lineage(), _idempotency(key, "create", wish))
+        ready = self._able()
+        # First without what it starts from, so that nothing is read for a wish that cannot be fulfilled.
+        new_order(wish, ready, self.settings.max_seconds)
+        reference = await self.dispatcher.references.take(wish.input_reference, ready.model)
+        order = new_order(wish, ready, self.settings.max_seconds, reference)
+        named = wish.model_copy(update={"input_reference": reference and reference.id})
+        try:
+            return await self._queue(order, Lineage(), _idempotency(key, "create", named))
+        except UltraflashError:
+            await run_in_threadpool(self.dispatcher.references.release, reference)
+            raise
 
     async def remix(self, source_id: str, prompt: str, key: str | None) -> Job:
         """Queues a completed video under another prompt."""
@@ -91,6 +114,17 @@ class JobService:
         source = await run_in_threadpool(self.store.get, wish.video.id)
         order = extension_order(source, wish.prompt, wish.seconds, self._able(), self.settings.max_seconds)
         return await self._queue(order, Lineage(extended_from=source.id), _idempotency(key, "extend", wish))
+
+    async def replay(self, session_id: str, wish: ReplaySession, key: str | None) -> Job:
+        """Queues a session as a video, by its own log or by the one that is known here.
+
+        Raises ``UnknownSession``, ``BadToken``, or what ``replay_order`` does.
+        """
+        log = wish.replay
+        if log is None:
+            log = await run_in_threadpool(self._sessions.find, session_id, wish.token)
+        order = replay_order(log, wish.size, wish.seconds, self._able(), self.settings.max_seconds)
+        return await self._queue(order, Lineage(), _idempotency(key, f"replay {session_id}", wish))
 
     async def id_of_upload(self, upload: UploadFile) -> str:
         """The video whose file was sent along, as it was downloaded. Raises ``UnsupportedField`` for any other."""
@@ -112,9 +146,10 @@ class JobService:
 
     async def delete(self, job_id: str) -> None:
         """Forgets a job, its work and its file."""
-        await run_in_threadpool(self.store.delete, job_id)
+        job = await run_in_threadpool(self.store.delete, job_id)
         self.dispatcher.stop(job_id)
         await run_in_threadpool(self.dispatcher.remove_files, job_id)
+        await run_in_threadpool(self.dispatcher.references.release, job.order.reference)
 
     async def described(self, job: Job) -> Video:
         """A job with its place in the queue and the time it will take."""
@@ -130,7 +165,7 @@ class JobService:
         )
 
     async def _queue(self, order: Order, lineage: Lineage, idempotency: Idempotency | None) -> Job:
-        await self.dispatcher.prompts.check(order.prompt)
+        await asyncio.gather(*(self.dispatcher.prompts.check(prompt) for prompt in order.prompts))
         retry_after_s = await self._retry_after()
         job = await run_in_threadpool(
             self.store.create, order, lineage=lineage, idempotency=idempotency, retry_after_s=retry_after_s

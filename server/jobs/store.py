@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ultraflash.server.errors import (
@@ -32,13 +32,16 @@ from ultraflash.server.jobs.records import (
     EVENTS,
     FINAL,
     JOBS,
+    WITH_REFERENCE,
     Job,
     JobEvent,
     Lineage,
     Order,
-    cues_json,
+    Reference,
     event_of,
     job_of,
+    script_json,
+    script_of,
 )
 
 WAITING = ("queued", "in_progress")
@@ -293,6 +296,14 @@ class JobStore:
         with self._reader.begin() as connection:
             return list(connection.execute(query.order_by(JOBS.c.number)).scalars())
 
+    def references_in_use(self) -> set[str]:
+        """Ids of what jobs start from that are to be made yet, or can be gone on from."""
+        needed = or_(JOBS.c.state.in_(WAITING), JOBS.c.has_file)
+        query = select(JOBS.c.cues).where(needed, JOBS.c.cues.startswith(WITH_REFERENCE))
+        with self._reader.begin() as connection:
+            scripts = [script_of(text) for text in connection.execute(query).scalars()]
+        return {reference.id for _, reference in scripts if reference is not None}
+
     def beyond_quota(self, coming_bytes: int) -> list[str]:
         """The oldest finished jobs whose files have to go so that ``coming_bytes`` more fit."""
         query = select(JOBS.c.id, JOBS.c.room_bytes).where(JOBS.c.has_file).order_by(JOBS.c.completed_at)
@@ -307,11 +318,13 @@ class JobStore:
             excess -= row.room_bytes
         return going
 
-    def file_removed(self, job_id: str, reason: Literal["expired", "made room"]) -> None:
-        """Notes that the file is no longer there."""
+    def file_removed(self, job_id: str, reason: Literal["expired", "made room"]) -> Reference | None:
+        """Notes that the file is no longer there; returns what its job started from."""
         with self._engine.begin() as connection:
             self._set(connection, job_id, has_file=False, room_bytes=0)
             self._log(connection, job_id, "file_removed", reason=reason)
+            row = connection.execute(select(JOBS.c.cues).where(JOBS.c.id == job_id)).one_or_none()
+        return None if row is None else script_of(row.cues)[1]
 
     def forget_older(self, keep_s: float) -> int:
         """Forgets the jobs that were over ``keep_s`` ago and have no file; returns how many."""
@@ -350,7 +363,7 @@ class JobStore:
             "id": job_id,
             "state": "queued",
             "model": order.model,
-            "cues": cues_json(order.cues),
+            "cues": script_json(order),
             "width": order.width,
             "height": order.height,
             "fps": order.fps,

@@ -11,6 +11,9 @@ from ultraflash.server.jobs.records import Job, JobState
 MAX_SEED = 2**63 - 1
 MAX_FPS = 60
 MAX_FRAMES = 1_000_000
+MAX_PTS_US = 1e15
+MAX_BLEND_GROUPS = 64
+MAX_REPLAY_EVENTS = 1000
 
 
 def _as_text(value: Any) -> Any:
@@ -55,7 +58,22 @@ class CreateVideo(_Request):
         default=None, ge=1, le=MAX_FRAMES, description="Length, instead of seconds."
     )
     negative_prompt: str | None = Field(default=None, description="Reserved; no model here uses one.")
-    input_reference: Any = Field(default=None, description="Reserved; no model here starts from a picture.")
+    input_reference: Any = Field(
+        default=None,
+        description="What the video starts from: a PNG, JPEG or WebP picture or a short clip, as a file in a form, or "
+        'as a data URL, alone or as {"image_url": ...}.',
+        json_schema_extra={
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"image_url": {"type": "string"}},
+                    "required": ["image_url"],
+                },
+                {"type": "null"},
+            ]
+        },
+    )
 
 
 class RemixVideo(_Request):
@@ -76,6 +94,44 @@ class ExtendVideo(_Request):
     prompt: Prompt
     seconds: Seconds = Field(description="Length of what is added.")
     video: VideoReference
+
+
+class ReplayEvent(_Request):
+    """One entry of a session's log."""
+
+    first_pts_us: float = Field(ge=0, le=MAX_PTS_US, description="Of the first frame that it shows in.")
+    group: int = Field(ge=0, description="Number of that frame's group in the engine's stream.")
+    prompt: str | None = None
+    size: str | None = None
+    transition: Literal["cut", "blend"] = "cut"
+    groups: int = Field(default=1, ge=1, le=MAX_BLEND_GROUPS, description="Over which a blend is spread.")
+    restarted: bool = Field(default=False, description="A new stream of the same seed begins.")
+
+
+class ReplayLog(_Request):
+    """What ``session.done`` has as ``replay``, and ``session.json`` of a recording beside other fields."""
+
+    model: str
+    seed: int = Field(ge=0, le=MAX_SEED)
+    fps: int = Field(ge=1, le=MAX_FPS)
+    frames: int = Field(ge=0, description="Frames that the session had.")
+    events: list[ReplayEvent] = Field(min_length=1, max_length=MAX_REPLAY_EVENTS)
+
+
+class ReplaySession(_Request):
+    """A session once more, as a video."""
+
+    replay: ReplayLog | None = Field(
+        default=None, description="The session's log; not needed while the server knows the session."
+    )
+    token: str | None = Field(
+        default=None, description="The session's resume_token, or that of its recording; without replay."
+    )
+    size: str | None = Field(
+        default=None,
+        description='"WxH" or the name of a size of the model; the largest that the session had if absent.',
+    )
+    seconds: Seconds | None = Field(default=None, description="Length; that of the session if absent.")
 
 
 class VideoFault(BaseModel):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.media.annexb import (
@@ -109,6 +110,15 @@ class AccessUnit:
     index: int
 
 
+def picture_size(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Width and height of a frame of a shape that `H264Encoder.encode` takes, or None."""
+    if len(shape) == 2 and shape[0] % 3 == 0:
+        return shape[1], shape[0] // 3 * 2
+    if len(shape) == 3 and shape[2] == 3:
+        return shape[1], shape[0]
+    return None
+
+
 class H264Encoder:
     """One x264 encoder without B-frames, tagged and converted as BT.709, limited range.
 
@@ -120,17 +130,22 @@ class H264Encoder:
         self._context = _open_context(config)
         self.parameter_sets = ParameterSets.find(bytes(self._context.extradata or b""))
 
-    def encode(self, frame_HWC: NDArray[np.uint8], index: int, *, key: bool = False) -> list[AccessUnit]:
-        """Encodes one frame, uint8 (H, W, 3) RGB, contiguous. Indices must grow.
+    def encode(self, frame: NDArray[np.uint8], index: int, *, key: bool = False) -> list[AccessUnit]:
+        """Encodes one frame, uint8, contiguous: RGB (H, W, 3), or planes (3H/2, W) of yuv420p, BT.709 in limited range.
 
-        Returns exactly one unit with ``zero_latency``, else those that are ready. Raises ``ValueError`` for a
-        frame of another size.
+        Indices must grow. Returns exactly one unit with ``zero_latency``, else those that are ready. Raises
+        ``ValueError`` for a frame of another size.
         """
-        expected = (self.config.height, self.config.width, 3)
-        if frame_HWC.shape != expected:
-            raise ValueError(f"A frame of shape {expected} was expected, not {frame_HWC.shape}.")
-        rgb = VideoFrame.from_numpy_buffer(frame_HWC, format="rgb24")
-        picture = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        if picture_size(frame.shape) != (self.config.width, self.config.height):
+            raise ValueError(
+                f"A frame of {self.config.width}x{self.config.height} was expected, not one of shape {frame.shape}."
+            )
+        if frame.ndim == 2:
+            picture = VideoFrame.from_numpy_buffer(frame, format="yuv420p")
+            picture.colorspace, picture.color_range = Colorspace.ITU709, ColorRange.MPEG
+        else:
+            rgb = VideoFrame.from_numpy_buffer(frame, format="rgb24")
+            picture = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = index
         picture.time_base = Fraction(1, self.config.fps)
         if key:

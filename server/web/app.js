@@ -1,16 +1,20 @@
 /** The page: connects the prompt box and the stage to the player. */
 
+import { Announcer } from "./announcer.js";
 import { ComposerView, drawSeed } from "./composer_view.js";
+import { qualityWords, resumptionWords } from "./event_words.js";
 import { choosePlayer, createPlayer } from "./player.js";
+import { waitForPreset } from "./preset.js";
 import { EXAMPLES } from "./prompt_words.js";
+import { recordingOf } from "./recordings.js";
+import { ShareView } from "./share_view.js";
 import { StageView } from "./stage_view.js";
-import { isLive, isShowing, wordingOf } from "./states.js";
+import { isLive, isShowing, isSteerable, wordingOf } from "./states.js";
 import { StatsView } from "./stats_view.js";
+import { VideosView } from "./videos_view.js";
+import { readWatchLink } from "./watch_link.js";
 
-const ANNOUNCE_AFTER_MS = 700;
 const SHOW_WAIT_AFTER_MS = 600;
-const CAPABILITIES_RETRY_MS = 2000;
-const SIZE_REASONS = { overload: " for now, the server is busy", recovered: " again" };
 const PLAYER_NAMES = { webcodecs: "WebCodecs", mse: "MSE" };
 
 class App {
@@ -23,11 +27,12 @@ class App {
     this.eventCount = 0;
     this.requestedSizes = new Map();
     this.hiddenByPage = false;
-    this.announceTimer = 0;
     this.stateTimer = 0;
     this.model = "";
     this.sizeInForce = "auto";
-    this.announcements = [];
+    this.watched = readWatchLink(location.hash);
+    this.announcer = new Announcer(document.getElementById("announcer"));
+    this.share = new ShareView();
     this.stats = new StatsView(document.getElementById("stats"), document.getElementById("stats-toggle"));
     this.stage = new StageView({
       play: () => this.play(),
@@ -39,13 +44,25 @@ class App {
       stop: () => this.player.stop(),
       resize: () => this.resize(),
     });
+    this.videos = new VideosView({
+      wish: () => this.#videoWish(),
+      announce: (text) => this.announcer.say(text),
+    });
   }
 
   async begin() {
     this.composer.setText(this.query.get("prompt") ?? EXAMPLES[0]);
     this.composer.seed.value = this.query.get("seed") ?? "";
     document.addEventListener("visibilitychange", () => this.#followVisibility());
-    this.#loadCapabilities();
+    window.addEventListener("hashchange", () => readWatchLink(location.hash) && location.reload());
+    document.getElementById("guest").hidden = this.watched === null;
+    for (const element of document.querySelectorAll(".owner-only")) {
+      element.hidden = this.watched !== null;
+    }
+    if (this.watched === null) {
+      waitForPreset((trouble) => this.composer.notice(trouble)).then((preset) => this.#offer(preset));
+      this.videos.begin();
+    }
     this.kind = await choosePlayer(this.query.get("player"));
     if (this.kind === null) {
       this.#setState("error", { message: "This browser plays neither WebCodecs nor Media Source Extensions." });
@@ -55,9 +72,10 @@ class App {
       canvas: document.getElementById("picture"),
       video: document.getElementById("video"),
       origin: location.origin,
+      watching: this.watched !== null,
       onEvent: (event) => this.#take(event),
     });
-    if (this.query.has("play")) {
+    if (this.query.has("play") || this.watched !== null) {
       this.play();
     }
   }
@@ -66,15 +84,17 @@ class App {
   submit() {
     this.composer.notice("");
     if (this.composer.text === "") {
-      this.composer.notice("Say what the video should show.");
-      this.composer.prompt.focus();
+      this.composer.askForPrompt();
+    } else if (isSteerable(this.state)) {
+      this.player.steer({ prompt: this.composer.text, eventId: this.#eventId() });
     } else if (isLive(this.state)) {
-      this.player?.steer({ prompt: this.composer.text, eventId: this.#eventId() });
+      this.composer.notice("It can be steered as soon as it plays.");
     } else {
       this.play();
     }
   }
 
+  /** Start a session of one's own, or join the one that the link is for. */
   play() {
     if (this.player === null || this.composer.text === "") {
       return;
@@ -84,11 +104,17 @@ class App {
     this.composer.notice("");
     this.framesShown = 0;
     this.lastPtsUs = -1;
+    if (this.watched !== null) {
+      this.player.start(this.watched);
+      return;
+    }
     this.sizeInForce = this.composer.size.value;
+    this.stage.setRecorded(this.composer.recorded);
     this.player.start({
       prompt: this.composer.text,
       size: this.sizeInForce,
       seed: this.composer.chosenSeed ?? drawSeed(),
+      record: this.composer.recorded,
     });
   }
 
@@ -133,14 +159,16 @@ class App {
       "stream.config": () => this.#showConfig(event),
       "quality.changed": () => this.#showQuality(event),
       "session.resumed": () => this.#showResumption(event),
+      "session.done": () => this.#takeRecording(event),
       stats: () => this.#showStats(event),
       error: () => this.#showRefusal(event),
     };
     handlers[event.event]?.();
   }
 
-  #showSession({ model, seed }) {
+  #showSession({ session_id: sessionId, viewer_token: token, model, seed }) {
     this.model = model;
+    this.share.offer(token === undefined ? null : { sessionId, token });
     this.composer.showSeed(seed);
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
   }
@@ -149,26 +177,46 @@ class App {
     this.stats.update({ generated_fps, encoded_kbps, ahead_ms, stages });
   }
 
-  #showConfig({ width, height, codec }) {
+  #showConfig({ width, height, codec, fps }) {
     document.getElementById("model").textContent = `${this.model} · ${width}×${height}`;
     this.stage.shape({ width, height });
-    this.stats.update({ width, height, codec });
+    this.stats.update({ width, height, codec, fps });
   }
 
-  #showQuality({ size, reason }) {
-    this.stage.mark(`Size ${size}${SIZE_REASONS[reason] ?? ""}`);
+  #showQuality(event) {
+    this.#mention(qualityWords(event));
   }
 
-  #showResumption({ state }) {
+  #showResumption(event) {
     this.composer.notice("");
-    if (state === "restarted") {
-      this.stage.mark("The engine was restarted; the scene begins anew");
+    this.#mention(resumptionWords(event));
+  }
+
+  /** Said over the picture, and to those who don't see it. */
+  #mention(text) {
+    this.stage.mark(text);
+    this.announcer.say(text);
+  }
+
+  /** The parts of a recording come with the end of its session, when its files are whole. */
+  #takeRecording(event) {
+    if (event.recording === undefined) {
+      return;
     }
+    const recording = recordingOf(event);
+    if (recording !== null) {
+      this.videos.addRecording(recording);
+    }
+    this.stage.endRecording(recording);
   }
 
   #showRefusal({ code, message, event_id: eventId }) {
     if (["unknown_session", "bad_token", "owner_present"].includes(code)) {
       // The player comes back or starts another one by itself.
+      return;
+    }
+    if (code === "engine_restarting") {
+      this.#mention(message);
       return;
     }
     this.composer.notice(message);
@@ -184,7 +232,6 @@ class App {
       return;
     }
     if (eventId === null) {
-      this.stage.showPicture(true);
       this.stats.update({ firstPictureMs: latencyMs });
     } else {
       this.stage.mark(prompt);
@@ -193,7 +240,7 @@ class App {
     }
     this.composer.addDirection({ prompt, ptsUs: firstPtsUs, latencyMs });
     this.stage.describe(prompt);
-    this.#announce(`Now showing: ${prompt}`);
+    this.announcer.say(`Now showing: ${prompt}`);
   }
 
   #setState(state, detail) {
@@ -201,11 +248,17 @@ class App {
     this.state = state;
     this.#showState(state, detail);
     this.composer.showState(state);
+    if (state === "playing") {
+      this.stage.showPicture(true);
+    }
+    if (!isLive(state)) {
+      this.share.offer(null);
+    }
     // Short waits come and go, and a picture that starts is announced with its prompt.
     const silent = state === "rebuffering" || (state === "playing" && before !== "paused");
     if (state !== before && !silent) {
       const { pill, title, detail: text } = wordingOf(state, detail);
-      this.#announce([title ?? pill, text].filter(Boolean).join(". "));
+      this.announcer.say([title ?? pill, text].filter(Boolean).join(". "));
     }
   }
 
@@ -219,16 +272,6 @@ class App {
     }
   }
 
-  /** Read out by screen readers; what happens within a moment is read as one. */
-  #announce(text) {
-    this.announcements.push(text);
-    clearTimeout(this.announceTimer);
-    this.announceTimer = setTimeout(() => {
-      document.getElementById("announcer").textContent = this.announcements.join(" ");
-      this.announcements = [];
-    }, ANNOUNCE_AFTER_MS);
-  }
-
   /** A page that nobody sees lets the server rest. */
   #followVisibility() {
     if (document.hidden && ["playing", "rebuffering"].includes(this.state)) {
@@ -240,25 +283,21 @@ class App {
     }
   }
 
-  async #loadCapabilities() {
-    try {
-      const response = await fetch("/v1/capabilities");
-      if (response.ok) {
-        this.#offer(await response.json());
-        return;
-      }
-    } catch (error) {
-      this.composer.notice(`The server does not answer: ${error.message}`);
-    }
-    setTimeout(() => this.#loadCapabilities(), CAPABILITIES_RETRY_MS);
-  }
-
-  #offer({ presets, default_preset: name }) {
-    const preset = presets.find((one) => one.name === name) ?? presets[0];
+  #offer(preset) {
     this.composer.offer(preset.sizes, preset.max_prompt_chars);
     this.composer.setSize(this.query.get("size") ?? "auto");
     this.composer.notice("");
     document.getElementById("model").textContent = preset.name;
+  }
+
+  /** What a video in the background is to be made from, or null after having said what is missing. */
+  #videoWish() {
+    const { text: prompt, chosenSeed: seed = drawSeed() } = this.composer;
+    if (prompt === "") {
+      this.composer.askForPrompt();
+      return null;
+    }
+    return { prompt, size: this.composer.size.value, seed };
   }
 
   #eventId() {

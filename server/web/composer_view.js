@@ -31,6 +31,8 @@ export class ComposerView {
     byId("dice").addEventListener("click", () => {
       this.seed.value = String(drawSeed());
     });
+    this.record = byId("record");
+    this.record.addEventListener("click", () => this.setRecord(!this.recorded));
     this.#makeExamples();
     this.#makeWords();
   }
@@ -48,6 +50,16 @@ export class ComposerView {
   /** Seed for the next session, or undefined for a random one. */
   get chosenSeed() {
     return this.seed.value === "" ? undefined : Number(this.seed.value);
+  }
+
+  /** Whether the next session is to be recorded. */
+  get recorded() {
+    return this.record.getAttribute("aria-pressed") === "true";
+  }
+
+  /** @param {boolean} on */
+  setRecord(on) {
+    this.record.setAttribute("aria-pressed", String(on));
   }
 
   /** Show the seed in use; a box left empty stays empty, so that the next session draws another. */
@@ -87,6 +99,13 @@ export class ComposerView {
       this.seed.placeholder = "random";
     }
     byId("dice").disabled = this.live;
+    this.record.disabled = this.live;
+  }
+
+  /** Nothing can be made without a prompt. */
+  askForPrompt() {
+    this.notice("Say what the video should show.");
+    this.prompt.focus();
   }
 
   /** @param {string} text something that went wrong, or "" */

@@ -85,6 +85,7 @@ export class MseSink {
 
   finish() {
     this.complete = true;
+    this.#append();
   }
 
   report() {
@@ -125,7 +126,14 @@ export class MseSink {
 
   #append() {
     const { buffer } = this;
-    if (buffer === null || buffer.updating || this.source.readyState !== "open" || this.pieces.length === 0) {
+    if (buffer === null || buffer.updating || this.source.readyState !== "open") {
+      return;
+    }
+    if (this.pieces.length === 0) {
+      if (this.complete) {
+        // Else the browser waits for what might follow the last frames before it shows them.
+        this.source.endOfStream();
+      }
       return;
     }
     const oldest = buffer.buffered.length > 0 ? buffer.buffered.start(0) : this.video.currentTime;

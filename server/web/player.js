@@ -4,11 +4,7 @@
  */
 
 import { MseSink, supportsMse } from "./mse_sink.js";
-import { StreamClient } from "./stream_client.js";
-
-// H.264 High at level 5.1: enough for 2560x1440 at 30 frames a second.
-const H264 = "avc1.640033";
-const CODECS = [H264];
+import { H264, createClient } from "./player_client.js";
 
 /** What this browser can play with: "webcodecs", "mse" or null. */
 export async function choosePlayer(wanted) {
@@ -36,25 +32,24 @@ async function supportsWebCodecs() {
  * @param {HTMLCanvasElement} options.canvas
  * @param {HTMLVideoElement} options.video
  * @param {string} options.origin
+ * @param {boolean} options.watching whether somebody else's session is watched
  * @param {(event: object) => void} options.onEvent
- * @returns {{start, steer, resize, setPaused, stop, retryNow}} commands of `StreamClient`
+ * @returns {{start, steer, resize, setPaused, stop, retryNow}} commands of `StreamClient`, or those of `WatchClient`
  */
-export function createPlayer(kind, { canvas, video, origin, onEvent }) {
+export function createPlayer(kind, { canvas, video, ...options }) {
   canvas.hidden = kind !== "webcodecs";
   video.hidden = kind !== "mse";
-  return kind === "webcodecs"
-    ? createWorkerPlayer({ canvas, origin, onEvent })
-    : createPagePlayer({ video, origin, onEvent });
+  return kind === "webcodecs" ? createWorkerPlayer({ canvas, ...options }) : createPagePlayer({ video, ...options });
 }
 
-function createWorkerPlayer({ canvas, origin, onEvent }) {
+function createWorkerPlayer({ canvas, origin, watching, onEvent }) {
   const worker = new Worker(new URL("./player_worker.js", import.meta.url), { type: "module" });
   worker.onmessage = ({ data }) => onEvent(data);
   worker.onerror = (event) =>
     onEvent({ type: "state", state: "error", code: "player", message: `The player failed: ${event.message}` });
   const post = (command, fields = {}, transfer = []) => worker.postMessage({ command, ...fields }, transfer);
   const offscreen = canvas.transferControlToOffscreen();
-  post("open", { canvas: offscreen, origin, transport: "webcodecs", codecs: CODECS }, [offscreen]);
+  post("open", { canvas: offscreen, origin, watching }, [offscreen]);
   return {
     start: (request) => post("start", { request }),
     steer: (change) => post("steer", change),
@@ -65,17 +60,7 @@ function createWorkerPlayer({ canvas, origin, onEvent }) {
   };
 }
 
-function createPagePlayer({ video, origin, onEvent }) {
-  const listener = {};
-  const client = new StreamClient({
-    origin,
-    sink: new MseSink(video, listener),
-    transport: "fmp4",
-    codecs: CODECS,
-    emit: onEvent,
-  });
-  for (const name of ["frameShown", "running", "ranDry", "playedOut", "requestKeyframe", "failed"]) {
-    listener[name] = client[name].bind(client);
-  }
-  return client;
+function createPagePlayer({ video, origin, watching, onEvent }) {
+  const makeSink = (listener) => new MseSink(video, listener);
+  return createClient(makeSink, { origin, watching, transport: "fmp4", emit: onEvent });
 }

@@ -1,23 +1,18 @@
 /** The worker of the player: session and WebCodecs playback, driven by messages from `player.js`. */
 
-import { StreamClient } from "./stream_client.js";
+import { createClient } from "./player_client.js";
 import { WebCodecsSink } from "./webcodecs_sink.js";
 
 let client = null;
 
 const commands = {
-  open({ canvas, origin, transport, codecs }) {
-    const listener = {};
-    client = new StreamClient({
+  open({ canvas, origin, watching }) {
+    client = createClient((listener) => new WebCodecsSink(canvas, listener), {
       origin,
-      sink: new WebCodecsSink(canvas, listener),
-      transport,
-      codecs,
+      watching,
+      transport: "webcodecs",
       emit: (event) => self.postMessage(event),
     });
-    for (const name of ["frameShown", "running", "ranDry", "playedOut", "requestKeyframe", "failed"]) {
-      listener[name] = client[name].bind(client);
-    }
   },
   start: ({ request }) => client.start(request),
   steer: (change) => client.steer(change),

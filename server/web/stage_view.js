@@ -1,6 +1,6 @@
 /** The stage: state card, marker of an applied prompt, buttons over the picture, full screen. */
 
-import { isShowing, wordingOf } from "./states.js";
+import { isLive, isShowing, wordingOf } from "./states.js";
 
 const MARKER_MS = 4000;
 const STILL_AFTER_MS = 2500;
@@ -15,6 +15,7 @@ export class StageView {
     this.commands = commands;
     this.markerTimer = 0;
     this.stillTimer = 0;
+    this.recorded = false;
     byId("pause").addEventListener("click", commands.togglePause);
     byId("fullscreen").addEventListener("click", () => this.toggleFullscreen());
     byId("card-action").addEventListener("click", () => commands[this.action]());
@@ -44,6 +45,27 @@ export class StageView {
     pause.disabled = !isShowing(state);
     pause.setAttribute("aria-pressed", String(state === "paused"));
     pause.setAttribute("aria-label", state === "paused" ? "Go on" : "Pause");
+    byId("pill-recording").hidden = !(this.recorded && isLive(state));
+    byId("card-download").hidden = true;
+    if (this.recorded && state === "ended") {
+      byId("card-detail").textContent += " The recording is being finished…";
+    }
+  }
+
+  /** Whether the session is recorded, which the picture says as long as it runs. @param {boolean} recorded */
+  setRecorded(recorded) {
+    this.recorded = recorded;
+  }
+
+  /** The files of a recorded session are whole. @param {import("./recordings.js").Recording | null} recording */
+  endRecording(recording) {
+    if (this.theatre.dataset.state !== "ended") {
+      return;
+    }
+    const link = byId("card-download");
+    link.hidden = recording?.addresses.length !== 1;
+    link.href = recording?.addresses[0] ?? "";
+    byId("card-detail").textContent = wordsAfter(recording);
   }
 
   /** The first frame is there, or none any more. @param {boolean} present */
@@ -142,4 +164,12 @@ export class StageView {
     this.action = action?.command;
     button.textContent = action?.label ?? "";
   }
+}
+
+function wordsAfter(recording) {
+  if (recording === null) {
+    return "Nothing was recorded: it ended before its first frame.";
+  }
+  const parts = recording.addresses.length;
+  return parts === 1 ? "It was recorded." : `It was recorded in ${parts} parts; they are in the list of videos.`;
 }

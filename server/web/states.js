@@ -1,5 +1,7 @@
 /** What the page says in each state of the player. */
 
+import { durationWords } from "./video_words.js";
+
 const seconds = (ms) => Math.max(1, Math.ceil(ms / 1000));
 
 /**
@@ -13,24 +15,33 @@ const seconds = (ms) => Math.max(1, Math.ceil(ms / 1000));
  * @property {{label: string, command: string}} [action]
  */
 
-const END_REASONS = {
+const OWN_END_REASONS = {
   stopped: "You stopped it.",
   max_frames: "It reached its length.",
   no_ack: "The page showed nothing for a minute, so the server ended the session.",
   paused_too_long: "It was paused for too long, so the server ended the session.",
+  disconnected: "The connection was lost for too long.",
   engine_fault: "The engine failed.",
 };
 
+const WATCHED_END_REASONS = {
+  left: "You left.",
+  engine_fault: "The engine failed.",
+  disconnected: "Its owner did not come back.",
+};
+
 const AGAIN = { label: "Play again", command: "play" };
+const ONCE_MORE = { label: "Try again", command: "play" };
 const RETRY = { label: "Retry now", command: "retryNow" };
 
 const wordings = {
   idle: () => ({ pill: "Ready" }),
-  connecting: ({ message }) => ({
+  connecting: ({ message, detail }) => ({
     pill: "Connecting",
     curtain: true,
     busy: true,
     title: message ?? "Connecting…",
+    detail,
   }),
   warming_up: ({ progress, stage }) => ({
     pill: "Warming up",
@@ -45,7 +56,7 @@ const wordings = {
     curtain: true,
     busy: true,
     title: `Place ${position} of ${depth} in the queue`,
-    detail: typeof etaS === "number" ? `About ${seconds(etaS * 1000)} s` : "",
+    detail: typeof etaS === "number" ? `Your turn comes in about ${durationWords(etaS)}.` : "",
   }),
   busy: ({ message, remainingMs }) => ({
     pill: "Waiting",
@@ -58,12 +69,12 @@ const wordings = {
   playing: () => ({ pill: "Live" }),
   paused: () => ({ pill: "Paused" }),
   rebuffering: () => ({ pill: "Buffering" }),
-  ended: ({ reason }) => ({
+  ended: ({ reason, watching }) => ({
     pill: "Ended",
     curtain: true,
-    title: "The end",
-    detail: END_REASONS[reason] ?? "",
-    action: AGAIN,
+    title: watching ? "The stream is over" : "The end",
+    detail: (watching ? WATCHED_END_REASONS : OWN_END_REASONS)[reason] ?? "",
+    action: watching ? undefined : AGAIN,
   }),
   connection_lost: ({ message, remainingMs }) => ({
     pill: "Connection lost",
@@ -78,7 +89,7 @@ const wordings = {
     curtain: true,
     title: "This did not work",
     detail: message,
-    action: { label: "Try again", command: "play" },
+    action: ONCE_MORE,
   }),
 };
 
@@ -99,4 +110,9 @@ export function isLive(state) {
 /** Whether pictures can be paused and steered in this state. */
 export function isShowing(state) {
   return ["playing", "paused", "rebuffering"].includes(state);
+}
+
+/** Whether another prompt has something to act on; what is changed while the connection is lost is sent later. */
+export function isSteerable(state) {
+  return isShowing(state) || state === "connection_lost";
 }

@@ -1,7 +1,8 @@
 /** The statistics overlay: what is made, what is shown, how late, and where the time goes. */
 
+import { StageBars } from "./stage_bars.js";
+
 const WINDOW_MS = 2000;
-const COLOURS = ["#ff9a62", "#ffd166", "#6fe0a0", "#62c6ff", "#b79cff", "#ff8fb8", "#c9c4d6"];
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1, minimumFractionDigits: 1 });
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -15,12 +16,8 @@ export class StatsView {
     this.reports = [];
     this.values = {};
     this.rows = document.createElement("dl");
-    this.bars = document.createElement("div");
-    this.bars.className = "stage-bars";
-    this.bars.setAttribute("aria-hidden", "true");
-    this.legend = document.createElement("ul");
-    this.legend.className = "stage-legend";
-    panel.append(this.rows, this.bars, this.legend);
+    this.bars = new StageBars();
+    panel.append(this.rows, this.bars.element);
     toggle.addEventListener("click", () => this.setVisible(panel.hidden));
   }
 
@@ -87,29 +84,13 @@ export class StatsView {
       ["Seed", v.seed === undefined ? "–" : String(v.seed)],
     ];
     this.rows.replaceChildren(
-      ...rows.flatMap(([name, value]) => [textElement("dt", name), textElement("dd", value)]),
+      ...rows.map(([name, value]) => {
+        const row = document.createElement("div");
+        row.append(textElement("dt", name), textElement("dd", value));
+        return row;
+      }),
     );
-    this.#drawStages(v.stages ?? {});
-  }
-
-  #drawStages(stages) {
-    const entries = Object.entries(stages).filter(([, ms]) => ms > 0);
-    this.bars.hidden = entries.length === 0;
-    const parts = entries.map(([, ms], index) => {
-      const part = document.createElement("span");
-      part.style.setProperty("--stage-colour", COLOURS[index % COLOURS.length]);
-      part.style.setProperty("flex-grow", String(ms));
-      return part;
-    });
-    this.bars.replaceChildren(...parts);
-    const lines = entries.map(([name, ms], index) => {
-      const line = document.createElement("li");
-      const swatch = document.createElement("i");
-      swatch.style.setProperty("--stage-colour", COLOURS[index % COLOURS.length]);
-      line.append(swatch, `${name} ${number.format(ms)} ms`);
-      return line;
-    });
-    this.legend.replaceChildren(...lines);
+    this.bars.show({ stages: v.stages ?? {}, frameMs: 1000 / v.fps });
   }
 }
 

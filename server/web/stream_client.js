@@ -177,7 +177,7 @@ export class StreamClient {
   }
 
   #open() {
-    this.socket = new StreamSocket(this.origin, {
+    this.socket = new StreamSocket(this.origin, "/v1/stream", {
       opened: () => this.#greet(),
       told: (event) => this.#hear(event),
       sent: (frame, bytes) => {
@@ -374,7 +374,7 @@ export class StreamClient {
     if (this.done === null) {
       this.#send({ type: "session.stop" });
     }
-    this.socket.leave((event) => this.#tell(event));
+    this.socket.leave((event) => this.#tell(event), { recorded: this.request?.record === true });
     this.socket = null;
   }
 

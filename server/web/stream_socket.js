@@ -6,20 +6,22 @@ const CLOSE_NORMAL = 1000;
 const CLOSE_REFUSED = 1008;
 const CLOSE_FAULT = 1011;
 const CLOSE_BUSY = 1013;
-// Time for the server to say `session.done` after `session.stop`.
+// Time for the server to say `session.done` after `session.stop`, and more of it where a recording is finished first.
 const FAREWELL_MS = 1000;
+const RECORDING_FAREWELL_MS = 30_000;
 
 export class StreamSocket {
   /**
    * @param {string} origin http(s) origin of the server
+   * @param {string} path of the WebSocket, query included
    * @param {object} listener
    * @param {() => void} listener.opened
    * @param {(event: object) => void} listener.told an event came
    * @param {(frame: import("./media_frame.js").MediaFrame, bytes: number) => void} listener.sent a media frame came
    * @param {(end: End) => void} listener.ended
    */
-  constructor(origin, listener) {
-    this.socket = new WebSocket(`${origin.replace(/^http/, "ws")}/v1/stream`);
+  constructor(origin, path, listener) {
+    this.socket = new WebSocket(origin.replace(/^http/, "ws") + path);
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = listener.opened;
     this.socket.onclose = (event) => listener.ended(meaningOf(event));
@@ -41,12 +43,16 @@ export class StreamSocket {
     return true;
   }
 
-  /** Part from the server. @param {(event: object) => void} told hears its last words */
-  leave(told) {
+  /**
+   * Part from the server.
+   * @param {(event: object) => void} told hears its last words
+   * @param {{recorded?: boolean}} [session] whether a recording has to be finished
+   */
+  leave(told, { recorded = false } = {}) {
     this.socket.onopen = null;
     this.socket.onclose = null;
     this.socket.onmessage = ({ data }) => typeof data === "string" && told(JSON.parse(data));
-    setTimeout(() => this.socket.close(CLOSE_NORMAL), FAREWELL_MS);
+    setTimeout(() => this.socket.close(CLOSE_NORMAL), recorded ? RECORDING_FAREWELL_MS : FAREWELL_MS);
   }
 }
 

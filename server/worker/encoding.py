@@ -14,7 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder, default_bitrate
+from ultraflash.server.media.h264 import (
+    AccessUnit,
+    H264Config,
+    H264Encoder,
+    default_bitrate,
+    picture_size,
+)
 from ultraflash.server.protocol import MediaFlags
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
 
@@ -43,12 +49,13 @@ class FrameGroup:
     """Frames of one group on their way to the encoder.
 
     Attributes:
-        frames_THWC: uint8 RGB.
+        frames_THWC: uint8 RGB, or planes as `H264Encoder.encode` takes them.
         size: name of the size.
         first_index: number of the first frame.
         captured_ms: Unix time in milliseconds at which the engine returned them.
         discontinuity: whether the first frame does not continue the one before.
         seconds: the engine's, by stage.
+        keep: keeps the stream behind this group, once its frames have been sent.
     """
 
     frames_THWC: NDArray[np.uint8]
@@ -57,6 +64,7 @@ class FrameGroup:
     captured_ms: float
     discontinuity: bool
     seconds: Mapping[str, float]
+    keep: Callable[[], None] | None = None
 
 
 class StreamEncoder:
@@ -115,12 +123,18 @@ class StreamEncoder:
                     self._announce(group, emit)
                 size += self._emit(group, unit, emit)
         seconds = {**group.seconds, "encode": time.perf_counter() - start}
+        if group.keep is not None:
+            start = time.perf_counter()
+            group.keep()
+            seconds["keep"] = seconds.get("keep", 0.0) + time.perf_counter() - start
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
 
     def _follow_size(self, group: FrameGroup) -> None:
-        height, width = group.frames_THWC.shape[1:3]
         config = self._encoder.config
-        if (width, height) != (config.width, config.height):
+        size = picture_size(group.frames_THWC.shape[1:])
+        # A shape that no encoder takes is for the encoder to refuse.
+        if size is not None and size != (config.width, config.height):
+            width, height = size
             live = H264Config.live(width=width, height=height, fps=config.fps, bitrate=self._bitrate)
             self._encoder = H264Encoder(live)
             self._announced = False

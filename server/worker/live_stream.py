@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,14 @@ from ultraflash.server.worker.messages import (
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
 from ultraflash.server.worker.playout import Playout
+from ultraflash.server.worker.stream_snapshot import (
+    SnapshotFiles,
+    SnapshotRule,
+    StreamKeeping,
+    StreamSnapshot,
+    find_snapshots,
+    load_newest,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,12 @@ class LiveStream:
 
     Attributes:
         asked: the size that its owner has asked for, by name or ``auto``.
-        next_index: number of the first frame of the next group.
+        next_index: number of the next frame to be sent.
+        made_index: number of the first frame of the next group, which is lower while frames that were sent before
+            the worker was replaced are made once more.
+        cut: whether the next frame does not continue the one before.
+        keeping: keeps the stream; None where that is not wanted.
+        changes: log entries of changes that were made before and have to be made again.
         group_frames: frames of the newest group, which the next one is expected to have.
         groups: made by the engine's state so far.
         new_prompts, new_size: asked for since the newest group.
@@ -57,6 +72,10 @@ class LiveStream:
     playout: Playout
     encoder: StreamEncoder
     next_index: int
+    made_index: int
+    cut: bool
+    keeping: StreamKeeping | None
+    changes: list[dict[str, Any]] = field(default_factory=list)
     group_frames: int = 0
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
@@ -82,21 +101,30 @@ class LiveStream:
 
 
 def open_stream(
-    engine: Engine, command: OpenStream, rule: PacingRule, size: PictureSize, now: float
+    engine: Engine,
+    command: OpenStream,
+    pacing: PacingRule,
+    keeping: SnapshotRule,
+    size: PictureSize,
+    now: float,
 ) -> LiveStream:
-    """Opens a stream of a size on the engine and an encoder for it. Raises the engine's errors."""
+    """Opens a stream of a size on the engine, or goes on with it from a snapshot, and an encoder.
+
+    Raises the engine's errors.
+    """
     fps = command.fps or engine.preset.fps
     config = H264Config.live(width=size.width, height=size.height, fps=fps, bitrate=command.bitrate)
-    state = engine.open(command.prompt, size=size.name, seed=command.seed)
-    sent_us = command.first_index * 1e6 / fps
-    playhead = Playhead(rule, now=now, playhead_us=command.playhead_us, sent_us=sent_us)
+    kept = _kept_stream(engine, command, keeping)
+    first_index, made_index, groups = command.first_index, command.first_index, 0
+    if kept is None:
+        state, snapshot = engine.open(command.prompt, size=size.name, seed=command.seed), None
+    else:
+        state, snapshot = kept
+        first_index, made_index = max(first_index, snapshot.next_index), snapshot.next_index
+        groups = snapshot.groups
+    sent_us = first_index * 1e6 / fps
+    playhead = Playhead(pacing, now=now, playhead_us=command.playhead_us, sent_us=sent_us)
     playhead.set_paused(command.paused, now)
-    encoder = StreamEncoder(
-        command.stream_id,
-        config,
-        generation=command.generation,
-        bitrate=command.bitrate,
-    )
     return LiveStream(
         stream_id=command.stream_id,
         state=state,
@@ -105,10 +133,32 @@ def open_stream(
         fps=fps,
         max_frames=command.max_frames,
         playhead=playhead,
-        playout=Playout(rule.ahead_us / 1e6),
-        encoder=encoder,
-        next_index=command.first_index,
+        playout=Playout(pacing.ahead_us / 1e6),
+        encoder=StreamEncoder(
+            command.stream_id, config, generation=command.generation, bitrate=command.bitrate
+        ),
+        next_index=first_index,
+        made_index=made_index,
+        cut=first_index > (0 if snapshot is None else command.first_index),
+        keeping=_keeping(keeping, command.stream_id, snapshot),
+        changes=[] if snapshot is None else command.changes,
+        groups=groups,
     )
+
+
+def _kept_stream(
+    engine: Engine, command: OpenStream, rule: SnapshotRule
+) -> tuple[EngineState, StreamSnapshot] | None:
+    if rule.folder is None or not command.restore:
+        return None
+    found = find_snapshots(rule.folder, command.stream_id, command.first_index)
+    return load_newest(engine, found, command.stream_id)
+
+
+def _keeping(rule: SnapshotRule, stream_id: str, snapshot: StreamSnapshot | None) -> StreamKeeping | None:
+    if rule.folder is None or rule.share == 0:
+        return None
+    return StreamKeeping(SnapshotFiles(rule.folder, stream_id, snapshot), rule, stream_id)
 
 
 def opened_report(stream: LiveStream) -> StreamOpened:
@@ -120,6 +170,8 @@ def opened_report(stream: LiveStream) -> StreamOpened:
         width=stream.size.width,
         height=stream.size.height,
         fps=stream.fps,
+        first_index=stream.next_index,
+        restored=stream.groups > 0,
     )
 
 
@@ -136,19 +188,19 @@ def control_stream(stream: LiveStream, command: ControlStream, size: PictureSize
 
 
 def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
-    """Gives the engine what was asked since the newest group; returns what to tell the owner."""
+    """Gives the engine what was asked since the newest group; returns what to tell the owner.
+
+    While frames are made that have been sent already, only what was changed in these groups then is changed again:
+    anything else would show in the middle of a group.
+    """
+    _repeat_changes(engine, stream)
+    if stream.made_index < stream.next_index:
+        return []
     first_us = stream.next_index * stream.frame_us
     reports: list[StreamReport] = []
     if stream.new_prompts:
         newest = stream.new_prompts[-1]
-        # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last
-        # block, and what was kept from under the old one would go on pulling towards it.
-        engine.set_prompt(
-            stream.state,
-            newest.prompt,
-            transition="blend" if newest.transition == "blend" else "recompute",
-            groups=newest.groups,
-        )
+        _set_prompt(engine, stream, newest.prompt, newest.transition, newest.groups)
         reports += [
             PromptShown(
                 stream_id=stream.stream_id,
@@ -177,27 +229,68 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
     return reports
 
 
+def _repeat_changes(engine: Engine, stream: LiveStream) -> None:
+    """Gives the engine what it was given before this very group, by a worker before this one."""
+    again = [change for change in stream.changes if change["group"] == stream.groups]
+    prompts = [change for change in again if "prompt" in change]
+    if prompts:
+        newest = prompts[-1]
+        _set_prompt(
+            engine, stream, newest["prompt"], newest.get("transition", "cut"), newest.get("groups", 1)
+        )
+    for change in again:
+        if "size" in change:
+            engine.set_size(stream.state, change["size"])
+    stream.changes = [change for change in stream.changes if change["group"] > stream.groups]
+
+
+def _set_prompt(engine: Engine, stream: LiveStream, prompt: str, transition: str, groups: int) -> None:
+    # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last
+    # block, and what was kept from under the old one would go on pulling towards it.
+    engine.set_prompt(
+        stream.state, prompt, transition="blend" if transition == "blend" else "recompute", groups=groups
+    )
+
+
 def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
-    """Runs the engine for one group, cut where ``max_frames`` is reached."""
+    """Runs the engine for one group, cut where ``max_frames`` is reached; frames that were sent before are left out."""
+    start = time.perf_counter()
     frames_THWC = np.asarray(engine.next_group(stream.state))
+    work_s = time.perf_counter() - start
     stream.group_frames = len(frames_THWC)
+    stream.groups += 1
+    sent_before = stream.next_index - stream.made_index
+    stream.made_index += len(frames_THWC)
+    seconds = dict(stream.state.stage_seconds)
+    start = time.perf_counter()
+    keep = None
+    if stream.keeping is not None:
+        keep = stream.keeping.after_group(
+            engine, stream.state, next_index=stream.made_index, groups=stream.groups, work_s=work_s
+        )
+        seconds["keep"] = time.perf_counter() - start
+    height, width = frames_THWC.shape[1:3]
+    frames_THWC = frames_THWC[sent_before:]
     if stream.max_frames is not None:
         frames_THWC = frames_THWC[: stream.max_frames - stream.next_index]
     return FrameGroup(
         frames_THWC=frames_THWC,
-        size=stream.size.name,
+        # Not that of the stream: frames that are made again may be from before a change of it.
+        size=engine.preset.size(f"{width}x{height}").name,
         first_index=stream.next_index,
         captured_ms=unix_ms(),
-        discontinuity=stream.groups == 0 and stream.next_index > 0,
-        seconds=dict(stream.state.stage_seconds),
+        discontinuity=stream.cut,
+        seconds=seconds,
+        keep=keep,
     )
 
 
 def advance(stream: LiveStream, group: FrameGroup, now: float) -> bool:
     """Counts a group as sent. Returns whether it was the last one."""
-    stream.playout.sent(len(group.frames_THWC) * stream.frame_us / 1e6, now)
-    stream.next_index += len(group.frames_THWC)
-    stream.groups += 1
+    if len(group.frames_THWC):
+        stream.playout.sent(len(group.frames_THWC) * stream.frame_us / 1e6, now)
+        stream.next_index += len(group.frames_THWC)
+        stream.cut = False
     stream.playhead.sent(stream.next_index * stream.frame_us, now)
     return stream.max_frames is not None and stream.next_index >= stream.max_frames
 

@@ -6,9 +6,10 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, PictureSize
+from ultraflash.server.engine import Engine, PictureSize, reference_format
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -35,6 +36,8 @@ from ultraflash.server.worker.messages import (
     JobFailed,
     OpenStream,
     PromptChecked,
+    ReadReference,
+    ReferenceRead,
     Report,
     RequestKeyframe,
     RunJob,
@@ -42,8 +45,10 @@ from ultraflash.server.worker.messages import (
     Shutdown,
 )
 from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.reference_reader import ReferenceReader
 from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
 from ultraflash.server.worker.stream_sizes import StreamSizes
+from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
 
 log = logging.getLogger(__name__)
@@ -74,6 +79,11 @@ class WorkerLoop:
             ack_end_s=config.ack_end_s,
             paused_end_s=config.paused_end_s,
         )
+        self._keeping = SnapshotRule(
+            folder=None if config.snapshots is None else Path(config.snapshots),
+            share=config.snapshot_share,
+            max_bytes=config.snapshot_bytes,
+        )
         self._checkpoint_s = config.job_checkpoint_s
         self._commands = commands
         self._emit = emit
@@ -82,12 +92,14 @@ class WorkerLoop:
         self._jobs: dict[str, VideoJob] = {}
         self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
         self._encoding = EncodingThread(emit)
+        self._references = ReferenceReader(emit)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
 
     def run(self) -> None:
         """Works until ``Shutdown``, or until nobody listens."""
         self._encoding.start()
+        self._references.start()
         while not self._stopping:
             self._take_commands()
             self._end_the_silent()
@@ -145,6 +157,8 @@ class WorkerLoop:
             self._cancel_job(command.job_id)
         elif isinstance(command, CheckPrompt):
             self._check_prompt(command)
+        elif isinstance(command, ReadReference):
+            self._read_reference(command)
         elif isinstance(command, Configure):
             raise ValueError("A worker is configured once.")
         elif command.stream_id in self._streams:
@@ -154,13 +168,14 @@ class WorkerLoop:
         try:
             fps = command.fps or self._engine.preset.fps
             size = self._sizes.choose(command.size, fps, self._streams.values())
-            stream = open_stream(self._engine, command, self._rule, size, self._clock())
+            stream = open_stream(self._engine, command, self._rule, self._keeping, size, self._clock())
         except UltraflashError as error:
             self._refuse(command.stream_id, None, error)
             return
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream))
-        log.info("stream opened session=%s size=%s", stream.stream_id, stream.size.name)
+        how = "restored" if stream.groups else "opened"
+        log.info("stream %s session=%s size=%s", how, stream.stream_id, stream.size.name)
 
     def _open_job(self, command: RunJob) -> None:
         try:
@@ -189,6 +204,12 @@ class WorkerLoop:
         except UltraflashError as error:
             code, message = error.code, error.message
         self._emit(PromptChecked(check_id=command.check_id, code=code, message=message))
+
+    def _read_reference(self, command: ReadReference) -> None:
+        try:
+            self._references.read(command, reference_format(self._engine))
+        except UltraflashError as error:
+            self._emit(ReferenceRead(check_id=command.check_id, code=error.code, message=error.message))
 
     def _change(
         self,

@@ -31,6 +31,9 @@ class Configure:
         paused_end_s: longest pause by the owner.
         job_patience_s: longest time that live streams keep a job from its next group.
         job_checkpoint_s: time between two checkpoints of a job.
+        snapshots: folder, in memory, for the newest states of live streams; None keeps none.
+        snapshot_share: part of a stream's work that may go into keeping it.
+        snapshot_bytes: largest state that is kept.
     """
 
     engine: str
@@ -44,6 +47,9 @@ class Configure:
     paused_end_s: float
     job_patience_s: float
     job_checkpoint_s: float
+    snapshots: str | None
+    snapshot_share: float
+    snapshot_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,9 @@ class OpenStream:
     Attributes:
         asked_size: what its owner asked for, ``auto`` included.
         size: with which it begins; ``auto`` leaves that to the worker.
+        restore: whether to go on from a snapshot, if there is one.
+        changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
+            ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
     """
 
     stream_id: str
@@ -67,6 +76,8 @@ class OpenStream:
     first_index: int
     generation: int
     playhead_us: float
+    restore: bool
+    changes: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,11 +137,12 @@ class RunJob:
     """Makes a video file.
 
     Attributes:
-        cues: [frame, prompt] in order, the first one at frame 0; a prompt is in force from the first group that
-            starts at or after its frame.
+        cues: [frame, prompt, transition, groups, restarts] in order, the first one at frame 0; a prompt is in force
+            from the first group that starts at or after its frame. See ``JobCue``.
         size: a name or ``WxH``.
         frames: number of frames.
         path: the file to write, in an empty folder that exists.
+        reference: a file with the frames to start from, as ``ReadReference`` has them written; None for none.
         resume_from: a folder that an attempt before this one may have left a checkpoint in.
     """
 
@@ -141,6 +153,7 @@ class RunJob:
     fps: int
     frames: int
     path: str
+    reference: str | None
     resume_from: str | None
 
 
@@ -157,6 +170,27 @@ class CheckPrompt:
 
     check_id: int
     prompt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadReference:
+    """Decodes an upload into frames that a stream can start from.
+
+    Attributes:
+        path, demuxer: the upload, and FFmpeg's demuxer for it.
+        target: the file to write, as numpy stores an array.
+        max_pixels, max_frames, max_seconds: of what is read.
+        cpu_s: seconds of processor time that it may take.
+    """
+
+    check_id: int
+    path: str
+    demuxer: str
+    target: str
+    max_pixels: int
+    max_frames: int
+    max_seconds: float
+    cpu_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +235,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
-    """A stream was accepted."""
+    """A stream was accepted. Its next frame is ``first_index``; ``restored`` is whether that continues the picture."""
 
     stream_id: str
     codec: str
@@ -209,6 +243,8 @@ class StreamOpened:
     width: int
     height: int
     fps: int
+    first_index: int
+    restored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +378,15 @@ class PromptChecked:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRead:
+    """The frames of an upload are there if ``code`` is None."""
+
+    check_id: int
+    code: str | None
+    message: str
+
+
 Command = (
     Configure
     | OpenStream
@@ -354,6 +399,7 @@ Command = (
     | RunJob
     | CancelJob
     | CheckPrompt
+    | ReadReference
     | Shutdown
 )
 StreamReport = (
@@ -366,7 +412,7 @@ StreamReport = (
     | StreamStats
     | StreamEnded
 )
-JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked
+JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked | ReferenceRead
 Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 

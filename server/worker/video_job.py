@@ -11,16 +11,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, EngineState, StreamKeeper
+from ultraflash.server.engine import Engine, EngineState, ReferenceTaker, StreamKeeper, reference_format
 from ultraflash.server.media.annexb import ParameterSets
 from ultraflash.server.media.boxes import VideoTrack
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
 from ultraflash.server.media.mp4 import Mp4Writer
+from ultraflash.server.media.reference_decoder import BadReference
 from ultraflash.server.worker.job_checkpoint import Checkpoint, JobJournal, KeptStream, read_checkpoint
 from ultraflash.server.worker.messages import (
     JobFailed,
@@ -172,21 +173,35 @@ def _write(units: Iterable[AccessUnit], writer: Mp4Writer, journal: JobJournal) 
         journal.write(unit)
 
 
+class JobCue(NamedTuple):
+    """What becomes of the stream with the first group that starts at or after ``frame``: another prompt, at once or
+    blended in over ``groups`` groups, or with ``restarts`` a new stream of the same seed, exactly at ``frame``.
+    """
+
+    frame: int
+    prompt: str
+    transition: Literal["cut", "blend"] = "cut"
+    groups: int = 1
+    restarts: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class VideoJob:
     """Everything that changes while a job runs.
 
     Attributes:
-        cues: (frame, prompt) of all prompts.
-        cues_shown: how many of them the engine has.
+        size: name of the picture's size.
+        cues_shown: how many of the cues the engine has.
         next_index: number of the first frame of the next group.
         kept_at: when the newest checkpoint was made.
     """
 
     job_id: str
     state: EngineState
+    size: str
+    seed: int
     writer: JobWriter
-    cues: Sequence[tuple[int, str]]
+    cues: Sequence[JobCue]
     frames: int
     kept_at: float
     cues_shown: int = 1
@@ -202,32 +217,51 @@ class VideoJob:
         """Whether the next group may start."""
         return not self.complete and self.writer.has_room
 
+    @property
+    def frames_wanted(self) -> int:
+        """Frames until the video ends, or the stream begins anew."""
+        restarts = (cue.frame for cue in self.cues[self.cues_shown :] if cue.restarts)
+        return min(next(restarts, self.frames), self.frames) - self.next_index
+
 
 def open_job(engine: Engine, command: RunJob, emit: Callable[[JobReport], None], now: float) -> VideoJob:
     """Starts a job on the engine, or goes on with it from its checkpoint. Raises the engine's errors."""
-    cues = [(frame, prompt) for frame, prompt in command.cues]
-    for _, prompt in cues:
-        engine.check_prompt(prompt)
+    cues = [JobCue(*cue) for cue in command.cues]
+    for cue in cues:
+        engine.check_prompt(cue.prompt)
     size = engine.preset.size(command.size)
     config = H264Config.file(width=size.width, height=size.height, fps=command.fps)
     resumed = _resumed(engine, command, config)
     if resumed is None:
-        state = engine.open(cues[0][1], size=size.name, seed=command.seed)
-        writer = JobWriter(command, config, None, emit)
-        return VideoJob(
-            job_id=command.job_id, state=state, writer=writer, cues=cues, frames=command.frames, kept_at=now
-        )
-    state, checkpoint = resumed
+        state, checkpoint = engine.open(cues[0].prompt, size=size.name, seed=command.seed), None
+        if command.reference is not None:
+            _start_from(engine, state, Path(command.reference))
+    else:
+        state, checkpoint = resumed
     return VideoJob(
         job_id=command.job_id,
         state=state,
+        size=size.name,
+        seed=command.seed,
         writer=JobWriter(command, config, checkpoint, emit),
         cues=cues,
         frames=command.frames,
         kept_at=now,
-        cues_shown=checkpoint.kept.cues_shown,
-        next_index=checkpoint.kept.frames,
+        cues_shown=1 if checkpoint is None else checkpoint.kept.cues_shown,
+        next_index=0 if checkpoint is None else checkpoint.kept.frames,
     )
+
+
+def _start_from(engine: Engine, state: EngineState, reference: Path) -> None:
+    """Shows the stream what to go on from. Raises an ``UltraflashError`` where engine and frames do not fit."""
+    wanted = reference_format(engine)
+    frames_THWC = np.load(reference, allow_pickle=False)
+    if not isinstance(engine, ReferenceTaker) or frames_THWC.shape[1:] != (wanted.height, wanted.width, 3):
+        raise BadReference(
+            f"The picture was read for another model; {engine.preset.name} takes {wanted.width}x{wanted.height}. "
+            "Send it again."
+        )
+    engine.start_from(state, frames_THWC)
 
 
 def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[EngineState, Checkpoint] | None:
@@ -253,11 +287,9 @@ def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[Engin
 
 
 def make_job_group(engine: Engine, job: VideoJob, *, now: float, checkpoint_s: float) -> None:
-    """Runs the engine for one group and hands the frames on, cut where the video ends."""
-    while job.cues_shown < len(job.cues) and job.cues[job.cues_shown][0] <= job.next_index:
-        engine.set_prompt(job.state, job.cues[job.cues_shown][1], transition="recompute", groups=1)
-        job.cues_shown += 1
-    frames_THWC = np.asarray(engine.next_group(job.state))[: job.frames - job.next_index]
+    """Runs the engine for one group and hands the frames on, cut where the video ends or the stream begins anew."""
+    _follow_cues(engine, job)
+    frames_THWC = np.asarray(engine.next_group(job.state))[: job.frames_wanted]
     job.next_index += len(frames_THWC)
     kept = None
     # The end may come within the next group, and an extension goes on from the last checkpoint.
@@ -267,3 +299,17 @@ def make_job_group(engine: Engine, job: VideoJob, *, now: float, checkpoint_s: f
         kept = KeptStream(state=state, frames=job.next_index, cues_shown=job.cues_shown)
         job.kept_at = now
     job.writer.write(frames_THWC, last=job.complete, kept=kept)
+
+
+def _follow_cues(engine: Engine, job: VideoJob) -> None:
+    """Gives the engine what is due before the next group."""
+    while job.cues_shown < len(job.cues) and job.cues[job.cues_shown].frame <= job.next_index:
+        cue = job.cues[job.cues_shown]
+        if cue.restarts:
+            job.state = engine.open(cue.prompt, size=job.size, seed=job.seed)
+        else:
+            blends = cue.transition == "blend"
+            engine.set_prompt(
+                job.state, cue.prompt, transition="blend" if blends else "recompute", groups=cue.groups
+            )
+        job.cues_shown += 1

@@ -55,7 +55,7 @@ def test_a_picture_gets_smaller_and_larger_again_while_it_plays_on(own_server, v
     assert viewer.stats["width"] == 416
     costs(0.4, 1.2)
     viewer.wait_for("ultraflash.stats.width === 224", seconds=120)
-    viewer.page.get_by_text("for now, the server is busy").first.wait_for()
+    viewer.page.get_by_text("the machine is busy").first.wait_for()
     viewer.wait_for_frames(100)
     costs(0.05, 0.15)
     viewer.wait_for("ultraflash.stats.width === 416", seconds=120)

@@ -13,23 +13,79 @@ PHONE = {
 PROMPT = "snowy mountains at dusk, clear sky, camera pans left"
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("desktop-dark", {"color_scheme": "dark"}),
-        ("desktop-light", {"color_scheme": "light"}),
-        ("phone-dark", {"color_scheme": "dark", **PHONE}),
-        ("phone-light", {"color_scheme": "light", **PHONE}),
-    ],
-)
-def test_page_fits_its_window_idle_and_playing(server, visit, name, options):
-    viewer = visit(server.url, **options)
+@pytest.mark.parametrize(("name", "options"), [("desktop", {}), ("phone", PHONE)])
+def test_page_fits_its_window_idle_and_playing(mini_server, visit, name, options):
+    viewer = visit(mini_server.url, **options)
     viewer.wait_for("document.querySelectorAll('#size option').length > 1")
-    viewer.shoot(f"{name}-idle")
+    viewer.shoot(f"{name}-idle", full=True)
     viewer.play(PROMPT)
+    viewer.press("Statistics")
+    viewer.wait_for("Object.keys(ultraflash.stats.stages).length > 0 && ultraflash.stats.shownFps > 0")
+    viewer.shoot(f"{name}-statistics")
+    viewer.press("Statistics")
     viewer.wait_for_frames(20)
     viewer.shoot(f"{name}-playing")
     assert viewer.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "height"), [("360 pixels", 360, 740), ("zoomed to 200%", 640, 400)]
+)
+def test_nothing_has_to_be_scrolled_sideways(server, visit, name, width, height):
+    viewer = visit(server.url, viewport={"width": width, "height": height})
+    viewer.press("Statistics")
+    viewer.press("Make a video")
+    viewer.press("Record")
+    viewer.play(PROMPT)
+    viewer.page.get_by_text("Ready", exact=True).first.wait_for()
+    viewer.wait_for("ultraflash.state === 'playing'")
+    viewer.shoot(f"{width}-wide", full=True)
+    assert viewer.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    outside = "e => e.scrollWidth > e.clientWidth + 1"
+    assert not viewer.page.locator(".hud, .composer-row, .stats, .video-card").first.evaluate(outside)
+    viewer.press("Let others watch")
+    assert viewer.page.get_by_role("button", name="Copy the link").is_visible()
+    assert viewer.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
+def test_nothing_moves_by_itself_for_those_who_asked_for_that(server, visit, console_errors):
+    moving = "document.getAnimations().filter((one) => one.playState === 'running').length"
+    loading = {"ready": False, "stage": "loading weights", "progress": None}
+    restless, calm = visit(server.url), visit(server.url, reduced_motion="reduce")
+    for viewer, count in ((restless, 1), (calm, 0)):
+        viewer.page.route("**/readyz", lambda route: route.fulfill(status=503, json=loading))
+        viewer.press("Play")
+        viewer.wait_for_state("warming_up")
+        viewer.wait_for(f"{moving} === {count}")
+        viewer.press("Stop")
+    console_errors[:] = [text for text in console_errors if "503" not in text]
+
+
+FOCUS = """() => {
+  const focused = document.activeElement;
+  const outlined = (e) => e !== null && !["none", ""].includes(getComputedStyle(e).outlineStyle)
+    && parseFloat(getComputedStyle(e).outlineWidth) >= 2;
+  const box = focused.getBoundingClientRect();
+  return {
+    name: focused.id || focused.textContent.trim() || focused.tagName,
+    visible: outlined(focused) || outlined(focused.closest(".field, .composer, .video-card")),
+    inside: box.bottom > 0 && box.top < innerHeight,
+  };
+}"""
+
+
+def test_focus_can_be_seen_wherever_the_keyboard_takes_it(server, visit):
+    viewer = visit(server.url)
+    viewer.wait_for("document.querySelectorAll('#size option').length > 1")
+    seen = []
+    # Once around.
+    while len(seen) < 2 or seen[-1] != seen[0]:
+        viewer.page.keyboard.press("Tab")
+        seen.append(viewer.page.evaluate(FOCUS))
+        assert len(seen) < 100
+    names = {one["name"] for one in seen}
+    assert {"stage", "prompt", "size", "seed", "record", "go", "seconds", "make-video", "Dusk"} <= names
+    assert [one for one in seen if not (one["visible"] and one["inside"])] == []
 
 
 def test_full_screen_shows_picture_and_prompt_and_ends_with_escape(server, visit):
@@ -71,7 +127,7 @@ def test_every_control_has_a_name_and_changes_are_announced(server, visit):
         snapshot = control.aria_snapshot()
         assert '"' in snapshot, f"no accessible name: {control.evaluate('e => e.outerHTML')}"
     viewer.play(PROMPT)
-    viewer.wait_for(f"document.querySelector('[role=status]').textContent.includes('Now showing: {PROMPT}')")
+    viewer.wait_until_told(f"Now showing: {PROMPT}")
     picture = viewer.page.get_by_role("img", name=f"Generated video: {PROMPT}")
     assert picture.count() == 1
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture
-def evaluate(server, visit):
-    """Runs an async JavaScript function body with the module in ``m``."""
-    page = visit(server.url).page
+@pytest.fixture(scope="module")
+def evaluate(server, browser):
+    """Runs an async JavaScript function body with the module in ``m`` and an argument in ``a``."""
+    page = browser.new_page()
+    page.goto(server.url)
 
     def run(module: str, body: str, argument: object = None) -> object:
         return page.evaluate(
             f"async (a) => {{ const m = await import('/assets/{module}.js'); {body} }}", argument
         )
 
-    return run
+    yield run
+    page.close()
 
 
 @pytest.mark.parametrize(
@@ -137,3 +139,75 @@ def test_finished_stream_is_played_to_its_end(evaluate):
       for (let t = 0; t < 200; t += 10) clock.advance(t);
       return clock.phase;"""
     assert evaluate("playout_clock", body) == "finished"
+
+
+def test_link_for_watching_is_read_as_it_was_made_and_keeps_its_token_behind_the_hash(evaluate):
+    body = """
+      const link = m.makeWatchLink("https://host", a);
+      return [link, m.readWatchLink(new URL(link).hash), m.readWatchLink("#prompt"), m.readWatchLink("")];"""
+    target = {"sessionId": "session_0a", "token": "a+b/c=&d"}
+    link, read, *others = evaluate("watch_link", body, target)
+    assert link.startswith("https://host/#watch=session_0a&token=")
+    assert read == target
+    assert others == [None, None]
+
+
+ARRIVE = """
+  const rate = new m.ArrivalRate();
+  a.forEach(([ptsMs, nowMs]) => rate.add(ptsMs * 1000, nowMs));
+  return rate.value;"""
+
+
+def test_speed_of_a_watched_stream_is_that_at_which_it_arrives(evaluate):
+    assert evaluate("arrival_rate", ARRIVE, [[0, 0], [1000, 2000]]) is None
+    assert evaluate("arrival_rate", ARRIVE, [[250 * i, 500 * i] for i in range(20)]) == 0.5
+
+
+def test_pause_of_the_owner_does_not_count_as_slow(evaluate):
+    before = [[500 * i, 500 * i] for i in range(8)]
+    after = [[4000 + 500 * i, 60_000 + 500 * i] for i in range(8)]
+    assert evaluate("arrival_rate", ARRIVE, before + after) == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        ({"size": "1K", "reason": "requested"}, "Size 1K"),
+        ({"size": "0.5K", "reason": "overload"}, "Size 0.5K: the machine is busy"),
+        ({"size": "1K", "reason": "phase_of_the_moon"}, "Size 1K: phase of the moon"),
+    ],
+)
+def test_change_of_quality_is_said_with_its_reason(evaluate, event, words):
+    assert evaluate("event_words", "return m.qualityWords(a)", event) == words
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"status": "queued", "queue_position": 0, "eta_s": 8}, "Next in line, ready in about 8 s"),
+        (
+            {"status": "queued", "queue_position": 2, "eta_s": 150},
+            "Waiting behind 2 others, ready in about 3 min",
+        ),
+        ({"status": "queued", "queue_position": None, "eta_s": None}, "Waiting"),
+        ({"status": "in_progress", "progress": 40, "eta_s": 5}, "Being made: 40%, ready in about 5 s"),
+        ({"status": "failed", "error": {"message": "the disk is full"}}, "Failed: the disk is full"),
+    ],
+)
+def test_state_of_a_video_is_said_in_words(evaluate, job, words):
+    assert evaluate("video_words", "return m.statusWords(a)", job) == words
+
+
+def test_recordings_are_forgotten_when_asked_or_when_their_tokens_have_expired(evaluate):
+    body = """
+      const kept = new Map();
+      const storage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value) };
+      const recordings = new m.Recordings(storage);
+      const day = 24 * 3600 * 1000;
+      for (const [id, age] of [["old", day + 1], ["one", 5], ["two", 0]]) {
+        recordings.add({ id, endedAt: Date.now() - age });
+      }
+      const before = recordings.all.map(({ id }) => id);
+      recordings.forget("two");
+      return [before, new m.Recordings(storage).all.map(({ id }) => id)];"""
+    assert evaluate("recordings", body) == [["two", "one"], ["one"]]

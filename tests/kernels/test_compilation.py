@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ultraflash.kernels.backends import has_triton
-from ultraflash.kernels.candidates import CHOICE, VARIANTS, WIDTHS, Variant
+from ultraflash.kernels.candidates import CHOICE, PACKING, VARIANTS, Variant
 from ultraflash.kernels.compilation import compile_ahead
 from ultraflash.kernels.devices import DEVICES
 from ultraflash.kernels.tiles import FALLBACK, survivors, table
@@ -34,14 +34,23 @@ def test_the_kernels_that_choose_blocks_fit_and_do_not_spill(
     assert usage.survives, usage
 
 
-@pytest.mark.parametrize("kernel", list(VARIANTS))
-@pytest.mark.parametrize("arch", [arch for arch in DEVICES if arch.startswith("sm_")])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_every_kernel_has_tiles_for_every_nvidia_device_in_16_bits(
-    kernel: str, arch: str, width: int, dtype: str
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+@pytest.mark.parametrize("arch", list(DEVICES))
+@pytest.mark.parametrize(("variant", "constants"), PACKING)
+def test_the_kernel_that_packs_pixels_fits_and_does_not_spill(
+    arch: str, variant: Variant, constants: dict[str, Any]
 ) -> None:
-    assert survivors(kernel, arch, dtype, width)
+    usage = compile_ahead(variant.kernel(), constants, arch=arch, dtype="bfloat16", warps=4, stages=1)
+    assert usage.survives, usage
+
+
+@pytest.mark.parametrize("kernel", list(VARIANTS))
+def test_every_kernel_has_tiles_for_every_nvidia_device_in_less_than_32_bits(kernel: str) -> None:
+    variant = VARIANTS[kernel]
+    for arch in variant.archs:
+        for dtype in ("bfloat16", "float16") if "bfloat16" in variant.dtypes else variant.dtypes:
+            for width in variant.widths if arch.startswith("sm_") else ():
+                assert survivors(kernel, arch, dtype, width), (arch, dtype, width)
 
 
 def test_the_table_says_of_every_row_what_its_numbers_say() -> None:

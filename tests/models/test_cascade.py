@@ -1,9 +1,10 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch import nn
 
+from ultraflash.kernels.pixels import pack
 from ultraflash.models.cascade import Cascade, best_device
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
@@ -87,6 +88,17 @@ def test_groups_are_uint8_pictures_and_the_first_is_three_frames_short(cascade: 
     assert state.frames_emitted == 33
     assert group.float().std() > 1
     assert set(state.stage_seconds) == {"base", "upsample", "sr", "decode"}
+
+
+def test_planes_for_a_video_encoder_are_those_of_the_rgb_frames(cascade: Cascade) -> None:
+    networks = {field.name: getattr(cascade.networks, field.name) for field in fields(cascade.networks)}
+    planar = Cascade(
+        cascade.preset, **networks, device=torch.device("cpu"), dtype=torch.float32, layout="yuv420p"
+    )
+    rgb_THWC, planes = (run(each, each.open("a calm sea", seed=1), 1) for each in (cascade, planar))
+    wanted = pack(rgb_THWC.float() / 255, layout="yuv420p")
+    assert planes.is_contiguous()
+    assert (planes.int() - wanted.int()).abs().max() <= 2
 
 
 def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:

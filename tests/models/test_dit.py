@@ -3,10 +3,11 @@ import torch
 from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
+from ultraflash.kernels.heads import apply_rope
 from ultraflash.models.dit import CausalDiT, DiTConfig, sinusoidal_embedding
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.ring_cache import RingCache
-from ultraflash.models.rope import apply_rope, axis_pairs, rope_table
+from ultraflash.models.rope import axis_pairs, rope_table
 from ultraflash.models.streaming_attention import WindowAttention
 
 CONFIG = DiTConfig(

@@ -52,6 +52,26 @@ def test_window_keeps_the_sink_and_the_newest_frames(frames: int, sink: int) -> 
         assert held(cache) == kept
 
 
+@pytest.mark.parametrize(
+    ("frames", "sink", "pushed"), [(6, 0, 0), (6, 0, 1), (6, 0, 5), (7, 2, 4), (8, 1, 3)]
+)
+def test_the_past_is_what_the_next_block_sees_beside_itself(frames: int, sink: int, pushed: int) -> None:
+    cache = ring(frames, sink)
+    for i in range(pushed):
+        push(cache, 2 * i, 2)
+    keys, values = cache.past(0, 2)
+    push(cache, 2 * pushed, 2)
+    assert torch.equal(keys, values)
+    assert sorted({int(x) for x in keys.flatten()}) == held(cache)[:-2]
+
+
+def test_a_block_in_work_is_no_past() -> None:
+    cache = ring(6)
+    cache.append(0, frame_block(0, 2), frame_block(0, 2))
+    with pytest.raises(ValueError, match="commit"):
+        cache.past(0, 2)
+
+
 def test_single_first_frame_may_come_before_longer_blocks() -> None:
     cache = ring(6, 1)
     push(cache, 0, 1)

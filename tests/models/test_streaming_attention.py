@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ultraflash.kernels import heads, residual_norm
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule
 from ultraflash.models.dit import CausalDiT, DiTConfig
@@ -85,6 +86,26 @@ def test_the_network_over_triton_kernels_equals_the_one_over_the_reference(net: 
     for seed in (1, 2):
         wanted, made = (stream(latents(2, seed)) for stream in streams)
         torch.testing.assert_close(made, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
+def test_the_network_over_fused_small_operators_equals_the_one_over_the_reference(
+    net: CausalDiT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Triton's interpreter, on a grid that blocks don't divide."""
+    wanted = Stream(net, kept=1, rule=EVERYTHING, backend="gather")(latents(2, 1))
+    ran: list[str] = []
+
+    def interpret(operator: str, *_: object) -> str:
+        ran.append(operator)
+        return "interpreter"
+
+    for package in (heads, residual_norm):
+        monkeypatch.setattr(package, "fused_backend", interpret)
+    made = Stream(net, kept=1, rule=EVERYTHING, backend="gather")(latents(2, 1))
+    torch.testing.assert_close(made, wanted, atol=1e-4, rtol=0)
+    assert ran.count(residual_norm.OPERATOR) == 4 * CONFIG.layers + 1
+    assert ran.count(heads.OPERATOR) == 2 * CONFIG.layers + 4 * CONFIG.layers
 
 
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.pixels import pack
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.tiny_decoder import (
     ULTRA_DECODER_V3,
@@ -16,7 +17,6 @@ from ultraflash.models.tiny_decoder import (
     TinyAutoencoder,
     TinyDecoder,
     TinyEncoder,
-    quantize,
     split_in_time,
 )
 
@@ -119,9 +119,13 @@ def test_decode_clamps_and_uint8_is_its_rounding() -> None:
     assert torch.equal(frames_BTHWC, (pixels_BTCHW * 255 + 0.5).to(torch.uint8).permute(0, 1, 3, 4, 2))
 
 
-def test_quantize_rounds_and_clamps() -> None:
-    values = torch.tensor([[-1.0, 0.0], [0.5 + 1e-4, 2.0]])
-    assert quantize(values, offset=0.0).tolist() == [[0, 0], [128, 255]]
+@torch.no_grad()
+def test_planes_for_an_encoder_are_those_of_the_same_pixels() -> None:
+    net, z_BTCHW = decoder(SMALL), latents(2)
+    pixels_BTCHW = net(z_BTCHW, net.init_memory())
+    planes = net.decode_uint8(z_BTCHW, net.init_memory(), "yuv420p")
+    for one, pixels_TCHW in zip(planes, pixels_BTCHW, strict=True):
+        assert torch.equal(one, pack(pixels_TCHW.permute(0, 2, 3, 1), layout="yuv420p"))
 
 
 def test_frames_of_one_sample_stay_together_when_time_grows() -> None:

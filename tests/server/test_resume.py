@@ -198,7 +198,7 @@ async def test_a_worker_that_dies_while_the_owner_is_away_is_no_loss(start_serve
             last_pts_us=first.frames()[-1][0].pts_us,
         )
         await second.until("error", code="engine_restarting")
-        await second.until("session.resumed", state="restarted")
+        await second.until("session.resumed", state="restored")
         await second.until("session.resumed", state="continued")
         await second.until("stream.config", size="1K")
         await second.until_frame(first.frames()[-1][0].seq + 30)

@@ -25,8 +25,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-async def test_a_killed_worker_is_replaced_and_the_stream_goes_on(start_server: Any) -> None:
-    server = start_server(PATTERN_SECONDS=0.3, PATTERN_LOAD_SECONDS=2)
+async def test_a_killed_worker_is_replaced_and_a_stream_that_is_not_kept_starts_anew(
+    start_server: Any,
+) -> None:
+    server = start_server(PATTERN_SECONDS=0.3, PATTERN_LOAD_SECONDS=2, stream__snapshot_share=0)
     assert server.get("/readyz")[0] == 503
     server.wait_until_ready()
     (worker,) = server.worker_ids()
@@ -64,7 +66,9 @@ async def test_a_killed_worker_is_replaced_and_the_stream_goes_on(start_server: 
     assert gone(worker)
     assert len(server.worker_ids()) == 1
     assert server.get("/readyz")[0] == 200
-    assert "ultraflash_worker_restarts 1.0" in server.get("/metrics")[1]
+    metrics = server.get("/metrics")[1]
+    assert "ultraflash_worker_restarts 1.0" in metrics
+    assert 'ultraflash_streams_resumed_total{state="restarted"} 1.0' in metrics
 
 
 async def test_a_change_that_waited_when_the_worker_died_is_not_lost(start_server: Any) -> None:
@@ -110,7 +114,8 @@ async def test_a_stream_that_kills_every_worker_is_given_up(start_server: Any) -
         await client.send("prompt.update", prompt="die", event_id="turn")
         assert await client.until_closed() == (1011, "engine_fault")
     restarting = [event for event in client.events if event.get("code") == "engine_restarting"]
-    assert len(restarting) == 3
+    # Frames that were on their way when it first happened count as progress.
+    assert len(restarting) in (3, 4)
     server.wait_until_ready()
     async with server.client() as client:
         await client.start(max_frames=5)

@@ -33,6 +33,8 @@ class Bar:
 
 
 BARS = (
+    Bar(title="autoencoder, PSNR in dB", path=("pictures", "autoencoder"), least=32.0),
+    Bar(title="super-resolution above bicubic, PSNR in dB", path=("pictures", "sr_gain"), least=1.5),
     Bar(title="classifier on rendered frames, biome", path=("classifier", "biome"), least=0.97),
     Bar(title="adherence, seen pairs, all attributes", path=("adherence", "all"), least=0.90),
     Bar(title="adherence, seen pairs, biome", path=("adherence", "biome"), least=0.90),
@@ -46,6 +48,7 @@ BARS = (
     Bar(title="Frechet distance, as a multiple of rendered to rendered", path=("realism_ratio",), most=3.0),
     Bar(title="adherence 3 s after a change of prompt", path=("switch_adherence", "all"), least=0.80),
     Bar(title="changes of prompt without a jump", path=("switch_without_jump",), least=0.80),
+    Bar(title="adherence lost over long streams", path=("drift_adherence_lost",), most=0.05),
     Bar(title="brightness of long streams wanders by", path=("drift_brightness",), most=0.10),
     Bar(title="contrast of long streams wanders by", path=("drift_contrast",), most=0.10),
 )

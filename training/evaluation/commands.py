@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ultraflash.models.errors import BadConfig, UltraflashError
+
+if TYPE_CHECKING:
+    from ultraflash.models.preset import Preset
+    from ultraflash.training.evaluation.suite import SuiteConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +82,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         keep=lambda stream, seconds, frame: long_frames.setdefault(stream, []).append((seconds, frame)),
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    document = {"preset": preset.name, "settings": asdict(config), "measures": result.measures}
+    document = _document(preset, config, result.measures)
     (args.output / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     write_report(
         args.output / "report.html",
@@ -86,6 +91,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         before=before,
         clips=result.clips,
         held_out_clips=result.held_out_clips,
+        drawn_clips=result.drawn_clips,
         long_frames=long_frames,
     )
     for bar in BARS:
@@ -98,6 +104,26 @@ def _evaluate(args: argparse.Namespace) -> int:
     for line in worse:
         print(f"worse: {line}")
     return 1 if args.gate and worse else 0
+
+
+def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, of which weights, and where."""
+    import torch
+
+    from ultraflash.models.loading import part_folder
+    from ultraflash.models.weights import MANIFEST, sha256_of
+
+    return {
+        "preset": preset.name,
+        "weights_sha256": sha256_of(part_folder(preset, "base") / MANIFEST),
+        "machine": {
+            "system": platform.platform(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        },
+        "settings": asdict(config),
+        "measures": measures,
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,11 +14,18 @@ from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES
+from ultraflash.models.prompt_change import Transition
 from ultraflash.training.evaluation.camera import pan_of
 from ultraflash.training.evaluation.classifier import KINDS, FrameReader
 from ultraflash.training.evaluation.intervals import Measure, mean, share
 from ultraflash.training.evaluation.realism import frechet_distance
-from ultraflash.training.evaluation.streams import TestPrompt, frame_changes, make_clip, stream_groups
+from ultraflash.training.evaluation.streams import (
+    Switch,
+    TestPrompt,
+    frame_changes,
+    make_clip,
+    stream_groups,
+)
 from ultraflash.training.vista.painter import render
 
 _READ_FRAMES = 2 * PATCH_FRAMES
@@ -117,9 +124,11 @@ def prompt_switch(
     *,
     before_s: float = 3.0,
     after_s: float = 3.0,
+    transition: Transition = "recompute",
+    groups: int = 1,
     ordinary: Sequence[Clip],
 ) -> SwitchMeasures:
-    """Streams that begin with one prompt and go on with the next.
+    """Streams that begin with one prompt and go on with the next, by a transition over so many groups.
 
     A jump is a change between two frames after the switch above the 99th percentile of the changes in ``ordinary``
     clips.
@@ -128,11 +137,15 @@ def prompt_switch(
     limit = float(changes.quantile(0.99))
     switched, smooth = [], 0
     for i, (first, second) in enumerate(zip(prompts, [*prompts[1:], prompts[0]], strict=True)):
-        groups = stream_groups(
-            cascade, first.text, seconds=before_s + after_s, size=settings.size, seed=settings.seed + i,
-            then=(second.text, before_s),
-        )  # fmt: skip
-        frames = torch.cat(list(groups))
+        made = stream_groups(
+            cascade,
+            first.text,
+            seconds=before_s + after_s,
+            size=settings.size,
+            seed=settings.seed + i,
+            then=Switch(prompt=second.text, at_s=before_s, transition=transition, groups=groups),
+        )
+        frames = torch.cat(list(made))
         switched.append(Clip(prompt=second, frames_THWC=frames))
         after = frames[int(before_s * cascade.preset.fps) :]
         smooth += max(frame_changes(after)) <= limit

@@ -38,6 +38,7 @@ def write_report(
     before: Mapping[str, Any] | None,
     clips: Sequence[Clip],
     held_out_clips: Sequence[Clip],
+    drawn_clips: Sequence[Clip],
     long_frames: Mapping[int, Sequence[tuple[float, Tensor]]],
 ) -> None:
     """Write the page.
@@ -48,17 +49,22 @@ def write_report(
         measures: of this evaluation, as plain data.
         before: of an earlier one to stand beside it.
         clips, held_out_clips: the first of each are shown.
+        drawn_clips: the scenes of ``clips`` as the program that made the training data draws them.
         long_frames: by stream, (seconds, frame (H, W, 3)) of long streams.
     """
     parts = [f"<h1>{html.escape(title)}</h1>", _table(measures, before)]
-    for heading, shown in (("Seen pairs", clips[:16]), ("Held-out pairs", held_out_clips[:8])):
-        parts.append(f"<h2>{heading}</h2>")
-        parts += [_figure(_moments(clip.frames_THWC), clip.prompt.text) for clip in shown]
+    parts.append(
+        "<h2>Seen pairs</h2><p>Above: made by the networks. Below: the same scene drawn by the program.</p>"
+    )
+    for clip, drawn in list(zip(clips, drawn_clips, strict=True))[:16]:
+        parts.append(_figure([_moments(each.frames_THWC) for each in (clip, drawn)], clip.prompt.text))
+    parts.append("<h2>Held-out pairs</h2>")
+    parts += [_figure([_moments(clip.frames_THWC)], clip.prompt.text) for clip in held_out_clips[:8]]
     if long_frames:
         parts.append("<h2>Long streams, a frame every ten seconds</h2>")
     for stream, frames in sorted(long_frames.items()):
         text = f"stream {stream}: " + ", ".join(f"{seconds:.0f} s" for seconds, _ in frames)
-        parts.append(_figure([frame for _, frame in frames], text))
+        parts.append(_figure([[frame for _, frame in frames]], text))
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
@@ -109,9 +115,9 @@ def _moments(frames_THWC: Tensor) -> list[Tensor]:
     return [frames_THWC[i] for i in picked]
 
 
-def _figure(frames: Sequence[Tensor], text: str) -> str:
-    small = shrunk(torch.stack(list(frames)))
-    data = base64.b64encode(encode_png(tile([list(small)]))).decode()
+def _figure(rows: Sequence[Sequence[Tensor]], text: str) -> str:
+    sheet = tile([list(shrunk(torch.stack(list(frames)))) for frames in rows])
+    data = base64.b64encode(encode_png(sheet)).decode()
     caption = html.escape(text)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

@@ -13,6 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
+from ultraflash.models.prompt_change import Transition
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.vista.captions import attributes_in, caption
 from ultraflash.training.vista.scene import Scene, held_out_pairs_of, sample_scene
@@ -62,6 +63,22 @@ def shrunk(frames_THWC: Tensor, factor: int = SHRINK) -> Tensor:
     return small.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A change of prompt.
+
+    Args:
+        prompt: the new one.
+        at_s: seconds of stream after which it comes.
+        transition, groups: how, see :mod:`ultraflash.models.prompt_change`.
+    """
+
+    prompt: str
+    at_s: float
+    transition: Transition = "recompute"
+    groups: int = 1
+
+
 def stream_groups(
     cascade: Cascade,
     prompt: str,
@@ -69,14 +86,14 @@ def stream_groups(
     seconds: float,
     size: str,
     seed: int,
-    then: tuple[str, float] | None = None,
+    then: Switch | None = None,
 ) -> Iterator[Tensor]:
-    """Shrunk groups (T, H, W, 3) of a stream of at least ``seconds``; ``then`` is another prompt and when it comes."""
+    """Shrunk groups (T, H, W, 3) of a stream of at least ``seconds``."""
     state = cascade.open(prompt, size=size, seed=seed)
     fps = cascade.preset.fps
     while state.frames_emitted < seconds * fps:
-        if then is not None and state.frames_emitted >= then[1] * fps:
-            cascade.set_prompt(state, then[0])
+        if then is not None and state.frames_emitted >= then.at_s * fps:
+            cascade.set_prompt(state, then.prompt, transition=then.transition, groups=then.groups)
             then = None
         yield shrunk(cascade.next_group(state))
 

@@ -26,6 +26,7 @@ from ultraflash.training.evaluation.measures import (
     prompt_switch,
     realism,
 )
+from ultraflash.training.evaluation.pictures import picture_quality
 from ultraflash.training.evaluation.streams import SHRINK, make_prompts
 
 Say = Callable[[str], None]
@@ -39,6 +40,7 @@ class SuiteConfig:
     Args:
         prompts, held_out_prompts: streams for adherence, of seen pairs and of pairs that training never saw.
         seconds: of each.
+        pictures: rendered clips for the autoencoder and super-resolution.
         switches: streams that change their prompt.
         long_streams, long_seconds: streams for drift; none where either is 0.
         size: of all streams; the preset's default if None.
@@ -48,6 +50,7 @@ class SuiteConfig:
     prompts: int = 64
     held_out_prompts: int = 32
     seconds: float = 2.7
+    pictures: int = 8
     switches: int = 16
     long_streams: int = 4
     long_seconds: float = 120.0
@@ -57,21 +60,24 @@ class SuiteConfig:
     def __post_init__(self) -> None:
         if min(self.prompts, self.held_out_prompts, self.switches) < 2 or self.seconds <= 0:
             raise BadConfig("prompts, held_out_prompts and switches start at 2, seconds above 0")
+        if not 1 <= self.pictures <= self.prompts:
+            raise BadConfig("pictures start at 1, and are as many as prompts at most", param="pictures")
         if self.long_streams < 0 or self.long_seconds < 0:
             raise BadConfig("long_streams and long_seconds are not negative")
 
 
-QUICK = SuiteConfig(prompts=16, held_out_prompts=8, switches=4, long_streams=1, long_seconds=30.0)
+QUICK = SuiteConfig(prompts=16, held_out_prompts=8, pictures=2, switches=4, long_streams=1, long_seconds=30.0)
 """Minutes instead of a quarter of an hour; its intervals are wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """The measures as plain data for JSON, and clips to look at."""
+    """The measures as plain data for JSON, and clips to look at: ``drawn_clips`` show the scenes of ``clips``."""
 
     measures: dict[str, Any]
     clips: list[Clip]
     held_out_clips: list[Clip]
+    drawn_clips: list[Clip]
 
 
 def evaluate(
@@ -103,10 +109,14 @@ def evaluate(
     other_prompts = make_prompts(config.prompts, split="test", seed=config.seed + 1)
     others = list(drawn_clips(other_prompts, frames=frames, height=height, width=width))
 
+    say(f"{config.pictures} rendered clips through the autoencoder and super-resolution")
+    pictures = picture_quality(cascade, seen_prompts[: config.pictures], size=settings.size)
+
     say(f"{config.switches} streams with a change of prompt")
     switch = prompt_switch(cascade, seen_prompts[: config.switches], reader, settings, ordinary=seen)
     measures: dict[str, Any] = {
         "classifier": adherence(drawn, reader),
+        "pictures": pictures,
         "adherence": adherence(seen, reader),
         "held_out": adherence(rare, reader),
         "camera_rendered": camera(drawn),
@@ -123,8 +133,9 @@ def evaluate(
             seconds=config.long_seconds, ends_s=min(10.0, config.long_seconds / 3), keep=keep,
         )  # fmt: skip
         measures |= {f"drift_{name}": value for name, value in _fields(wander).items()}
+        measures["drift_adherence_lost"] = wander.first["all"].value - wander.last["all"].value
     measures["minutes"] = (time.monotonic() - started) / 60
-    return SuiteResult(measures=_plain(measures), clips=seen, held_out_clips=rare)
+    return SuiteResult(measures=_plain(measures), clips=seen, held_out_clips=rare, drawn_clips=drawn)
 
 
 def _fields(value: Any) -> dict[str, Any]:

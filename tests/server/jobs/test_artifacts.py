@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import fsspec
@@ -40,6 +41,22 @@ def test_a_video_is_removed_once_or_twice(artifacts: ArtifactStore, tmp_path: Pa
     artifacts.remove("video_1")
     with pytest.raises(VideoGone):
         artifacts.size("video_1")
+
+
+def test_what_videos_start_from_is_kept_under_its_digest(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    frames, copy = tmp_path / "frames.npy", tmp_path / "copy.npy"
+    for _ in range(2):
+        frames.write_bytes(CONTENT)
+        assert artifacts.put_reference(frames, "ab") == len(CONTENT)
+    ((digest, changed_at),) = artifacts.references()
+    assert (digest, changed_at > time.time() - 600) == ("ab", True)
+    artifacts.fetch_reference("ab", copy)
+    assert copy.read_bytes() == CONTENT
+    for _ in range(2):
+        artifacts.remove_reference("ab")
+    assert artifacts.references() == []
+    with pytest.raises(VideoGone):
+        artifacts.fetch_reference("ab", copy)
 
 
 def test_a_folder_on_another_file_system_is_filled_by_copy_and_rename(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ultraflash.server.errors import (
     UnknownVideo,
     VideoTooLarge,
 )
-from ultraflash.server.jobs.records import Job, Lineage, Order
+from ultraflash.server.jobs.records import Cue, Job, Lineage, Order, Reference
 from ultraflash.server.jobs.store import Idempotency, JobStore
 
 if TYPE_CHECKING:
@@ -45,6 +45,37 @@ def test_a_job_is_what_was_ordered(store: JobStore, make_order: MakeOrder) -> No
     job = store.get(made.id)
     assert job == made
     assert (job.state, job.progress, job.order, job.lineage.remixed_from) == ("queued", 0, order, "video_1")
+
+
+def test_a_whole_script_is_kept(store: JobStore, make_order: MakeOrder) -> None:
+    cues = (
+        Cue(frame=0, prompt="a hill"),
+        Cue(frame=21, prompt="a lake", transition="blend", groups=3),
+        Cue(frame=40, prompt="a lake", restarts=True),
+    )
+    order = replace(make_order(), cues=cues, reference=Reference(id="ab", bytes=70_000))
+    assert store.get(store.create(order).id).order == order
+    assert order.prompts == ("a hill", "a lake")
+    assert order.room_bytes - replace(order, reference=None).room_bytes == 70_000
+
+
+def test_what_a_job_starts_from_is_needed_until_its_file_is_gone(
+    store: JobStore, make_order: MakeOrder
+) -> None:
+    def ordered(reference: str) -> str:
+        return store.create(replace(make_order(), reference=Reference(id=reference, bytes=1))).id
+
+    store.create(make_order())
+    cancelled, _ = ordered("cancelled"), ordered("made")
+    assert store.references_in_use() == {"cancelled", "made"}
+    store.cancel(cancelled)
+    claimed(store)
+    made = claimed(store)
+    assert store.complete(made.id, 100, "digest")
+    assert store.references_in_use() == {"made"}
+    assert store.file_removed(made.id, "expired") == Reference(id="made", bytes=1)
+    assert store.references_in_use() == set()
+    assert store.file_removed("video_0", "expired") is None
 
 
 def test_jobs_are_claimed_in_order_and_each_by_one_server(

@@ -8,8 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from ultraflash.kernels.pixels import pack
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.media.annexb import NAL_IDR, NAL_PPS, NAL_SPS, nal_type, nal_units, to_annexb
 from ultraflash.server.media.boxes import VideoTrack
@@ -62,6 +64,20 @@ def encode_live(
 
 def track(encoder: H264Encoder) -> VideoTrack:
     return VideoTrack(width=WIDTH, height=HEIGHT, fps=FPS, parameter_sets=encoder.parameter_sets)
+
+
+def test_planes_come_out_as_the_rgb_that_they_stand_for() -> None:
+    """As a GPU hands frames over: converted already."""
+    frames = moving_hills(3)
+    pixels_THWC = torch.from_numpy(np.stack(frames)).float() / 255
+    encoder, units = encode_live(list(pack(pixels_THWC, layout="yuv420p").numpy()))
+    stream = io.BytesIO(b"".join(unit.data for unit in units))
+    shown = decoded(stream, "h264")
+    assert shown[0].colorspace == 1  # BT.709
+    for frame, before in zip(shown, frames, strict=True):
+        assert psnr(rgb(frame), before) > 35
+    with pytest.raises(ValueError, match="224x128"):
+        encoder.encode(np.zeros((3, 2), np.uint8), 3)
 
 
 def test_each_frame_comes_out_as_it_goes_in_and_looks_the_same() -> None:

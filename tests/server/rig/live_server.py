@@ -32,7 +32,7 @@ class LiveServer:
 
     def __init__(self, folder: Path, *options: str, **settings: object) -> None:
         self._command = [sys.executable, "-c", MAIN, "serve", "--port", "0", *options]
-        self._folder = folder
+        self.folder = folder
         self.data = folder / "data"
         self._environment = dict(os.environ)
         path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -44,6 +44,7 @@ class LiveServer:
                 # What streams get shall not depend on how busy the machine is, but where a test is about that.
                 "ULTRAFLASH_SIZE": "0.5K",
                 "ULTRAFLASH_STREAM__CAPACITY": "1000",
+                "ULTRAFLASH_DATA__SNAPSHOTS": str(folder / "snapshots"),
             }
         )
         for name, value in settings.items():
@@ -62,7 +63,7 @@ class LiveServer:
     def start(self) -> None:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=log
+                self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         self.wait_for(lambda: "http://" in self.output(), "an address")
         self.address = self.output().split("http://")[1].split("/")[0]

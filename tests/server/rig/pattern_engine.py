@@ -45,6 +45,14 @@ class PatternPreset:
 
 
 @dataclass(frozen=True)
+class PatternReference:
+    frames: int = 21
+    height: int = 128
+    width: int = 224
+    fps: int = 16
+
+
+@dataclass(frozen=True)
 class PatternCacheUse:
     steps_saved: int
     refreshes_skipped: int
@@ -53,7 +61,10 @@ class PatternCacheUse:
 
 @dataclass
 class PatternState:
-    """``old_colour`` is what a blend comes from; ``blended`` of its ``blend_groups`` groups are made."""
+    """``old_colour`` is what a blend comes from; ``blended`` of its ``blend_groups`` groups are made.
+
+    ``reference`` are the colours of the frames to start from, 9 or 21.
+    """
 
     prompt: str
     size: PatternSize
@@ -62,6 +73,7 @@ class PatternState:
     old_colour: tuple[float, ...] = ()
     blend_groups: int = 1
     blended: int = 1
+    reference: list[list[float]] = field(default_factory=list)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -132,15 +144,26 @@ class PatternEngine:
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
 
+    def reference_format(self) -> PatternReference:
+        return PatternReference()
+
+    def start_from(self, state: PatternState, frames_THWC: np.ndarray) -> None:
+        """Shows frames of their mean colours."""
+        count = 21 if len(frames_THWC) >= 21 else 9
+        colours = frames_THWC[-count:].mean(axis=(1, 2)).tolist()
+        state.reference = [colours[0]] * (count - len(colours)) + colours
+
     def save_stream(self, state: PatternState) -> bytes:
-        return json.dumps([state.prompt, state.size.name, state.seed, state.frames_emitted]).encode()
+        kept = {name: value for name, value in vars(state).items() if name not in ("size", "stage_seconds")}
+        return json.dumps({**kept, "size": state.size.name}).encode()
 
     def load_stream(self, data: bytes) -> PatternState:
         try:
-            prompt, size, seed, frames = json.loads(data)
+            kept = json.loads(data)
         except ValueError as error:
             raise BadConfig("not a kept stream") from error
-        return PatternState(prompt=prompt, size=self.preset.size(size), seed=seed, frames_emitted=frames)
+        kept["old_colour"] = tuple(kept["old_colour"])
+        return PatternState(**{**kept, "size": self.preset.size(kept["size"])})
 
     def next_group(self, state: PatternState) -> np.ndarray:
         """Frames; the prompt "fault" raises, "die" ends the process, "noise" fills any bitrate."""
@@ -158,6 +181,8 @@ class PatternEngine:
             frames[:] = np.random.default_rng(state.frames_emitted).integers(0, 255, frames.shape, np.uint8)
         for offset in range(count):
             number = state.frames_emitted + offset
+            if number < len(state.reference):
+                frames[offset] = state.reference[number]
             for bit in range(BITS):
                 shade = 235 if number >> bit & 1 else 16
                 frames[offset, :SQUARE, bit * SQUARE : (bit + 1) * SQUARE] = shade

@@ -42,6 +42,7 @@ def command(
     frames: int = 30,
     size: str = "224x128",
     resume_from: Path | None = None,
+    reference: Path | None = None,
 ) -> RunJob:
     return RunJob(
         job_id="video_1",
@@ -51,6 +52,7 @@ def command(
         fps=16,
         frames=frames,
         path=str(path),
+        reference=None if reference is None else str(reference),
         resume_from=None if resume_from is None else str(resume_from),
     )
 

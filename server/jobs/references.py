@@ -1,0 +1,172 @@
+"""Uploads that videos start from: taken from the request, read by the worker, kept beside the videos."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import itertools
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from ultraflash.server.errors import InvalidField, NotReady, QueueFull, ReferenceRefused
+from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.jobs.records import Reference
+from ultraflash.server.jobs.store import JobStore
+from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES, demuxer_of
+from ultraflash.server.settings import JobSettings
+from ultraflash.server.worker.messages import ReadReference, ReferenceRead
+from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 8
+PATIENCE_S = 120.0
+STALE_S = 3600.0
+FIELD = "input_reference"
+DATA_URL = "data:"
+BASE64 = ";base64"
+
+
+def uploaded(value: Any) -> bytes | None:
+    """The bytes of ``input_reference``: a file, a data URL, or an object with one as ``image_url``; None for none.
+
+    Raises ``InvalidField`` for anything else.
+    """
+    if isinstance(value, dict) and set(value) == {"image_url"}:
+        value = value["image_url"]
+    if value is None or value == "":
+        return None
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value.startswith(DATA_URL):
+        raise InvalidField(
+            f'{FIELD} is a file of a form, or a data URL, alone or as {{"image_url": ...}}; other addresses are not '
+            "fetched.",
+            param=FIELD,
+        )
+    head, comma, data = value.partition(",")
+    if not comma or not head.endswith(BASE64):
+        raise InvalidField(f"{FIELD} is no data URL in base64.", param=FIELD)
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidField(f"{FIELD} is no valid base64: {error}.", param=FIELD) from error
+
+
+class References:
+    """Reads uploads and keeps their frames for as long as a job needs them."""
+
+    def __init__(
+        self,
+        supervisor: WorkerSupervisor,
+        artifacts: ArtifactStore,
+        store: JobStore,
+        folder: Path,
+        settings: JobSettings,
+    ) -> None:
+        self._supervisor = supervisor
+        self._artifacts = artifacts
+        self._store = store
+        self._folder = folder
+        self._settings = settings
+        self._numbers = itertools.count()
+        self._open: dict[int, asyncio.Future[ReferenceRead | None]] = {}
+
+    async def take(self, value: Any, model: str) -> Reference | None:
+        """Reads and keeps what a request has as ``input_reference``, None if it has nothing there.
+
+        Raises ``InvalidField``, ``ReferenceRefused``, ``QueueFull`` or ``NotReady``.
+        """
+        upload = await run_in_threadpool(uploaded, value)
+        if upload is None:
+            return None
+        demuxer = demuxer_of(upload[:HEAD_BYTES])
+        if demuxer is None:
+            raise ReferenceRefused(
+                "bad_reference", f"{FIELD} is of a kind that is not read. Send {ACCEPTED}."
+            )
+        if len(self._open) >= MAX_WAITING:
+            raise QueueFull(f"{MAX_WAITING} uploads are being read already; try again.", retry_after_s=5)
+        digest = hashlib.sha256(f"{model}\0".encode() + upload).hexdigest()
+        path = self._folder / secrets.token_hex(8)
+        frames = path.with_suffix(".npy")
+        try:
+            await run_in_threadpool(self._write, path, upload)
+            await self._read(path, demuxer, frames)
+            size = await run_in_threadpool(self._artifacts.put_reference, frames, digest)
+        finally:
+            await run_in_threadpool(_remove, path, frames)
+        return Reference(id=digest, bytes=size)
+
+    def _write(self, path: Path, upload: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(upload)
+
+    async def _read(self, path: Path, demuxer: str, target: Path) -> None:
+        if not self._supervisor.is_ready:
+            raise NotReady(f"The engine is not ready: {self._supervisor.status.stage}.")
+        number = next(self._numbers)
+        answer = self._open[number] = asyncio.get_running_loop().create_future()
+        limits = self._settings
+        self._supervisor.send(
+            ReadReference(
+                check_id=number,
+                path=str(path),
+                demuxer=demuxer,
+                target=str(target),
+                max_pixels=limits.max_reference_pixels,
+                max_frames=limits.max_reference_frames,
+                max_seconds=limits.max_reference_seconds,
+                cpu_s=limits.reference_cpu_s,
+            )
+        )
+        try:
+            report = await asyncio.wait_for(answer, PATIENCE_S)
+        except asyncio.TimeoutError:
+            report = None
+        finally:
+            del self._open[number]
+        if report is None:
+            raise NotReady("The engine was too busy to read the upload, or was replaced; send it again.")
+        if report.code is not None:
+            raise ReferenceRefused(report.code, report.message)
+
+    def on_read(self, report: ReferenceRead) -> None:
+        """The worker's answer."""
+        answer = self._open.get(report.check_id)
+        if answer is not None and not answer.done():
+            answer.set_result(report)
+
+    def on_worker_lost(self) -> None:
+        """No answer will come."""
+        for answer in self._open.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    def release(self, reference: Reference | None) -> None:
+        """Removes frames that no job needs any more. Blocking."""
+        if reference is not None and reference.id not in self._store.references_in_use():
+            self._artifacts.remove_reference(reference.id)
+
+    def tidy(self) -> None:
+        """Removes what requests that were broken off have left. Blocking."""
+        old = time.time() - STALE_S
+        in_use = self._store.references_in_use()
+        for digest, changed_at in self._artifacts.references():
+            if digest not in in_use and changed_at < old:
+                self._artifacts.remove_reference(digest)
+        for file in self._folder.glob("*"):
+            if file.stat().st_mtime < old:
+                file.unlink(missing_ok=True)
+
+
+def _remove(*files: Path) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""Where the log of a session can be found, for those who may have it: among the live ones, or beside its recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ultraflash.server.access import Grant
+from ultraflash.server.errors import BadToken, UnknownSession
+from ultraflash.server.jobs.wire import ReplayLog
+from ultraflash.server.recording import read_log
+from ultraflash.server.session_registry import SessionRegistry
+from ultraflash.server.session_store import SessionStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLog:
+    """A session's log, and the grants of the tokens that open it."""
+
+    log: ReplayLog
+    grants: Sequence[Grant]
+
+
+class LogShelf(Protocol):
+    """A place where logs of sessions are kept."""
+
+    def get(self, session_id: str) -> KeptLog | None:
+        """The log of a session, None where it is not known here."""
+
+
+class LiveLogs:
+    """The logs of sessions that are live or resting."""
+
+    def __init__(self, sessions: SessionRegistry) -> None:
+        self._sessions = sessions
+
+    def get(self, session_id: str) -> KeptLog | None:
+        """The log so far, for the session's owner."""
+        try:
+            session = self._sessions.find(session_id)
+        except UnknownSession:
+            return None
+        return KeptLog(log=ReplayLog.model_validate(session.replay), grants=(session.owner_grant,))
+
+
+class RecordedLogs:
+    """The logs that lie beside recordings."""
+
+    def __init__(self, recordings: Path) -> None:
+        self._recordings = recordings
+
+    def get(self, session_id: str) -> KeptLog | None:
+        """The log, for those who may have the recording."""
+        document = read_log(self._recordings, session_id)
+        if document is None:
+            return None
+        # Where a server was killed in the middle, what it noted last is somewhat less than what it sent.
+        noted = {"frames": sum(part["frames"] for part in document["parts"]), **document}
+        fields = {name: noted[name] for name in ReplayLog.model_fields}
+        return KeptLog(log=ReplayLog.model_validate(fields), grants=(Grant(**document["token"]),))
+
+
+class StoredLogs:
+    """The logs in the database, which outlive the server."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+
+    def get(self, session_id: str) -> KeptLog | None:
+        """The log, for the session's owner."""
+        stored = self._store.get(session_id)
+        if stored is None:
+            return None
+        return KeptLog(log=ReplayLog.model_validate(stored.replay), grants=(stored.owner,))
+
+
+class SessionLogs:
+    """All places, asked in their order."""
+
+    def __init__(self, *shelves: LogShelf) -> None:
+        self._shelves = shelves
+
+    def find(self, session_id: str, token: str | None) -> ReplayLog:
+        """The log of a session. Raises ``UnknownSession`` or ``BadToken``."""
+        kept = [found for shelf in self._shelves if (found := shelf.get(session_id)) is not None]
+        if not kept:
+            raise UnknownSession(
+                "This session is not known here any more, or never was; send its log as replay.",
+                param="session_id",
+            )
+        for one in kept:
+            if any(_opens(grant, token or "") for grant in one.grants):
+                return one.log
+        raise BadToken(
+            "A session is replayed for its owner: give its resume_token, or the token of its recording, as token.",
+            param="token",
+        )
+
+
+def _opens(grant: Grant, token: str) -> bool:
+    try:
+        grant.check(token)
+    except BadToken:
+        return False
+    return True

@@ -1,0 +1,218 @@
+"""Sessions in the database: what each was asked for and when, so that it can be looked up, made again, or gone on with.
+
+A session belongs to the life of the server that runs it. When that life has ended without saying so, the next one
+takes its sessions over.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from ultraflash.server.access import Grant
+from ultraflash.server.jobs.database import READING
+from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.jobs.records import METADATA
+
+StoredState = Literal["live", "ended", "interrupted"]
+
+_number = BigInteger().with_variant(Integer, "sqlite")
+
+SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("number", _number, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("owner", String(128), nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("sessions_by_state", "state", "number"),
+)
+
+SESSION_EVENTS = Table(
+    "session_events",
+    METADATA,
+    Column("session_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("data", Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """A session as it is known without its worker.
+
+    Attributes:
+        state: ``live`` while a server runs it, or did when it was last heard of; ``interrupted`` when that server has
+            died and its owner did not come back.
+        reason: why it ended, as in ``session.done``.
+        start: the fields of ``session.start``.
+        opened: what the worker made of them: codec, size, width, height, fps.
+        wishes: what its owner wants beside what the log says: size as asked for, bitrate, paused, and changes that
+            wait (``pending``).
+        frames: made so far, or somewhat more than what is known while it is live.
+        generation: of its newest media.
+        events: its log; see ``SessionLog``.
+        viewer, owner: grants of its tokens.
+        created_at, updated_at: Unix seconds; the latter is set by the store.
+    """
+
+    id: str
+    state: StoredState
+    reason: str | None
+    model: str
+    seed: int
+    start: Mapping[str, Any]
+    opened: Mapping[str, Any]
+    wishes: Mapping[str, Any]
+    frames: int
+    generation: int
+    events: Sequence[Mapping[str, Any]]
+    viewer: Grant
+    owner: Grant
+    created_at: float
+    updated_at: float = 0.0
+
+    @property
+    def replay(self) -> dict[str, Any]:
+        """What it takes to make it again, as in ``session.done``."""
+        return {
+            "model": self.model,
+            "seed": self.seed,
+            "fps": self.opened["fps"],
+            "frames": self.frames,
+            "events": [dict(event) for event in self.events],
+        }
+
+
+class SessionStore:
+    """Blocking; called from threads. ``me`` is the name of this life of this server."""
+
+    def __init__(self, engine: Engine, *, me: str, clock: Callable[[], float] = time.time) -> None:
+        """Lays the tables where they are missing."""
+        METADATA.create_all(engine)
+        self._engine = engine
+        self._reader = engine.execution_options(**{READING: True})
+        self._me = me
+        self._clock = clock
+
+    def close(self) -> None:
+        """Lets the connections go."""
+        self._engine.dispose()
+
+    def save(self, session: StoredSession) -> None:
+        """Stores a session of this server, or what has changed of it. Its log only ever grows."""
+        document = {name: value for name, value in asdict(session).items() if name not in _IN_COLUMNS}
+        values = {
+            "state": session.state,
+            "owner": self._me,
+            "updated_at": self._clock(),
+            "document": json.dumps(document),
+        }
+        with self._engine.begin() as connection:
+            changed = connection.execute(update(SESSIONS).where(SESSIONS.c.id == session.id).values(values))
+            if changed.rowcount == 0:
+                connection.execute(insert(SESSIONS).values(id=session.id, **values))
+            known = select(func.count()).where(SESSION_EVENTS.c.session_id == session.id)
+            first = connection.execute(known).scalar_one()
+            rows = [
+                {"session_id": session.id, "number": number, "data": json.dumps(dict(event))}
+                for number, event in enumerate(session.events)
+                if number >= first
+            ]
+            if rows:
+                connection.execute(insert(SESSION_EVENTS), rows)
+
+    def get(self, session_id: str) -> StoredSession | None:
+        """One session, with its log; None where it is not known, or not any more."""
+        # Not everything that a path can hold can be asked for in PostgreSQL.
+        if "\0" in session_id:
+            return None
+        with self._reader.begin() as connection:
+            row = (
+                connection.execute(select(SESSIONS).where(SESSIONS.c.id == session_id))
+                .mappings()
+                .one_or_none()
+            )
+            return None if row is None else _session_of(connection, row)
+
+    def page(self, *, state: StoredState | None, limit: int) -> list[StoredSession]:
+        """The newest sessions, in this state if one is given."""
+        query = select(SESSIONS).order_by(SESSIONS.c.number.desc()).limit(limit)
+        if state is not None:
+            query = query.where(SESSIONS.c.state == state)
+        with self._reader.begin() as connection:
+            return [_session_of(connection, row) for row in connection.execute(query).mappings().all()]
+
+    def take_over(self, silent_s: float) -> list[tuple[StoredSession, str]]:
+        """Makes the sessions of servers that are gone this one's, as interrupted ones.
+
+        A server is gone when its process surely has ended, or when nothing was heard of a session for ``silent_s``.
+
+        Returns:
+            Each of them with the name of the life of a server that it came from.
+        """
+        live = select(SESSIONS).where(SESSIONS.c.state == "live", SESSIONS.c.owner != self._me)
+        taken = []
+        with self._engine.begin() as connection:
+            for row in connection.execute(live.with_for_update(skip_locked=True)).mappings().all():
+                silent = row["updated_at"] < self._clock() - silent_s
+                if silent or surely_gone(row["owner"], self._me):
+                    mine = {"state": "interrupted", "owner": self._me}
+                    connection.execute(update(SESSIONS).where(SESSIONS.c.id == row["id"]).values(mine))
+                    taken.append((replace(_session_of(connection, row), state="interrupted"), row["owner"]))
+        return taken
+
+    def forget_older(self, keep_s: float) -> int:
+        """Forgets sessions that are over and of which nothing was heard for so long; returns how many."""
+        old = select(SESSIONS.c.id).where(
+            SESSIONS.c.state != "live", SESSIONS.c.updated_at < self._clock() - keep_s
+        )
+        with self._engine.begin() as connection:
+            ids = list(connection.execute(old).scalars())
+            connection.execute(delete(SESSION_EVENTS).where(SESSION_EVENTS.c.session_id.in_(ids)))
+            connection.execute(delete(SESSIONS).where(SESSIONS.c.id.in_(ids)))
+        return len(ids)
+
+
+_IN_COLUMNS = ("id", "state", "events", "updated_at")
+
+
+def _session_of(connection: Connection, row: RowMapping) -> StoredSession:
+    query = select(SESSION_EVENTS.c.data).where(SESSION_EVENTS.c.session_id == row["id"])
+    events = connection.execute(query.order_by(SESSION_EVENTS.c.number)).scalars()
+    document = json.loads(row["document"])
+    return StoredSession(
+        **{
+            **document,
+            "viewer": Grant(**document["viewer"]),
+            "owner": Grant(**document["owner"]),
+            "id": row["id"],
+            "state": row["state"],
+            "updated_at": row["updated_at"],
+            "events": tuple(json.loads(data) for data in events),
+        }
+    )

@@ -1,0 +1,93 @@
+"""The folder in which the worker keeps the states of live streams: one for each life of a server, in memory.
+
+It belongs to the web process, which outlives the worker: it makes the folder, removes what belongs to no session any
+more, and takes the folder away at the end. What a killed server has left is taken over by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.settings import DataSettings
+from ultraflash.server.worker.stream_snapshot import slot_paths
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = Path("/dev/shm")
+
+
+class SnapshotFolder:
+    """Blocking, but for a few small calls to a file system in memory.
+
+    Args:
+        root: folder of all servers of one database.
+        me: name of this life of this server.
+    """
+
+    def __init__(self, root: Path, me: str) -> None:
+        self.path = root / me
+        self._root = root
+        self._me = me
+
+    def open(self) -> None:
+        """Makes the folder. Raises ``OSError``."""
+        self.path.mkdir(parents=True, mode=0o700)
+
+    def adopt(self, session_id: str, owner: str) -> None:
+        """Takes over what a life before this one has left of a stream."""
+        paths = zip(
+            slot_paths(self._root / owner, session_id), slot_paths(self.path, session_id), strict=True
+        )
+        for left, mine in paths:
+            if left.exists():
+                left.rename(mine)
+
+    def keep_only(self, session_ids: Collection[str]) -> None:
+        """Removes what belongs to none of these sessions."""
+        if not self.path.exists():
+            return
+        for path in list(self.path.iterdir()):
+            if path.stem not in session_ids:
+                path.unlink(missing_ok=True)
+
+    def forget_the_gone(self) -> None:
+        """Removes what servers have left that are surely gone."""
+        for left in list(self._root.iterdir()):
+            if surely_gone(left.name, self._me):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def close(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._root.exists() and not any(self._root.iterdir()):
+            self._root.rmdir()
+
+
+def snapshot_root(data: DataSettings) -> Path:
+    """Where the servers of one database keep states: as set, else in memory, else in the folder of data."""
+    if data.snapshots is not None:
+        return data.snapshots.absolute()
+    database = hashlib.sha256(data.database_url.encode()).hexdigest()[:16]
+    mine = IN_MEMORY / f"ultraflash-{os.geteuid()}"
+    return (mine if _is_mine(mine) else data.folder.absolute() / "streams") / database
+
+
+def _is_mine(folder: Path) -> bool:
+    """Whether a folder is this user's alone; it is made where it is missing. Anybody can write beside it."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        log.warning("states of live streams are not kept in memory: %s", error)
+        return False
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    if not private:
+        log.warning("states of live streams are not kept in memory: %s is not this user's alone", folder)
+    return private
