@@ -90,6 +90,7 @@ def test_a_replay_has_the_frames_of_the_stream_bit_for_bit() -> None:
         sizes=[[size.name, size.width, size.height] for size in preset.sizes],
         default_size=preset.default_size,
         max_prompt_chars=preset.max_prompt_chars,
+        frame_seconds={},
     )
     order = replay_order(ReplayLog.model_validate(log.replay(len(shown))), None, None, ready, 60)
     caught = CaughtFrames()
