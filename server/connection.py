@@ -10,7 +10,16 @@ from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
 from ultraflash.server.admission import claim_of
-from ultraflash.server.errors import Busy, NotReady, OwnerPresent, UnexpectedEvent, Unsupported
+from ultraflash.server.errors import (
+    Busy,
+    NotReady,
+    OwnerPresent,
+    UnexpectedEvent,
+    UnknownSession,
+    Unsupported,
+)
+from ultraflash.server.keys.allowance import Allowances, check_prompt_length
+from ultraflash.server.keys.records import Caller, KeyLimits
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -20,6 +29,7 @@ from ultraflash.server.protocol import (
     KeyframeRequest,
     PlaybackAck,
     PromptUpdate,
+    SessionAuthenticate,
     SessionControl,
     SessionDone,
     SessionPing,
@@ -34,9 +44,10 @@ from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import DONE, LiveSession
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.waiting_line import Ticket
 from ultraflash.server.wall_clock import unix_ms
-from ultraflash.server.worker.messages import WorkerReady
+from ultraflash.server.worker.messages import AUTO, WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 
@@ -48,6 +59,7 @@ class StreamServer:
         snapshots: where the worker keeps the states of live streams.
         archive: where sessions are stored.
         sessions: live ones.
+        allowances: whose they are, and how much each key uses.
     """
 
     settings: Settings
@@ -55,15 +67,20 @@ class StreamServer:
     metrics: Metrics
     snapshots: SnapshotFolder
     archive: SessionArchive
+    tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
+    allowances: Allowances = field(init=False)
 
     def __post_init__(self) -> None:
         self.sessions = SessionRegistry(
             self.settings.stream, self.metrics, self.supervisor, self.snapshots, self.archive
         )
+        self.allowances = Allowances(lambda: [session.session_id for session in self.sessions])
 
-    def session(self, start: SessionStart, before: StoredSession | None = None) -> LiveSession:
-        """A new session, or the one that a server which is gone has left."""
+    def session(
+        self, start: SessionStart, *, key_id: str | None = None, before: StoredSession | None = None
+    ) -> LiveSession:
+        """A new session of a key, or the one that a server which is gone has left."""
         return LiveSession(
             start,
             supervisor=self.supervisor,
@@ -71,6 +88,8 @@ class StreamServer:
             limits=self.settings.stream,
             recordings=self.settings.data.recordings,
             keep=self.archive.put,
+            tracer=self.tracer,
+            key_id=key_id,
             before=before,
         )
 
@@ -80,7 +99,12 @@ class StreamServer:
             if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
                 continue
             self.snapshots.adopt(stored.id, owner)
-            self.sessions.await_owner(self.session(SessionStart.model_validate(stored.start), stored))
+            session = self.session(SessionStart.model_validate(stored.start), before=stored)
+            self.sessions.await_owner(session)
+            # Its limits are looked up when its owner is back.
+            self.allowances.began(
+                stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
+            )
         self.snapshots.forget_the_gone()
 
     def capabilities(self) -> WorkerReady:
@@ -119,13 +143,23 @@ def check_prompt(prompt: str, ready: WorkerReady) -> None:
         )
 
 
+def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
+    """Pixels a second of a stream; 0 for a size that the engine will refuse."""
+    wanted = ready.default_size if size == "auto" else size
+    for name, width, height in ready.sizes:
+        if wanted in (name, f"{width}x{height}"):
+            return int(width * height * (fps or ready.fps))
+    return 0
+
+
 class Connection(Peer):
     """The client that owns a session."""
 
-    def __init__(self, websocket: WebSocket, server: StreamServer) -> None:
+    def __init__(self, websocket: WebSocket, server: StreamServer, caller: Caller) -> None:
         outbox = Outbox(self._request_key)
         super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
         self._server = server
+        self._caller = caller
         self._session: LiveSession | None = None
         self._ticket: Ticket | None = None
 
@@ -140,6 +174,9 @@ class Connection(Peer):
     def _dispatch(self, event: ClientEvent) -> None:
         if isinstance(event, SessionPing):
             self._outbox.put_event(SessionPong(server_ms=unix_ms(), t=event.t))
+        elif isinstance(event, SessionAuthenticate):
+            # Before the first event it is read elsewhere; a client need not know whether a key is wanted.
+            return
         elif isinstance(event, SessionStart):
             self._start(event)
         elif isinstance(event, SessionResume):
@@ -158,19 +195,31 @@ class Connection(Peer):
         self._check_free()
         ready, limits = self._server.capabilities(), self._server.settings.stream
         check_start(event, ready)
+        check_prompt_length(event.prompt, self._caller)
+        event = event.model_copy(update={"size": self._countable(event.size, ready)})
+        rate = pixel_rate(ready, event.size, event.fps)
+        self._server.allowances.check_start(self._caller, rate)
         claim = claim_of(event.size, event.fps, event.max_frames, ready=ready, limits=limits)
-        self._ticket = Ticket(claim=claim, begin=partial(self._admitted, event), tell=self._outbox.put_event)
+        begin = partial(self._admitted, event, rate)
+        self._ticket = Ticket(claim=claim, begin=begin, tell=self._outbox.put_event)
         try:
             self._server.sessions.line.enter(self._ticket)
         except Busy:
             self._ticket = None
             raise
 
-    def _admitted(self, event: SessionStart) -> None:
+    def _countable(self, size: str, ready: WorkerReady) -> str:
+        """A size whose pixels are known, for a key that may have only so many: the default one for ``auto``."""
+        counted = self._caller.limits.max_pixels_per_s is not None
+        return ready.default_size if counted and size == AUTO else size
+
+    def _admitted(self, event: SessionStart, rate: int) -> None:
         """There is a place, perhaps after a wait, so that what goes wrong now is told from here."""
         self._ticket = None
         try:
-            self._begin(event)
+            # Others of the same key may have begun in the meantime.
+            self._server.allowances.check_start(self._caller, rate)
+            self._begin(event, rate)
         except UltraflashError as error:
             self._refuse(error)
 
@@ -179,19 +228,23 @@ class Connection(Peer):
         if ticket is not None:
             self._server.sessions.line.leave(ticket)
 
-    def _begin(self, event: SessionStart) -> None:
-        session = self._server.session(event)
+    def _begin(self, event: SessionStart, rate: int) -> None:
+        session = self._server.session(event, key_id=self._caller.key_id)
         self._session = session
         self._server.sessions.add(session)
+        self._server.allowances.began(session.session_id, self._caller, rate)
         session.open(OwnerSeat(self._outbox, event.transport))
 
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
         session = self._server.sessions.find(event.session_id)
+        if session.key_id != self._caller.key_id:
+            raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         session.owner_grant.check(event.resume_token)
         if session.audience.owner is not None:
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
         self._session = session
+        self._server.allowances.came_back(session.session_id, self._caller)
         self._server.sessions.owner_is_back(session)
         session.resume(OwnerSeat(self._outbox, session.transport), event.last_pts_us)
 
@@ -216,10 +269,16 @@ class Connection(Peer):
         if isinstance(event, PlaybackAck):
             session.ack(event)
         elif isinstance(event, PromptUpdate):
+            check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
                 check_prompt(event.prompt, self._server.supervisor.ready)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
+            ready = self._server.supervisor.ready
+            if event.size is not None and ready is not None:
+                event = event.model_copy(update={"size": self._countable(event.size, ready)})
+                rate = pixel_rate(ready, event.size or AUTO, session.fps)
+                self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):
             session.request_key()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ultraflash.server.access import Grant
 from ultraflash.server.pending_changes import PendingChanges
-from ultraflash.server.protocol import PromptUpdate, SessionControl, SessionStart
+from ultraflash.server.protocol import PromptUpdate, SessionControl, SessionStart, SessionStarted
 from ultraflash.server.session_log import SessionLog
 from ultraflash.server.session_store import StoredSession, StoredState
 from ultraflash.server.stream_position import StreamPosition
@@ -25,25 +25,28 @@ class SessionIdentity:
 
     Attributes:
         created_at: Unix time in seconds.
+        key_id: the API key that it was started with; None where none was needed.
         viewer_grant, owner_grant: recognize the tokens.
         viewer_token, resume_token: known only to the server that gave them out.
     """
 
     session_id: str
     created_at: float
+    key_id: str | None
     viewer_grant: Grant
     owner_grant: Grant
     viewer_token: str | None = None
     resume_token: str | None = None
 
     @classmethod
-    def new(cls, token_s: float) -> SessionIdentity:
-        """That of a new session, whose viewer token lives so long."""
+    def new(cls, token_s: float, key_id: str | None) -> SessionIdentity:
+        """That of a new session of a key, whose viewer token lives so long."""
         viewer_token, viewer_grant = Grant.issue(token_s)
         resume_token, owner_grant = Grant.issue(math.inf)
         return cls(
             session_id=f"session_{secrets.token_hex(12)}",
             created_at=time.time(),
+            key_id=key_id,
             viewer_grant=viewer_grant,
             owner_grant=owner_grant,
             viewer_token=viewer_token,
@@ -56,9 +59,36 @@ class SessionIdentity:
         return cls(
             session_id=stored.id,
             created_at=stored.created_at,
+            key_id=stored.key_id,
             viewer_grant=stored.viewer,
             owner_grant=stored.owner,
         )
+
+
+def started_event(
+    identity: SessionIdentity,
+    opened: StreamOpened,
+    at: StreamPosition,
+    *,
+    model: str,
+    container: str,
+    owns: bool,
+) -> SessionStarted:
+    """How a session is announced, to its owner with the tokens that open it."""
+    return SessionStarted.model_validate(
+        {
+            "session_id": identity.session_id,
+            "codec": opened.codec,
+            "container": container,
+            "width": opened.width,
+            "height": opened.height,
+            "fps": opened.fps,
+            "seed": at.seed,
+            "model": model,
+            "viewer_token": identity.viewer_token if owns else None,
+            "resume_token": identity.resume_token if owns else None,
+        }
+    )
 
 
 def first_position(start: SessionStart) -> StreamPosition:
@@ -100,7 +130,10 @@ def stored_opening(stored: StoredSession) -> StreamOpened:
 def stored_changes(stored: StoredSession) -> PendingChanges:
     """What its owner has asked for and not seen."""
     pending = PendingChanges()
-    kinds = {"prompt.update": PromptUpdate, "session.control": SessionControl}
+    kinds: dict[str, type[PromptUpdate] | type[SessionControl]] = {
+        "prompt.update": PromptUpdate,
+        "session.control": SessionControl,
+    }
     for event in stored.wishes["pending"]:
         pending.add(kinds[event["type"]].model_validate(event))
     return pending
@@ -138,4 +171,5 @@ def stored_session(
         viewer=identity.viewer_grant,
         owner=identity.owner_grant,
         created_at=identity.created_at,
+        key_id=identity.key_id,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import Stats
@@ -38,8 +38,9 @@ class StatsMeter:
         self.go_on()
 
     def go_on(self) -> None:
-        """Another worker goes on with the stream, and with its sums of what was left out, but has had no late group."""
+        """Another worker goes on with the stream and its sums of what was left out; its own sums start from 0."""
         self._misses = 0
+        self._stage_seconds: Mapping[str, float] = {}
 
     def count(self, packet: MediaPacket, prompts_took_s: Iterable[float]) -> None:
         """A packet has come, the first one of prompts that were asked for so many seconds ago."""
@@ -54,6 +55,10 @@ class StatsMeter:
         """Sets what is measured now and adds what is new since the report before."""
         for stage, milliseconds in report.stages.items():
             self._metrics.stage.labels(stage=stage).set(milliseconds)
+        for stage, seconds in report.stage_seconds.items():
+            spent = seconds - self._stage_seconds.get(stage, 0.0)
+            self._metrics.stage_seconds.labels(stage=stage).inc(max(0.0, spent))
+        self._stage_seconds = report.stage_seconds
         self._metrics.ahead.set(report.ahead_ms)
         self._metrics.deadline_misses.inc(max(0, report.deadline_misses - self._misses))
         self._misses = report.deadline_misses

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.audio.stream import AudioStream
@@ -60,13 +60,14 @@ class VideoReader:
         self.width = self._video.width // 2 * 2
         self.height = self._video.height // 2 * 2
         self.rate = self._video.average_rate or self._video.guessed_rate or Fraction(25)
+        self.time_base = self._video.time_base or 1 / self.rate
         self.frames = self._video.frames or None
         self.sound: AudioStream | None = next(
             (each for each in self.container.streams.audio if each.codec_context.name in _MP4_SOUND), None
         )
-        self.packets: list[Packet] = []
+        self.packets: list[Packet[Any]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +101,9 @@ class VideoReader:
         if space == _UNSPECIFIED:
             space = BT709 if self.height >= _HIGH_DEFINITION else BT601
         rgb = frame.reformat(format="rgb24", src_colorspace=space)
-        picture: NDArray[np.uint8] = rgb.to_ndarray()
-        return picture[: self.height, : self.width]
+        picture: Any = rgb.to_ndarray()  # of many types by its annotation, of bytes by its format
+        even: NDArray[np.uint8] = picture[: self.height, : self.width]
+        return even
 
 
 class VideoWriter:
@@ -117,11 +119,11 @@ class VideoWriter:
         context = self._video.codec_context
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED_RANGE
-        context.time_base = source.container.streams.video[0].time_base
+        context.time_base = source.time_base
         sound = source.sound
         self._sound = None if sound is None else self._container.add_stream_from_template(sound)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(

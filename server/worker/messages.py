@@ -22,7 +22,7 @@ class Configure:
 
     Attributes:
         engine: factory, ``module:attribute``.
-        preset: name or path.
+        preset: name or path; None for the best that the machine has weights and memory for.
         size: the largest of streams that ask for ``auto``; any that there is memory for if None.
         adapt_named_sizes: whether a stream that asked for a size by name may get a smaller one under load.
         raise_after_s: time for which a larger size must have fitted before a stream gets it.
@@ -34,10 +34,11 @@ class Configure:
         snapshots: folder, in memory, for the newest states of live streams; None keeps none.
         snapshot_share: part of a stream's work that may go into keeping it.
         snapshot_bytes: largest state that is kept.
+        log_level, log_format, trace_exporter, trace_endpoint, trace_folder: as in the settings.
     """
 
     engine: str
-    preset: str
+    preset: str | None
     size: str | None
     adapt_named_sizes: bool
     raise_after_s: float
@@ -50,6 +51,11 @@ class Configure:
     snapshots: str | None
     snapshot_share: float
     snapshot_bytes: int
+    log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+    trace_exporter: str = "none"
+    trace_endpoint: str | None = None
+    trace_folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,7 @@ class OpenStream:
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+        trace: context of the session's span, under which the worker's spans go.
     """
 
     stream_id: str
@@ -78,6 +85,7 @@ class OpenStream:
     playhead_us: float
     restore: bool
     changes: list[dict[str, Any]]
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +97,7 @@ class SetPrompt:
     prompt: str
     transition: Literal["cut", "blend"]
     groups: int
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +324,7 @@ class MediaPacket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStats:
-    """Once a second: see ``Stats`` of the protocol."""
+    """Once a second: see ``Stats`` of the protocol; ``stage_seconds`` are sums since the stream was opened."""
 
     stream_id: str
     generated_fps: float
@@ -323,6 +332,7 @@ class StreamStats:
     ahead_ms: float
     deadline_misses: int
     stages: dict[str, float]
+    stage_seconds: dict[str, float]
     steps_saved: int
     refreshes_skipped: int
     cache_occupancy: dict[str, float]

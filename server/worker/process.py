@@ -12,7 +12,9 @@ import threading
 import time
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import load_engine
+from ultraflash.server.engine import chosen_preset, load_engine
+from ultraflash.server.logs import set_up_logging
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
 from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
@@ -22,19 +24,18 @@ from ultraflash.server.worker.warm_up import WarmEngine, warm_up
 log = logging.getLogger(__name__)
 
 LOADED = 0.4
-LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
 
 
 def main() -> None:
-    """Serves the channel whose file descriptor is the first argument."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    """Serves the channel of two file descriptors, given as arguments: to read from and to write to."""
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    channel = BlockingChannel(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
     try:
         config = channel.receive()
         if not isinstance(config, Configure):
             raise ValueError("The first command must be Configure.")
+        set_up_logging("worker", level=config.log_level, form=config.log_format)
         serve(channel, config)
     except ChannelClosed:
         log.info("the web process has gone")
@@ -48,6 +49,12 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         channel.send(WorkerFailed(code=error.code, message=error.message))
         return
     commands: queue.Queue[Command] = queue.Queue()
+    tracer = open_tracer(
+        "worker",
+        exporter=config.trace_exporter,
+        endpoint=config.trace_endpoint,
+        folder=config.trace_folder,
+    )
     sizes = StreamSizes(
         warm.engine.preset,
         possible=warm.possible,
@@ -57,11 +64,12 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         costs=warm.costs,
         clock=time.monotonic,
     )
-    loop = WorkerLoop(warm.engine, config, sizes, commands, channel.send)
+    loop = WorkerLoop(warm.engine, config, sizes, commands, channel.send, tracer=tracer)
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(warm, config))
     loop.run()
+    tracer.close()
 
 
 def describe(warm: WarmEngine, config: Configure) -> WorkerReady:
@@ -79,7 +87,8 @@ def describe(warm: WarmEngine, config: Configure) -> WorkerReady:
 
 def _ready_engine(channel: BlockingChannel, config: Configure) -> WarmEngine:
     channel.send(WorkerProgress(stage="loading weights", progress=0.0))
-    engine = load_engine(config.engine, config.preset, config.size)
+    preset = chosen_preset(config.engine, config.preset, config.size, log.info)
+    engine = load_engine(config.engine, preset, config.size)
 
     def tell(done: float) -> None:
         channel.send(WorkerProgress(stage="warming up", progress=LOADED + (1 - LOADED) * done))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, EngineState, StreamKeeper
+from ultraflash.server.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _load(engine: StreamKeeper, snapshot: StreamSnapshot, stream_id: str) -> Eng
     try:
         return engine.load_stream(snapshot.state)
     except UltraflashError as error:
-        log.warning("a snapshot cannot be gone on with: %s session=%s", error.message, stream_id)
+        log.warning("a snapshot cannot be gone on with: %s", error.message, extra=fields(session=stream_id))
         return None
 
 
@@ -143,7 +144,7 @@ class SnapshotRule:
     Attributes:
         folder: of the files; None keeps no stream.
         share: part of a stream's work that may go into them.
-        max_bytes: of one snapshot.
+        max_bytes: of one snapshot; the engine leaves out what it can make again where there would be more.
     """
 
     folder: Path | None
@@ -185,7 +186,8 @@ class StreamKeeping:
         if self._given_up or not isinstance(engine, StreamKeeper) or cost_s > self._rule.share * self._work_s:
             return None
         start = time.thread_time()
-        snapshot = StreamSnapshot(state=engine.save_stream(state), next_index=next_index, groups=groups)
+        kept = engine.save_stream(state, self._rule.max_bytes)
+        snapshot = StreamSnapshot(state=kept, next_index=next_index, groups=groups)
         self._capture_s, self._work_s = time.thread_time() - start, 0.0
         if len(snapshot.state) > self._rule.max_bytes:
             size = len(snapshot.state)
@@ -208,5 +210,5 @@ class StreamKeeping:
     def _give_up(self, reason: str) -> None:
         """An old snapshot would be of no use, and none is no fault: the stream would start anew."""
         self._given_up = True
-        log.warning("the stream is not kept any more: %s session=%s", reason, self._stream_id)
+        log.warning("the stream is not kept any more: %s", reason, extra=fields(session=self._stream_id))
         self._files.remove()

@@ -4,21 +4,19 @@ quick to start, and as slow as a test wants it."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-RIG = Path(__file__).parents[1] / "server" / "rig"
+Costs = Callable[[float, float], None]
 
 
 @pytest.fixture
-def costs(tmp_path, monkeypatch):
+def costs(own_server, tmp_path: Path) -> Costs:
     """Sets the seconds that a group of 0.75 s takes, by size."""
     path = tmp_path / "costs.json"
-    monkeypatch.setenv("PYTHONPATH", str(RIG))
-    monkeypatch.setenv("ULTRAFLASH_ENGINE", "pattern_engine:PatternEngine.load")
-    monkeypatch.setenv("ULTRAFLASH_DATA__FOLDER", str(tmp_path / "data"))
-    monkeypatch.setenv("PATTERN_COSTS", str(path))
+    own_server.settings |= {"PATTERN_COSTS": str(path), "ULTRAFLASH_SIZE": "1K"}
 
     def takes(small: float, large: float) -> None:
         hidden = path.with_suffix(".part")
@@ -29,10 +27,10 @@ def costs(tmp_path, monkeypatch):
 
 
 def test_who_finds_no_room_sees_its_place_in_the_queue_and_plays_when_the_other_stops(
-    own_server, visit, costs, monkeypatch
+    own_server, visit, costs
 ):
     costs(0.05, 0.1)
-    monkeypatch.setenv("ULTRAFLASH_STREAM__MAX_STREAMS", "1")
+    own_server.settings["ULTRAFLASH_STREAM__MAX_STREAMS"] = "1"
     own_server.launch()
     own_server.wait_until_ready()
     first, second = visit(own_server.url), visit(own_server.url)
@@ -45,9 +43,9 @@ def test_who_finds_no_room_sees_its_place_in_the_queue_and_plays_when_the_other_
     second.wait_for_state("playing")
 
 
-def test_a_picture_gets_smaller_and_larger_again_while_it_plays_on(own_server, visit, costs, monkeypatch):
+def test_a_picture_gets_smaller_and_larger_again_while_it_plays_on(own_server, visit, costs):
     costs(0.05, 0.15)
-    monkeypatch.setenv("ULTRAFLASH_STREAM__RAISE_AFTER_S", "1")
+    own_server.settings["ULTRAFLASH_STREAM__RAISE_AFTER_S"] = "1"
     own_server.launch()
     own_server.wait_until_ready()
     viewer = visit(own_server.url)
@@ -60,3 +58,8 @@ def test_a_picture_gets_smaller_and_larger_again_while_it_plays_on(own_server, v
     costs(0.05, 0.15)
     viewer.wait_for("ultraflash.stats.width === 416", seconds=120)
     viewer.wait_for_frames(24)
+    # A size by name is an exact one, until the server may choose again.
+    for choice, width in (("0.5K", 224), ("auto", 416)):
+        viewer.page.get_by_label("Size").select_option(choice)
+        viewer.wait_for(f"ultraflash.stats.width === {width}")
+    viewer.wait_for_frames(12)

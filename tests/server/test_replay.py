@@ -91,8 +91,7 @@ async def test_a_session_that_is_known_is_replayed_for_its_owner(server: LiveSer
         await client.until("session.done")
     await asyncio.to_thread(server.wait_for, lambda: not server.sessions(), "end")
     answer = ask(server, "POST", path, token)
-    assert (answer.status, answer.code) == (404, "unknown_session")
-    assert "send its log" in answer.json["error"]["message"]
+    assert (answer.status, answer.json["num_frames"]) == (200, 45)
 
 
 async def test_a_recorded_session_is_replayed_long_after(server: LiveServer) -> None:
@@ -153,3 +152,18 @@ def test_what_is_no_log_is_refused_in_words(server: LiveServer) -> None:
     assert (answer.status, answer.code) == (400, "unknown_size")
     answer = ask(server, "POST", "/v1/sessions/session_x/replay", {})
     assert (answer.status, answer.code) == (404, "unknown_session")
+    assert "send its log" in answer.json["error"]["message"]
+
+
+async def test_a_session_that_has_not_begun_cannot_be_replayed_yet(start_server: Any) -> None:
+    # The first session keeps the engine for long enough that the second one is not opened meanwhile.
+    server = start_server(PATTERN_SECONDS=5)
+    server.wait_until_ready()
+    async with server.client() as first, server.client() as second:
+        started = await first.start()
+        await second.send("session.start", prompt="a hill")
+        await asyncio.to_thread(server.wait_for, lambda: len(server.sessions()) == 2, "second session")
+        listed = {session["id"] for session in server.sessions()}
+        (waiting,) = listed - {started["session_id"]}
+        answer = await asyncio.to_thread(ask, server, "POST", f"/v1/sessions/{waiting}/replay", {})
+        assert (answer.status, answer.code) == (404, "unknown_session")
