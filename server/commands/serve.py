@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", help="name of a preset, or path of a TOML file (default: the best that fits)"
     )
-    parser.add_argument("--size", help="size of streams that ask for none, a name or WxH")
-    parser.add_argument("--max-streams", type=int, help="live streams at a time (default 2)")
+    parser.add_argument("--size", help="largest size of streams that ask for none, a name or WxH")
+    parser.add_argument("--max-streams", type=int, help="live streams at a time, at most (default 8)")
     parser.add_argument(
         "--allow-unauthenticated",
         action="store_true",

@@ -20,6 +20,7 @@ READY = WorkerReady(
     sizes=[["0.5K", 832, 480], ["1K", 1664, 960]],
     default_size="0.5K",
     max_prompt_chars=20,
+    frame_seconds={},
 )
 
 

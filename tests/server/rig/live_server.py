@@ -41,6 +41,9 @@ class LiveServer:
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "ULTRAFLASH_ENGINE": PATTERN,
                 "ULTRAFLASH_DATA__FOLDER": str(self.data),
+                # What streams get shall not depend on how busy the machine is, but where a test is about that.
+                "ULTRAFLASH_SIZE": "0.5K",
+                "ULTRAFLASH_STREAM__CAPACITY": "1000",
                 "ULTRAFLASH_DATA__SNAPSHOTS": str(folder / "snapshots"),
             }
         )

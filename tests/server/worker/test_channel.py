@@ -22,7 +22,14 @@ from ultraflash.server.worker.messages import (
 PACKET = MediaPacket(
     stream_id="s", flags=1, generation=2, seq=3, pts_us=4.5, capture_ms=5.5, payload=b"\x00" * 3_000_000
 )
-READY = WorkerReady(model="m", fps=16, sizes=[["0.5K", 896, 512]], default_size="0.5K", max_prompt_chars=1000)
+READY = WorkerReady(
+    model="m",
+    fps=16,
+    sizes=[["0.5K", 896, 512]],
+    default_size="0.5K",
+    max_prompt_chars=1000,
+    frame_seconds={"0.5K": 0.04},
+)
 
 
 @pytest.mark.parametrize("message", [PACKET, READY, Shutdown()])
