@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 
@@ -17,7 +18,14 @@ from ultraflash.server.engine import Engine, load_engine
 from ultraflash.server.media.h264 import H264Config, H264Encoder
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
-from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
+from ultraflash.server.worker.messages import (
+    Command,
+    Configure,
+    Report,
+    WorkerFailed,
+    WorkerProgress,
+    WorkerReady,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +57,7 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         channel.send(WorkerFailed(code=error.code, message=error.message))
         return
     commands: queue.Queue[Command] = queue.Queue()
-    loop = WorkerLoop(engine, config, commands, channel.send)
+    loop = WorkerLoop(engine, config, commands, partial(_emit, channel))
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(engine, config))
@@ -88,5 +96,17 @@ def _read(channel: BlockingChannel, commands: queue.Queue[Command]) -> None:
         while True:
             commands.put(channel.receive())  # type: ignore[arg-type]
     except ChannelClosed:
-        # Nobody is left to hear of the group in work, and nothing here needs to be kept.
-        os._exit(0)
+        _leave()
+
+
+def _emit(channel: BlockingChannel, report: Report) -> None:
+    """Sends a report, from whichever thread has one."""
+    try:
+        channel.send(report)
+    except ChannelClosed:
+        _leave()
+
+
+def _leave() -> None:
+    """Ends the process: nobody is left to hear of the group in work, and nothing here needs to be kept."""
+    os._exit(0)
