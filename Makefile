@@ -1,5 +1,6 @@
 # make serve   sets everything up and starts the server (it prints the address)
 # make test    sets everything up, then runs every check: lint, types, import contracts, unit and browser tests
+# make audit   looks the installed dependencies up in PyPI's database of known holes, which needs the internet
 #
 # Both start from a bare Debian or Ubuntu with Python 3.10 or newer, and are quick the second time.
 # PYTHON=python3.12   another interpreter          ARGS="--port 9000"   arguments for serve
@@ -19,7 +20,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TREE := build/tree
 PARTS := kernels models server training
 
-.PHONY: help serve test lint format types contracts unit browser torch readme clean
+.PHONY: help serve test lint format types contracts unit browser audit torch readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +51,10 @@ unit: $(VENV)/.tests
 
 browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser
+
+audit: $(VENV)/.tests
+	$(PIP) install -q 'pip-audit>=2.7'
+	$(BIN)/python .ci/audit.py
 
 torch: $(VENV)/.torch
 

@@ -27,15 +27,21 @@ class WrongStream(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """What the players of one kind have measured; times in milliseconds."""
+    """What the players of one kind have measured; times in milliseconds.
+
+    Attributes:
+        left_out: frames that owners did not get.
+    """
 
     players: list[Player] = field(default_factory=list)
+    left_out: int = 0
     glass_ms: list[float] = field(default_factory=list)
     prompt_to_frame_ms: list[float] = field(default_factory=list)
     prompt_to_glass_ms: list[float] = field(default_factory=list)
 
     def begin(self) -> None:
         """Forgets what was measured so far; the players go on."""
+        self.left_out = 0
         for player in self.players:
             player.frames = player.misses = 0
             player.stalled_s = 0.0
@@ -48,6 +54,7 @@ class Seen:
         misses = sum(player.misses for player in self.players)
         return {
             "frames": frames,
+            "frames_left_out": self.left_out,
             "deadline_misses": misses,
             "deadline_miss_share": round(misses / frames, 5) if frames else None,
             "stalled_s": round(sum(player.stalled_s for player in self.players), 3),
@@ -114,9 +121,12 @@ class Owner(Watcher):
                 self._shown_from[got["event_id"]] = got["first_pts_us"]
             return
         header, now, seen_at = got
-        if header.seq != self._next_seq:
+        missing = header.seq - self._next_seq
+        # What a connection could not carry is left out and flagged.
+        if missing < 0 or (missing > 0 and MediaFlags.DISCONTINUITY not in header.flags):
             raise WrongStream(f"frame {header.seq} came to an owner after frame {self._next_seq - 1}")
-        self._next_seq += 1
+        self._seen.left_out += missing
+        self._next_seq = header.seq + 1
         for event_id, first_us in list(self._shown_from.items()):
             if header.pts_us >= first_us:
                 del self._shown_from[event_id]

@@ -20,16 +20,25 @@ from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
-from ultraflash.server.errors import RestError, http_status
+from ultraflash.server.error_response import error_body, error_response
 from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import replay_routes, video_routes
 from ultraflash.server.jobs.service import JobService
+from ultraflash.server.keys.gate import KeyGate
+from ultraflash.server.keys.keyring import Keyring
+from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
+from ultraflash.server.keys.sockets import caller_of_socket
+from ultraflash.server.keys.store import KeyStore
+from ultraflash.server.keys.ticket_routes import ticket_routes
+from ultraflash.server.keys.tickets import Tickets
+from ultraflash.server.logs import log_ids
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.origins import Gate, origin_allowed
+from ultraflash.server.origins import RESPONSE_HEADERS, Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
 from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
+from ultraflash.server.request_log import RequestLog
 from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
@@ -37,6 +46,7 @@ from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
@@ -60,6 +70,12 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings=settings,
         supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
         metrics=Metrics(),
+        tracer=open_tracer(
+            "web",
+            exporter=settings.traces.exporter,
+            endpoint=settings.traces.endpoint,
+            folder=settings.traces.folder_name,
+        ),
         snapshots=snapshots,
         archive=SessionArchive(store),
     )
@@ -72,6 +88,12 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         in_use=server.sessions.is_recording,
     )
     jobs = JobService(settings, server.supervisor, server.metrics, logs)
+    keyring = Keyring(
+        KeyStore.open(settings.data.database_url),
+        required=settings.http.key_required,
+        defaults=settings.keys.limits,
+    )
+    tickets = Tickets(keyring, lifetime_s=settings.keys.ticket_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,7 +103,11 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         async with jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
             tidying = asyncio.create_task(keep_tidy(shelf, server.sessions.end_recordings))
+            revocation = asyncio.create_task(
+                end_sessions_of_dead_keys(server, keyring, settings.keys.check_every_s)
+            )
             yield
+            revocation.cancel()
             tidying.cancel()
             await server.sessions.end_all()
             server.supervisor.stop()
@@ -93,6 +119,8 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         alive.cancel()
         await asyncio.to_thread(server.archive.close)
         snapshots.close()
+        keyring.store.close()
+        server.tracer.close()
 
     app = FastAPI(
         title="ultraflash",
@@ -102,12 +130,18 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         openapi_url="/v1/openapi.json",
     )
     app.state.server = server
+    # The last one is the outermost: the log, then hosts and headers, then keys.
+    app.add_middleware(
+        KeyGate, keyring=keyring, tickets=tickets, max_body_bytes=settings.jobs.max_upload_bytes
+    )
     app.add_middleware(Gate, settings=settings.http)
+    app.add_middleware(RequestLog)
     _add_errors(app)
     _add_health(app, server)
     _add_models(app, server)
-    _add_stream(app, server)
+    _add_stream(app, server, keyring)
     app.include_router(video_routes(jobs))
+    app.include_router(ticket_routes(tickets))
     app.include_router(replay_routes(jobs))
     add_sessions(app, server)
     _add_page(app)
@@ -181,7 +215,7 @@ def _add_models(app: FastAPI, server: StreamServer) -> None:
         }
 
 
-def _add_stream(app: FastAPI, server: StreamServer) -> None:
+def _add_stream(app: FastAPI, server: StreamServer, keyring: Keyring) -> None:
     @app.get("/v1/stream/schema")
     async def schema() -> dict[str, Any]:
         """JSON Schema of the events of the stream."""
@@ -194,7 +228,11 @@ def _add_stream(app: FastAPI, server: StreamServer) -> None:
         if not origin_allowed(server.settings.http, websocket.headers):
             await websocket.close(POLICY_VIOLATION, "origin not allowed")
             return
-        await Connection(websocket, server).run()
+        timeout_s = server.settings.stream.start_timeout_s
+        caller = await caller_of_socket(websocket, keyring, server.metrics, timeout_s=timeout_s)
+        if caller is not None:
+            with log_ids(key=caller.key_id):
+                await Connection(websocket, server, caller).run()
 
 
 class PageFiles(StaticFiles):
@@ -216,21 +254,17 @@ def _add_page(app: FastAPI) -> None:
     app.mount("/assets", PageFiles(directory=PAGE), name="assets")
 
 
-def error_body(code: str, message: str, *, param: str | None, status: int) -> dict[str, Any]:
-    """The one shape of REST errors."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"code": code, "message": message, "param": param, "type": kind}}
-
-
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(UltraflashError)
     async def ours(request: Request, error: UltraflashError) -> JSONResponse:
-        status = http_status(error)
-        headers = {"Retry-After": "5"} if error.retryable else {}
-        if isinstance(error, RestError):
-            headers = error.headers
-        body = error_body(error.code, error.message, param=error.param, status=status)
-        return JSONResponse(body, status_code=status, headers=headers)
+        return error_response(error)
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        # Made outside of all middleware, which therefore cannot add its headers; the log gets the traceback.
+        message = "The server failed at this request; its log says why."
+        body = error_body("server_fault", message, param=None, status=500)
+        return JSONResponse(body, status_code=500, headers=RESPONSE_HEADERS)
 
     @app.exception_handler(OperationalError)
     async def database(request: Request, error: OperationalError) -> JSONResponse:

@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -55,7 +55,7 @@ PATIENCE_S = 60.0
 DONE = 1000
 REFUSALS = (1008, 1011)
 # Errors that end an attempt to come back: for good, or until the next one.
-HOPELESS = ("unknown_session", "bad_token")
+HOPELESS = ("unknown_session", "bad_token", "unauthorized")
 LATER = ("owner_present", "not_ready", "busy")
 
 
@@ -87,11 +87,18 @@ class Place:
         url: of the WebSocket.
         start: what an owner asks for; None for a viewer.
         patience_s: for how long a lost connection is tried again.
+        key: API key of an owner; a viewer has its token.
     """
 
     url: str
     start: SessionStart | None
     patience_s: float = PATIENCE_S
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the connection is asked for with."""
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
 
 @asynccontextmanager
@@ -101,6 +108,7 @@ async def connect(
     prompt: str | None = None,
     session: str | None = None,
     token: str | None = None,
+    key: str | None = None,
     on_event: Callable[[ServerEvent], None] | None = None,
     patience_s: float = PATIENCE_S,
     **start: Any,
@@ -111,6 +119,7 @@ async def connect(
         url: of the server, ``http://`` or ``ws://``.
         prompt: starts a session of one's own; ``start`` holds further fields of ``session.start``.
         session, token: watches the session of that id, with its ``viewer_token``.
+        key: API key, where the server wants one of those who start sessions.
         on_event: hears every event of the server.
         patience_s: for how long a lost connection is tried again.
 
@@ -119,7 +128,7 @@ async def connect(
         Refused: the server does not want to; ``code`` says why.
         ConnectionLost: there is no server, or it stayed away.
     """
-    place = _place(url, prompt, session, token, patience_s, start)
+    place = replace(_place(url, prompt, session, token, patience_s, start), key=key)
     stream = Stream(place, on_event or (lambda event: None))
     await stream.open()
     try:
@@ -211,7 +220,9 @@ class Stream:
 
     async def _dial(self) -> None:
         try:
-            self._socket = await websockets.connect(self._place.url, max_size=None)
+            self._socket = await websockets.connect(
+                self._place.url, max_size=None, additional_headers=self._place.headers
+            )
         except (OSError, websockets.InvalidHandshake) as error:
             where = self._place.url.split("?")[0]
             raise ConnectionLost(f"There is no stream at {where}: {error}.") from error

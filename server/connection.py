@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
-from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, Unsupported
+from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, UnknownSession, Unsupported
+from ultraflash.server.keys.allowance import Allowances, check_prompt_length
+from ultraflash.server.keys.records import Caller, KeyLimits
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -18,6 +20,7 @@ from ultraflash.server.protocol import (
     KeyframeRequest,
     PlaybackAck,
     PromptUpdate,
+    SessionAuthenticate,
     SessionControl,
     SessionPing,
     SessionPong,
@@ -30,6 +33,7 @@ from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -43,6 +47,7 @@ class StreamServer:
         snapshots: where the worker keeps the states of live streams.
         archive: where sessions are stored.
         sessions: live ones.
+        allowances: whose they are, and how much each key uses.
     """
 
     settings: Settings
@@ -50,13 +55,18 @@ class StreamServer:
     metrics: Metrics
     snapshots: SnapshotFolder
     archive: SessionArchive
+    tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
+    allowances: Allowances = field(init=False)
 
     def __post_init__(self) -> None:
         self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.snapshots, self.archive)
+        self.allowances = Allowances(lambda: [session.session_id for session in self.sessions])
 
-    def session(self, start: SessionStart, before: StoredSession | None = None) -> LiveSession:
-        """A new session, or the one that a server which is gone has left."""
+    def session(
+        self, start: SessionStart, *, key_id: str | None = None, before: StoredSession | None = None
+    ) -> LiveSession:
+        """A new session of a key, or the one that a server which is gone has left."""
         return LiveSession(
             start,
             supervisor=self.supervisor,
@@ -64,6 +74,8 @@ class StreamServer:
             limits=self.settings.stream,
             recordings=self.settings.data.recordings,
             keep=self.archive.put,
+            tracer=self.tracer,
+            key_id=key_id,
             before=before,
         )
 
@@ -73,7 +85,12 @@ class StreamServer:
             if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
                 continue
             self.snapshots.adopt(stored.id, owner)
-            self.sessions.await_owner(self.session(SessionStart.model_validate(stored.start), stored))
+            session = self.session(SessionStart.model_validate(stored.start), before=stored)
+            self.sessions.await_owner(session)
+            # Its limits are looked up when its owner is back.
+            self.allowances.began(
+                stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
+            )
         self.snapshots.forget_the_gone()
 
     def capabilities(self) -> WorkerReady:
@@ -112,13 +129,23 @@ def check_prompt(prompt: str, ready: WorkerReady) -> None:
         )
 
 
+def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
+    """Pixels a second of a stream; 0 for a size that the engine will refuse."""
+    wanted = ready.default_size if size == "auto" else size
+    for name, width, height in ready.sizes:
+        if wanted in (name, f"{width}x{height}"):
+            return int(width * height * (fps or ready.fps))
+    return 0
+
+
 class Connection(Peer):
     """The client that owns a session."""
 
-    def __init__(self, websocket: WebSocket, server: StreamServer) -> None:
+    def __init__(self, websocket: WebSocket, server: StreamServer, caller: Caller) -> None:
         outbox = Outbox(self._request_key)
         super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
         self._server = server
+        self._caller = caller
         self._session: LiveSession | None = None
 
     def _waits_for_start(self) -> bool:
@@ -131,6 +158,9 @@ class Connection(Peer):
     def _dispatch(self, event: ClientEvent) -> None:
         if isinstance(event, SessionPing):
             self._outbox.put_event(SessionPong(server_ms=unix_ms(), t=event.t))
+        elif isinstance(event, SessionAuthenticate):
+            # Before the first event it is read elsewhere; a client need not know whether a key is wanted.
+            return
         elif isinstance(event, SessionStart):
             self._start(event)
         elif isinstance(event, SessionResume):
@@ -143,20 +173,28 @@ class Connection(Peer):
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
-        check_start(event, self._server.capabilities())
+        ready = self._server.capabilities()
+        check_start(event, ready)
+        check_prompt_length(event.prompt, self._caller)
+        rate = pixel_rate(ready, event.size, event.fps)
+        self._server.allowances.check_start(self._caller, rate)
         self._server.sessions.admit()
-        session = self._server.session(event)
+        session = self._server.session(event, key_id=self._caller.key_id)
         self._session = session
         self._server.sessions.add(session)
+        self._server.allowances.began(session.session_id, self._caller, rate)
         session.open(OwnerSeat(self._outbox, event.transport))
 
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
         session = self._server.sessions.find(event.session_id)
+        if session.key_id != self._caller.key_id:
+            raise UnknownSession("This session has ended or never was; start a new one.", param="session_id")
         session.owner_grant.check(event.resume_token)
         if session.audience.owner is not None:
             raise OwnerPresent("The session's owner is connected already; only one can steer.")
         self._session = session
+        self._server.allowances.came_back(session.session_id, self._caller)
         self._server.sessions.owner_is_back(session)
         session.resume(OwnerSeat(self._outbox, session.transport), event.last_pts_us)
 
@@ -177,10 +215,15 @@ class Connection(Peer):
         if isinstance(event, PlaybackAck):
             session.ack(event)
         elif isinstance(event, PromptUpdate):
+            check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
                 check_prompt(event.prompt, self._server.supervisor.ready)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
+            ready = self._server.supervisor.ready
+            if event.size is not None and ready is not None:
+                rate = pixel_rate(ready, event.size, session.fps)
+                self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):
             session.request_key()

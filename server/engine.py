@@ -7,7 +7,7 @@ and a test of supervision can bring one that needs no weights.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from ultraflash.server.errors import BadOption, Unsupported
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CASCADE = "ultraflash.models.cascade:Cascade.load_for_video"
+PLAIN = "mini"
+"""The preset whose weights are in the package."""
 
 
 class PictureSize(Protocol):
@@ -173,6 +175,22 @@ def reference_format(engine: Engine) -> ReferenceFormat:
             param="input_reference",
         )
     return engine.reference_format()
+
+
+def chosen_preset(factory: str, preset: str | None, size: str | None, say: Callable[[str], None]) -> str:
+    """The preset that was named, or else the best that this machine has weights and memory for.
+
+    Which that is, and why, is told to ``say``. Only the cascade has a choice: other engines are given ``mini``.
+    """
+    if preset is not None:
+        return preset
+    if factory != CASCADE:
+        return PLAIN
+    from ultraflash.models.preset_choice import best_preset
+
+    choice = best_preset(size)
+    say(f"preset {choice.preset}: {choice.reason}")
+    return choice.preset
 
 
 def load_engine(factory: str, preset: str, size: str | None) -> Engine:

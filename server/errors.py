@@ -200,6 +200,38 @@ class UnsafeBinding(UltraflashError):
     code = "unsafe_binding"
 
 
+class Unauthorized(ProtocolError):
+    """A request without an API key, or with one that does not exist, has expired or was revoked."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class LimitReached(Busy):
+    """A key that uses all it may at the moment; the message says the limit."""
+
+    code = "limit_reached"
+    status = 429
+
+
+class OverLimit(ProtocolError):
+    """A wish that is beyond what its key may ever have; the message says the limit."""
+
+    code = "over_limit"
+
+
+class UnknownKey(UltraflashError):
+    """A key that is not there, or not active any more."""
+
+    code = "unknown_key"
+
+
+class KeyNameTaken(UltraflashError):
+    """A name that an active key has already."""
+
+    code = "key_name_taken"
+
+
 class RestError(ServerError):
     """What a REST request can get wrong.
 
@@ -301,6 +333,14 @@ class QueueFull(RestError):
     """More jobs than may wait."""
 
     code = "queue_full"
+    status = 429
+    retryable = True
+
+
+class KeyLimitReached(RestError):
+    """A key that has as much in the queue as it may; the message says the limit."""
+
+    code = "limit_reached"
     status = 429
     retryable = True
 

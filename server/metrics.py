@@ -8,7 +8,7 @@ SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 
 
 class Metrics:
-    """Counters of one app; each app has a registry of its own, so that two can live in one process."""
+    """What METRICS.md lists, for one app; each app has a registry of its own, so that two can live in one process."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -42,6 +42,12 @@ class Metrics:
         self.stage = Gauge(
             "ultraflash_stage_ms_per_frame",
             "Milliseconds a frame, newest report.",
+            ["stage"],
+            registry=registry,
+        )
+        self.stage_seconds = Counter(
+            "ultraflash_stage_seconds",
+            "Seconds that streams spent in a stage.",
             ["stage"],
             registry=registry,
         )

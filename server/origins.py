@@ -28,6 +28,12 @@ RESPONSE_HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    # Older browsers know this and not frame-ancestors.
+    "X-Frame-Options": "DENY",
+    # Pages of others get neither a window on ours nor our videos in elements of theirs.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
 
@@ -76,12 +82,13 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif not host_allowed(self._settings, Headers(scope=scope)):
+            return
+        if scope["type"] == "http":
+            send = _with_headers(send)
+        if not host_allowed(self._settings, Headers(scope=scope)):
             await self._refuse(scope, receive, send)
         elif changes_something(scope) and not origin_allowed(self._settings, Headers(scope=scope)):
             await JSONResponse({"error": FOREIGN_PAGE}, status_code=403)(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._app(scope, receive, _with_headers(send))
         else:
             await self._app(scope, receive, send)
 

@@ -43,6 +43,14 @@ class Event(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class SessionAuthenticate(Event):
+    """Shows an API key: for clients that cannot set a header, before anything else."""
+
+    type: Literal["session.authenticate"] = "session.authenticate"
+    # Never in a representation, which a log might show.
+    key: Annotated[str, Field(max_length=256, repr=False)]
+
+
 class SessionStart(Event):
     """Starts the one session of a connection."""
 
@@ -228,7 +236,8 @@ class SessionPong(Event):
 
 
 ClientEvent = (
-    SessionStart
+    SessionAuthenticate
+    | SessionStart
     | PromptUpdate
     | SessionControl
     | PlaybackAck
@@ -317,7 +326,9 @@ def _field_error(cls: type[Event], detail: ErrorDetails, event_id: str | None) -
         return UnknownField(f"{kind} has no field {field!r}. {accepted}", param=field, event_id=event_id)
     if detail["type"] == "missing":
         return MissingField(f"{kind} needs the field {field!r}.", param=field, event_id=event_id)
-    message = f"{kind}: {field!r} was {_shown(detail['input'])}. {detail['msg']}."
+    info = cls.model_fields.get(field)
+    was = _shown(detail["input"]) if info is None or info.repr else "unusable"
+    message = f"{kind}: {field!r} was {was}. {detail['msg']}."
     return InvalidField(message, param=field, event_id=event_id)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ultraflash.server.access import Grant
 from ultraflash.server.errors import RecordingFailed, RecordingNotReady, UnknownSession
+from ultraflash.server.logs import fields
 from ultraflash.server.media.fragmented_file import FragmentedFile
 from ultraflash.server.media_feed import FeedPacket
 
@@ -66,7 +67,7 @@ class Recording:
             self._waiting += size
             if self._waiting > MAX_WAITING_BYTES and not self._failed:
                 self._failed = True
-                log.error("recording ended, the disk is too slow session=%s", self.session_id)
+                log.error("recording ended, the disk is too slow", extra=fields(session=self.session_id))
         self._thread.submit(self._guarded, self._write, packet, size)
 
     def note(self, replay: Mapping[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Recording:
         """Takes no more frames; those that are there are kept, and completed when the session ends."""
         if not self._failed:
             self._failed = True
-            log.error("recording ended, recordings have no more room session=%s", self.session_id)
+            log.error("recording ended, recordings have no more room", extra=fields(session=self.session_id))
 
     def finish(self, replay: Mapping[str, Any], reason: str, then: Callable[[list[str]], None]) -> None:
         """Finishes the files, then calls back on the event loop with the addresses of the parts."""
@@ -111,7 +112,7 @@ class Recording:
         try:
             work(*arguments)
         except Exception:
-            log.exception("recording ended session=%s", self.session_id)
+            log.exception("recording ended", extra=fields(session=self.session_id))
             self._failed = True
 
     def _write(self, packet: FeedPacket, size: int) -> None:

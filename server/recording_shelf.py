@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ultraflash.server.logs import fields
 from ultraflash.server.recording import IN_PROGRESS, LOG_NAME, SESSION_ID
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class RecordingShelf:
                 shutil.rmtree(one.folder, ignore_errors=True)
                 excess -= one.bytes
                 reason = "it has expired" if expired else "to make room"
-                log.info("recording removed, %s session=%s", reason, one.folder.name)
+                log.info("recording removed, %s", reason, extra=fields(session=one.folder.name))
         return max(excess, 0)
 
     def _shelved(self) -> list[Shelved]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sqlalchemy.exc import SQLAlchemyError
 
 from ultraflash.server.errors import UnknownSession
+from ultraflash.server.logs import fields
 from ultraflash.server.session_store import SessionStore, StoredSession
 
 log = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ class SessionArchive:
         if not waits:
             self._thread.submit(self._save, session.id)
 
-    def find(self, session_id: str) -> StoredSession:
-        """The newest version of a session, stored or not yet. Blocking. Raises ``UnknownSession``."""
+    def find(self, session_id: str, *, key_id: str | None = None) -> StoredSession:
+        """The newest version of a session of that key, stored or not yet. Blocking. Raises ``UnknownSession``."""
         with self._lock:
             waiting = self._waiting.get(session_id)
         found = waiting or self.store.get(session_id)
-        if found is None:
+        if found is None or found.key_id != key_id:
             raise UnknownSession("There is no such session, or not any more.", param="session_id")
         return found
 
@@ -58,7 +59,7 @@ class SessionArchive:
                 self.store.save(session)
             except SQLAlchemyError:
                 # A database that is away for a while is no reason to end a stream; the next change has it all.
-                log.exception("a session could not be stored session=%s", session_id)
+                log.exception("a session could not be stored", extra=fields(session=session_id))
 
     def _newer(self, session_id: str, saved: StoredSession | None) -> StoredSession | None:
         """The version that waits, unless it is the one that was saved, which is then let go."""

@@ -25,25 +25,28 @@ class SessionIdentity:
 
     Attributes:
         created_at: Unix time in seconds.
+        key_id: the API key that it was started with; None where none was needed.
         viewer_grant, owner_grant: recognize the tokens.
         viewer_token, resume_token: known only to the server that gave them out.
     """
 
     session_id: str
     created_at: float
+    key_id: str | None
     viewer_grant: Grant
     owner_grant: Grant
     viewer_token: str | None = None
     resume_token: str | None = None
 
     @classmethod
-    def new(cls, token_s: float) -> SessionIdentity:
-        """That of a new session, whose viewer token lives so long."""
+    def new(cls, token_s: float, key_id: str | None) -> SessionIdentity:
+        """That of a new session of a key, whose viewer token lives so long."""
         viewer_token, viewer_grant = Grant.issue(token_s)
         resume_token, owner_grant = Grant.issue(math.inf)
         return cls(
             session_id=f"session_{secrets.token_hex(12)}",
             created_at=time.time(),
+            key_id=key_id,
             viewer_grant=viewer_grant,
             owner_grant=owner_grant,
             viewer_token=viewer_token,
@@ -56,6 +59,7 @@ class SessionIdentity:
         return cls(
             session_id=stored.id,
             created_at=stored.created_at,
+            key_id=stored.key_id,
             viewer_grant=stored.viewer,
             owner_grant=stored.owner,
         )
@@ -138,4 +142,5 @@ def stored_session(
         viewer=identity.viewer_grant,
         owner=identity.owner_grant,
         created_at=identity.created_at,
+        key_id=identity.key_id,
     )

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, WebSocket
+from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ultraflash.server.connection import StreamServer
+from ultraflash.server.keys.gate import caller_of
 from ultraflash.server.live_media import fragmented_mp4, transport_stream
 from ultraflash.server.origins import origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
@@ -28,19 +29,22 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
 
     @app.get("/v1/sessions")
     def sessions(
+        request: Request,
         state: Literal["live", "ended", "interrupted"] = "live",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> dict[str, Any]:
-        """Live sessions, or the newest of those that are over, without what only their owners may know."""
+        """The caller's live sessions, or the newest of its that are over, without what their owners alone may know."""
+        key_id = caller_of(request).key_id
         if state == "live":
-            return {"object": "list", "data": [session.summary() for session in server.sessions]}
-        stored = server.archive.store.page(state=state, limit=limit)
+            own = [session for session in server.sessions if session.key_id == key_id]
+            return {"object": "list", "data": [session.summary() for session in own]}
+        stored = server.archive.store.page(state=state, limit=limit, key_id=key_id)
         return {"object": "list", "data": [stored_summary(session) for session in stored]}
 
     @app.get("/v1/sessions/{session_id}")
-    def session(session_id: str, token: str = "") -> dict[str, Any]:
+    def session(request: Request, session_id: str, token: str = "") -> dict[str, Any]:
         """A session, live or stored; with its owner's token also what it takes to make it again."""
-        stored = server.archive.find(session_id)
+        stored = server.archive.find(session_id, key_id=caller_of(request).key_id)
         summary = stored_summary(stored)
         if token:
             stored.owner.check(token)

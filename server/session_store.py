@@ -49,6 +49,7 @@ SESSIONS = Table(
     Column("owner", String(128), nullable=False),
     Column("updated_at", Float, nullable=False),
     Column("document", Text, nullable=False),
+    Column("key_id", String(32), index=True),
     Index("sessions_by_state", "state", "number"),
 )
 
@@ -76,6 +77,7 @@ class StoredSession:
         generation: of its newest media.
         events: its log; see ``SessionLog``.
         viewer, owner: grants of its tokens.
+        key_id: the API key that it was started with; None where none was needed.
         created_at, updated_at: Unix seconds; the latter is set by the store.
     """
 
@@ -93,7 +95,13 @@ class StoredSession:
     viewer: Grant
     owner: Grant
     created_at: float
+    key_id: str | None = None
     updated_at: float = 0.0
+
+    @property
+    def pixels_per_s(self) -> int:
+        """What it takes of its key's allowance."""
+        return int(self.opened["width"] * self.opened["height"] * self.opened["fps"])
 
     @property
     def replay(self) -> dict[str, Any]:
@@ -130,6 +138,7 @@ class SessionStore:
             "owner": self._me,
             "updated_at": self._clock(),
             "document": json.dumps(document),
+            "key_id": session.key_id,
         }
         with self._engine.begin() as connection:
             changed = connection.execute(update(SESSIONS).where(SESSIONS.c.id == session.id).values(values))
@@ -158,9 +167,12 @@ class SessionStore:
             )
             return None if row is None else _session_of(connection, row)
 
-    def page(self, *, state: StoredState | None, limit: int) -> list[StoredSession]:
-        """The newest sessions, in this state if one is given."""
-        query = select(SESSIONS).order_by(SESSIONS.c.number.desc()).limit(limit)
+    def page(
+        self, *, state: StoredState | None, limit: int, key_id: str | None = None
+    ) -> list[StoredSession]:
+        """The newest sessions of a key, or of those who needed none, in this state if one is given."""
+        query = select(SESSIONS).where(SESSIONS.c.key_id == key_id)
+        query = query.order_by(SESSIONS.c.number.desc()).limit(limit)
         if state is not None:
             query = query.where(SESSIONS.c.state == state)
         with self._reader.begin() as connection:
@@ -197,7 +209,7 @@ class SessionStore:
         return len(ids)
 
 
-_IN_COLUMNS = ("id", "state", "events", "updated_at")
+_IN_COLUMNS = ("id", "state", "events", "updated_at", "key_id")
 
 
 def _session_of(connection: Connection, row: RowMapping) -> StoredSession:
@@ -212,6 +224,7 @@ def _session_of(connection: Connection, row: RowMapping) -> StoredSession:
             "id": row["id"],
             "state": row["state"],
             "updated_at": row["updated_at"],
+            "key_id": row["key_id"],
             "events": tuple(json.loads(data) for data in events),
         }
     )

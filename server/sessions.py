@@ -6,7 +6,6 @@ what a new worker needs to go on after the old one has died.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,9 +50,11 @@ from ultraflash.server.session_identity import (
 )
 from ultraflash.server.session_record import SessionRecord
 from ultraflash.server.session_store import StoredSession
+from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.steering import Steering
 from ultraflash.server.stream_stats import StatsMeter, stats_event
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import (
     CommandRefused,
     GenerationStarted,
@@ -66,8 +67,6 @@ from ultraflash.server.worker.messages import (
     StreamStats,
 )
 from ultraflash.server.worker.supervisor import WorkerSupervisor
-
-log = logging.getLogger(__name__)
 
 MAX_RESTARTS_WITHOUT_A_FRAME = 3
 DONE = 1000
@@ -95,13 +94,17 @@ class LiveSession:
         limits: StreamSettings,
         recordings: Path,
         keep: Callable[[StoredSession], None],
+        tracer: Tracer = NO_TRACER,
+        key_id: str | None = None,
         before: StoredSession | None = None,
     ) -> None:
         """A session of ``start``, or the one ``before`` that a server which is gone has left of it.
 
         ``keep`` is told of it as it changes.
         """
-        self._identity = SessionIdentity.new(limits.token_s) if before is None else SessionIdentity.of(before)
+        self._identity = (
+            SessionIdentity.new(limits.token_s, key_id) if before is None else SessionIdentity.of(before)
+        )
         self.session_id = self._identity.session_id
         self.state: SessionState = "opening" if before is None else "lost"
         self.feed = MediaFeed(self.session_id, supervisor)
@@ -112,6 +115,7 @@ class LiveSession:
         records = start.record and before is None
         recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
         self._record = SessionRecord(self._at, recording, self.keep, before)
+        self._trail = SessionTrail(tracer, self.session_id, size=start.size, prompt_chars=len(start.prompt))
         self._steering = Steering(
             self.session_id,
             self._at,
@@ -119,6 +123,7 @@ class LiveSession:
             audience=self.audience,
             feed=self.feed,
             supervisor=supervisor,
+            trail=self._trail,
         )
         self._keep = keep
         self._forsaken = before is not None
@@ -129,6 +134,11 @@ class LiveSession:
         self._meter = StatsMeter(metrics)
         self._opened = None if before is None else stored_opening(before)
         self._ending: tuple[SessionDone, int] | None = None
+
+    @property
+    def key_id(self) -> str | None:
+        """The API key that it was started with; None where none was needed."""
+        return self._identity.key_id
 
     @property
     def viewer_grant(self) -> Grant:
@@ -290,10 +300,10 @@ class LiveSession:
             self.audience.owner.outbox.drop_media()
         self._finish("stopped", DONE)
 
-    def abandon(self) -> None:
-        """Ends the session because its owner has gone."""
+    def abandon(self, reason: str = "disconnected") -> None:
+        """Ends the session because its owner has gone, or may not go on."""
         if not self.over:
-            self._finish("disconnected", DONE)
+            self._finish(reason, DONE)
 
     def on_report(self, report: StreamReport) -> None:
         """Tells the owner what happened to its stream."""
@@ -387,12 +397,14 @@ class LiveSession:
         )
         if report.event_id is not None:
             self._steering.pending.forget(report.event_id)
+            self._trail.prompt_refused(report.event_id)
             return
         for event in self._steering.pending:
             self.audience.tell_owner(
                 error_event(UnexpectedEvent("The session did not start."), event.event_id)
             )
         self.state = "refused"
+        self._trail.over("refused", 0)
         self._record.discard()
         self._supervisor.detach(self.session_id)
 
@@ -402,6 +414,7 @@ class LiveSession:
             self.feed.announce(report)
             self.keep()
         elif isinstance(report, PromptShown):
+            self._trail.prompt_shown(report.event_id, report.first_pts_us)
             change = self._steering.pending.prompt_shown(report.event_id, report.first_pts_us)
             if change is not None:
                 self._at.prompt = change.prompt
@@ -416,6 +429,7 @@ class LiveSession:
             self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
 
     def _on_media(self, packet: MediaPacket) -> None:
+        self._trail.packet_sent(packet.seq, packet.pts_us)
         self._meter.count(packet, self._steering.pending.seconds_until(packet.pts_us))
         self._at.next_index = packet.seq + 1
         self._restarts = 0
@@ -454,7 +468,7 @@ class LiveSession:
         self._steering.close()
         self._supervisor.detach(self.session_id)
         self._metrics.sessions_ended.labels(reason=reason).inc()
-        log.info("session over session=%s reason=%s frames=%d", self.session_id, reason, self._at.next_index)
+        self._trail.over(reason, self._at.next_index)
 
     @property
     def is_recording(self) -> bool:

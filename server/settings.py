@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -20,6 +20,8 @@ from pydantic_settings import (
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.engine import CASCADE
 from ultraflash.server.errors import UnsafeBinding
+from ultraflash.server.keys.records import KeyLimits, limit_names
+from ultraflash.server.logs import LogFormat
 from ultraflash.server.worker.messages import Configure
 
 if sys.version_info >= (3, 11):
@@ -39,15 +41,18 @@ class HttpSettings(BaseModel):
     """Where the server listens and whom it answers.
 
     Attributes:
+        auth: whether requests need an API key: ``required`` always, ``auto`` as soon as there is a key, and wherever
+            the server listens beyond this machine without ``allow_unauthenticated``.
         allowed_origins: origins beside the server's own whose pages may open the stream.
         allowed_hosts: Host names that requests may carry; on loopback only loopback names unless given,
             so that a foreign name that resolves to this machine gets nowhere.
-        allow_unauthenticated: listen beyond this machine without API keys.
+        allow_unauthenticated: listen beyond this machine although there are no API keys.
         max_message_bytes: longest message that a client may send.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    auth: Literal["auto", "required"] = "auto"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     allowed_origins: tuple[str, ...] = ()
@@ -59,6 +64,40 @@ class HttpSettings(BaseModel):
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return self.host in LOOPBACK
+
+    @property
+    def key_required(self) -> bool:
+        """Whether nobody comes in without a key, even where there is none yet."""
+        return self.auth == "required" or not (self.on_loopback or self.allow_unauthenticated)
+
+
+class KeySettings(BaseModel):
+    """What one API key may use at a time, where ``ultraflash keys create`` has said nothing else; None is no limit.
+
+    Attributes:
+        max_sessions: live sessions, of one server.
+        max_jobs: videos that are queued or in progress.
+        max_pixels_per_s: width x height x fps, of its live sessions together and of its unfinished videos together.
+        max_prompt_chars: longest prompt.
+        max_body_bytes: longest body of a request.
+        check_every_s: how often live sessions are looked through for keys that have been revoked or have expired.
+        ticket_s: life of tickets.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_sessions: int | None = Field(default=2, ge=0)
+    max_jobs: int | None = Field(default=20, ge=0)
+    max_pixels_per_s: int | None = Field(default=500_000_000, ge=0)
+    max_prompt_chars: int | None = Field(default=4000, ge=1)
+    max_body_bytes: int | None = Field(default=16 * 2**20, ge=1024)
+    check_every_s: float = Field(default=5.0, gt=0)
+    ticket_s: float = Field(default=21_600.0, gt=0)
+
+    @property
+    def limits(self) -> KeyLimits:
+        """Those that count where a key has none of its own."""
+        return KeyLimits(**self.model_dump(include=set(limit_names())))
 
 
 class StreamSettings(BaseModel):
@@ -137,6 +176,11 @@ class DataSettings(BaseModel):
         return self.database or f"sqlite:///{self.folder.absolute() / 'ultraflash.db'}"
 
     @property
+    def database_file(self) -> Path | None:
+        """The default database."""
+        return None if self.database else self.folder.absolute() / "ultraflash.db"
+
+    @property
     def artifacts_url(self) -> str:
         """Of the folder of finished videos."""
         return self.artifacts or str(self.folder.absolute() / "videos")
@@ -196,28 +240,60 @@ class JobSettings(BaseModel):
     checkpoint_s: float = Field(default=5.0, ge=0)
 
 
+class TraceSettings(BaseModel):
+    """Where traces go; they need the extra ``otel``.
+
+    Attributes:
+        exporter: ``otlp`` sends them by HTTP, ``file`` writes them into a file for each process.
+        endpoint: of OTLP, such as ``http://127.0.0.1:4318/v1/traces``; by default what OpenTelemetry's own environment
+            variables say.
+        folder: of the files, ``web.jsonl`` and ``worker.jsonl``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exporter: Literal["none", "otlp", "file"] = "none"
+    endpoint: str | None = None
+    folder: Path | None = None
+
+    @model_validator(mode="after")
+    def _files_have_a_folder(self) -> TraceSettings:
+        if self.exporter == "file" and self.folder is None:
+            raise ValueError("the exporter 'file' needs traces.folder")
+        return self
+
+    @property
+    def folder_name(self) -> str | None:
+        """The folder as text."""
+        return None if self.folder is None else str(self.folder.absolute())
+
+
 class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
     Attributes:
-        preset: name or path of the preset.
+        preset: name or path of the preset; if None, the best that the machine has weights and memory for.
         size: of streams that ask for ``auto``; the preset's own default if None.
         engine: factory of the engine, ``module:attribute``.
-        log_level: of Python's logging.
+        log_level: of Python's logging, in both processes.
+        log_format: of log lines, text or JSON.
     """
 
     model_config = SettingsConfigDict(
         env_prefix="ULTRAFLASH_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    preset: str = "mini"
+    preset: str | None = None
     size: str | None = None
     engine: str = CASCADE
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_format: LogFormat = "text"
     http: HttpSettings = Field(default_factory=HttpSettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
+    keys: KeySettings = Field(default_factory=KeySettings)
+    traces: TraceSettings = Field(default_factory=TraceSettings)
 
     def configure(self, snapshots: Path | None) -> Configure:
         """What the worker is told; ``snapshots`` is where it keeps the states of live streams."""
@@ -231,6 +307,11 @@ class Settings(BaseSettings):
             paused_end_s=self.stream.paused_end_s,
             job_patience_s=self.jobs.patience_s,
             job_checkpoint_s=self.jobs.checkpoint_s,
+            log_level=self.log_level,
+            log_format=self.log_format,
+            trace_exporter=self.traces.exporter,
+            trace_endpoint=self.traces.endpoint,
+            trace_folder=self.traces.folder_name,
             snapshots=None if snapshots is None else str(snapshots),
             snapshot_share=self.stream.snapshot_share,
             snapshot_bytes=self.stream.snapshot_bytes,
@@ -269,14 +350,17 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
         raise BadConfig(_explain(error)) from error
 
 
-def check_binding(http: HttpSettings) -> None:
-    """Raises ``UnsafeBinding`` where strangers could use the machine and nobody has said that they may."""
-    if not http.on_loopback and not http.allow_unauthenticated:
-        raise UnsafeBinding(
-            f"Listening on {http.host} lets anyone who can reach it use this machine, and API keys do not exist yet. "
-            "Keep 127.0.0.1, or pass --allow-unauthenticated where the network is trusted.",
-            param="http.host",
-        )
+def check_binding(http: HttpSettings, *, has_keys: bool) -> None:
+    """Raises ``UnsafeBinding`` for an address that others reach, where there is no key and nobody has said that
+    they may come in without."""
+    if http.on_loopback or http.allow_unauthenticated or has_keys or http.auth == "required":
+        return
+    raise UnsafeBinding(
+        f"Listening on {http.host} lets others reach this server, and there is no API key. Make one with "
+        "`ultraflash keys create NAME`, or keep 127.0.0.1, or pass --allow-unauthenticated where everybody who can "
+        "reach it may use it.",
+        param="http.host",
+    )
 
 
 def _read_table(file: Path) -> dict[str, Any]:

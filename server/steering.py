@@ -10,6 +10,7 @@ from ultraflash.server.errors import AckOutOfRange, InvalidField
 from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import PlaybackAck, PromptUpdate, SessionControl
+from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.stream_position import StreamPosition
 from ultraflash.server.worker.messages import (
     AckPlayback,
@@ -37,6 +38,7 @@ class Steering:
         audience: Audience,
         feed: MediaFeed,
         supervisor: WorkerSupervisor,
+        trail: SessionTrail,
     ) -> None:
         self.pending = pending
         self._stream_id = stream_id
@@ -44,11 +46,18 @@ class Steering:
         self._audience = audience
         self._feed = feed
         self._supervisor = supervisor
+        self._trail = trail
 
     def open(self, *, restore: bool, changes: list[dict[str, Any]]) -> None:
         """Asks a worker for the stream, from where it is; see ``OpenStream``."""
         self._supervisor.send(
-            self._at.opening(self._stream_id, resting=self._resting, restore=restore, changes=changes)
+            self._at.opening(
+                self._stream_id,
+                resting=self._resting,
+                restore=restore,
+                changes=changes,
+                trace=self._trail.context,
+            )
         )
 
     def close(self) -> None:
@@ -87,6 +96,7 @@ class Steering:
                 prompt=event.prompt,
                 transition=event.transition,
                 groups=event.spread,
+                trace=self._trail.prompt_asked(event.event_id, event.prompt),
             )
         )
 

@@ -59,7 +59,13 @@ class StreamPosition:
         return self._pts_us(max(0, self.next_index - MOST_FRAMES_AGAIN))
 
     def opening(
-        self, stream_id: str, *, resting: bool, restore: bool, changes: list[dict[str, Any]]
+        self,
+        stream_id: str,
+        *,
+        resting: bool,
+        restore: bool,
+        changes: list[dict[str, Any]],
+        trace: str | None,
     ) -> OpenStream:
         """The command that makes a worker go on from here, or wait there.
 
@@ -68,6 +74,7 @@ class StreamPosition:
             resting: whether it waits.
             restore: whether a snapshot of the stream may be used.
             changes: log entries of what a snapshot may not know yet.
+            trace: context of the session's span.
         """
         return OpenStream(
             stream_id=stream_id,
@@ -83,6 +90,7 @@ class StreamPosition:
             playhead_us=self.playhead_us,
             restore=restore,
             changes=changes,
+            trace=trace,
         )
 
     def _pts_us(self, index: int) -> float:

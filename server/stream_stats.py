@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import Stats
@@ -34,6 +34,7 @@ class StatsMeter:
     def begin(self) -> None:
         """The sums of the next report start from 0."""
         self._steps = self._refreshes = 0
+        self._stage_seconds: Mapping[str, float] = {}
 
     def count(self, packet: MediaPacket, prompts_took_s: Iterable[float]) -> None:
         """A packet has come, the first one of prompts that were asked for so many seconds ago."""
@@ -48,6 +49,10 @@ class StatsMeter:
         """Sets what is measured now and adds what is new since the report before."""
         for stage, milliseconds in report.stages.items():
             self._metrics.stage.labels(stage=stage).set(milliseconds)
+        for stage, seconds in report.stage_seconds.items():
+            spent = seconds - self._stage_seconds.get(stage, 0.0)
+            self._metrics.stage_seconds.labels(stage=stage).inc(max(0.0, spent))
+        self._stage_seconds = report.stage_seconds
         self._metrics.ahead.set(report.ahead_ms)
         self._metrics.steps_saved.inc(max(0, report.steps_saved - self._steps))
         self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - self._refreshes))

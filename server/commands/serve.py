@@ -6,11 +6,8 @@ Serves the page and the WebSocket on http://127.0.0.1:8000/ until it is stopped.
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
-
-LOG_FORMAT = "%(asctime)s %(levelname)s web %(message)s"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +15,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML; options win over it")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default 8000)")
-    parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default mini)")
+    parser.add_argument(
+        "--preset", help="name of a preset, or path of a TOML file (default: the best that fits)"
+    )
     parser.add_argument("--size", help="size of streams that ask for none, a name or WxH")
     parser.add_argument("--max-streams", type=int, help="live streams at a time (default 2)")
     parser.add_argument(
         "--allow-unauthenticated",
         action="store_true",
         default=None,
-        help="listen beyond this machine although API keys do not exist yet",
+        help="listen beyond this machine although there are no API keys",
     )
+    parser.add_argument(
+        "--auth",
+        choices=("auto", "required"),
+        help="whether requests need an API key: as soon as there is one (auto, the default), or always",
+    )
+    parser.add_argument("--log-format", choices=("text", "json"), help="form of log lines (default text)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(default info)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,13 +40,14 @@ def run(args: argparse.Namespace) -> int:
     import uvicorn
 
     from ultraflash.server.app import create_app
+    from ultraflash.server.keys.store import any_keys
     from ultraflash.server.listen import address_of, listening_socket
+    from ultraflash.server.logs import set_up_logging
     from ultraflash.server.settings import check_binding, load_settings
 
     settings = load_settings(args.config, _options(args))
-    check_binding(settings.http)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    check_binding(settings.http, has_keys=any_keys(settings.data.database_url, settings.data.database_file))
+    set_up_logging("web", level=settings.log_level, form=settings.log_format)
     listener = listening_socket(settings.http.host, settings.http.port)
 
     def stop() -> None:
@@ -58,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    print(f"ultraflash serves {settings.preset} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
+    served = settings.preset or "the best preset for this machine"
+    print(f"ultraflash serves {served} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -77,6 +85,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "http.host": args.host,
         "http.port": args.port,
         "http.allow_unauthenticated": args.allow_unauthenticated,
+        "http.auth": args.auth,
+        "log_format": args.log_format,
+        "log_level": args.log_level,
         "stream.max_streams": args.max_streams,
     }
     return {name: value for name, value in named.items() if value is not None}

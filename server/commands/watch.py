@@ -3,13 +3,15 @@
 Starts a session of one's own: ultraflash watch http://127.0.0.1:8000 --prompt "a lake at dawn" -o lake.mp4 --seconds 10
 or watches somebody else's: ultraflash watch http://127.0.0.1:8000 --session ID --token TOKEN -o theirs.mp4
 
-The file holds the frames as they were sent, without encoding them again. Ctrl-C ends it.
+The file holds the frames as they were sent, without encoding them again. Ctrl-C ends it. Where the server wants an API
+key, it is taken from the environment variable ULTRAFLASH_API_KEY, or from --key, which others on this machine can see.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of one's own session: same seed, same video")
     parser.add_argument("--session", metavar="ID", help="watch this session")
     parser.add_argument("--token", help="its viewer_token")
+    parser.add_argument("--key", help="API key of the server (default: $ULTRAFLASH_API_KEY)")
     parser.add_argument("--seconds", type=float, help="length (default: until it ends)")
 
 
@@ -53,7 +56,12 @@ async def watch(args: argparse.Namespace, console: Console) -> None:
     files = OutputFiles(args.output)
     progress = frame_progress(console)
     async with connect(
-        args.url, prompt=args.prompt, session=args.session, token=args.token, **start
+        args.url,
+        prompt=args.prompt,
+        session=args.session,
+        token=args.token,
+        key=args.key or os.environ.get("ULTRAFLASH_API_KEY"),
+        **start,
     ) as stream:
         frames = None if args.seconds is None else max(1, round(args.seconds * stream.started.fps))
         try:

@@ -14,6 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ultraflash.server.errors import DataUnusable, VideoGone
+from ultraflash.server.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class ArtifactStore:
             self._files.rm_file(self._name(job_id))
         except FileNotFoundError:
             return
-        log.info("video removed job=%s", job_id)
+        log.info("video removed", extra=fields(job=job_id))
 
     def _reference(self, digest: str) -> str:
         return f"{self._root}/{digest}{REFERENCE}"

@@ -1,15 +1,16 @@
-"""The database of the jobs: SQLite with a write-ahead log, or any other that SQLAlchemy opens."""
+"""The database of jobs and API keys: SQLite with a write-ahead log, or any other that SQLAlchemy opens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Column, Connection, Engine, Table, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ultraflash.server.errors import DataUnusable
 from ultraflash.server.jobs.records import METADATA
+from ultraflash.server.keys.records import METADATA as KEYS
 
 READING = "reading"
 BUSY_WAIT_MS = 30_000
@@ -21,6 +22,8 @@ def open_database(url: str) -> Engine:
         parsed = make_url(url)
         engine = _sqlite(url, parsed.database) if parsed.drivername.startswith("sqlite") else _server(url)
         METADATA.create_all(engine)
+        KEYS.create_all(engine)
+        _add_new_columns(engine)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise DataUnusable(
             f"data.database cannot be used: {error}. SQLite and PostgreSQL are written sqlite:///FILE and "
@@ -30,6 +33,25 @@ def open_database(url: str) -> Engine:
     except (SQLAlchemyError, OSError) as error:
         raise DataUnusable(f"The database cannot be opened: {error}", param="data.database") from error
     return engine
+
+
+def _add_new_columns(engine: Engine) -> None:
+    """Brings tables of an older version up to date: new columns take no value, so that nothing has to be moved."""
+    with engine.begin() as connection:
+        for table in METADATA.sorted_tables:
+            if engine.dialect.name == "postgresql" and _missing(connection, table):
+                # Another server may be at it; SQLite lets only one write anyway.
+                connection.exec_driver_sql(f'LOCK TABLE "{table.name}" IN ACCESS EXCLUSIVE MODE')
+            for column in _missing(connection, table):
+                kind = column.type.compile(engine.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
+
+
+def _missing(connection: Connection, table: Table) -> list[Column[Any]]:
+    there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+    return [column for column in table.columns if column.name not in there and column.nullable]
 
 
 def _server(url: str) -> Engine:

@@ -20,6 +20,7 @@ from ultraflash.server.jobs.speed import JobSpeed
 from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.work_folders import WorkFolders
+from ultraflash.server.logs import fields
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.worker.messages import (
     CancelJob,
@@ -206,7 +207,7 @@ class JobDispatcher:
             self._artifacts.put(path, job.id)
         except Exception:
             # Making it once more would not help, and cost as much again.
-            log.exception("a finished video could not be stored job=%s", job.id)
+            log.exception("a finished video could not be stored", extra=fields(job=job.id))
             message = "The finished video could not be stored; the server's log says why."
             self._fail(job.id, "storage_failed", message)
             return

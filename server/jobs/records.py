@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+WAITING: tuple[JobState, ...] = ("queued", "in_progress")
 FINAL: tuple[JobState, ...] = ("completed", "failed", "cancelled")
 # Estimated for the room that a job is promised; natural pictures at the quality of files take about half.
 BYTES_PER_PIXEL = 0.04
@@ -60,6 +61,7 @@ JOBS = Table(
     Column("file_sha256", String(64), index=True),
     Column("idempotency_key", String(255), unique=True),
     Column("request_hash", String(64)),
+    Column("key_id", String(32), index=True),
     Index("jobs_by_state", "state", "number"),
 )
 
@@ -158,10 +160,12 @@ class Job:
         owner: the claim of the server that runs it.
         room_bytes: size of the file, or the room promised to it before.
         has_file: whether the video can be downloaded.
+        key_id: the API key that it was asked for with; None where none was needed.
     """
 
     number: int
     id: str
+    key_id: str | None
     state: JobState
     order: Order
     lineage: Lineage
@@ -236,6 +240,7 @@ def job_of(row: RowMapping) -> Job:
     return Job(
         number=row["number"],
         id=row["id"],
+        key_id=row["key_id"],
         state=row["state"],
         order=Order(
             model=row["model"],

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -28,6 +29,7 @@ from ultraflash.server.jobs.wire import (
     VideoPage,
     video_of,
 )
+from ultraflash.server.keys.gate import caller_of
 
 POLL_AFTER_MS = 500
 EVENTS_WAIT_S = 1.0
@@ -60,7 +62,16 @@ Key = Annotated[
 
 def video_routes(jobs: JobService) -> APIRouter:
     """All routes of ``/v1/videos``."""
-    router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=FAULTS)
+
+    async def only_own_videos(request: Request) -> None:
+        """A video that another caller asked for is not there, whatever the route."""
+        video_id = request.path_params.get("video_id")
+        if video_id is not None:
+            await jobs.check_owner(video_id, caller_of(request))
+
+    router = APIRouter(
+        prefix="/v1/videos", tags=["videos"], responses=FAULTS, dependencies=[Depends(only_own_videos)]
+    )
     _add_making(router, jobs)
     _add_reading(router, jobs)
     _add_ending(router, jobs)
@@ -75,7 +86,7 @@ def replay_routes(jobs: JobService) -> APIRouter:
     async def replay(session_id: SessionId, request: Request, key: Key = None) -> Video:
         """Queue a session as a video: made anew from its seed and its log, at another size if wanted."""
         wish = await read_body(request, ReplaySession, jobs.settings.max_upload_bytes)
-        return await jobs.described(await jobs.replay(session_id, wish, key))
+        return await jobs.described(await jobs.replay(session_id, wish, key, caller_of(request)))
 
     return router
 
@@ -87,13 +98,16 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     async def create(request: Request, key: Key = None) -> Video:
         """Queue a new video."""
         wish = await read_body(request, CreateVideo, limit, file_fields=("input_reference",))
-        return await jobs.described(await jobs.create(wish, key))
+        return await jobs.described(await jobs.create(wish, key, caller_of(request)))
 
     @router.post("/extensions", openapi_extra=_body_of(ExtendVideo))
     async def extend(request: Request, key: Key = None) -> Video:
         """Queue a completed video with more behind it: its frames first, the same as before, then new ones."""
-        wish = await read_body(request, ExtendVideo, limit, find_video=jobs.id_of_upload)
-        return await jobs.described(await jobs.extend(wish, key))
+        caller = caller_of(request)
+        wish = await read_body(
+            request, ExtendVideo, limit, find_video=partial(jobs.id_of_upload, caller=caller)
+        )
+        return await jobs.described(await jobs.extend(wish, key, caller))
 
     @router.post("/edits")
     async def edit(request: Request) -> Video:
@@ -107,19 +121,24 @@ def _add_making(router: APIRouter, jobs: JobService) -> None:
     async def remix(video_id: VideoId, request: Request, key: Key = None) -> Video:
         """Queue a completed video once more, from the same seed, under another prompt."""
         wish = await read_body(request, RemixVideo, limit)
-        return await jobs.described(await jobs.remix(video_id, wish.prompt, key))
+        return await jobs.described(await jobs.remix(video_id, wish.prompt, key, caller_of(request)))
 
 
 def _add_reading(router: APIRouter, jobs: JobService) -> None:
     @router.get("")
     async def videos(
+        request: Request,
         after: Annotated[str | None, Query(description="Id of the last video of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoPage:
         """List videos by the time they were asked for."""
         page, has_more = await run_in_threadpool(
-            jobs.store.page, after=after, limit=limit, newest_first=order == "desc"
+            jobs.store.page,
+            after=after,
+            limit=limit,
+            newest_first=order == "desc",
+            caller=caller_of(request),
         )
         data = [video_of(job) for job in page]
         return VideoPage(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,11 +28,16 @@ from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
 from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, ReplaySession, Video, video_of
 from ultraflash.server.jobs.work_folders import WorkFolders
+from ultraflash.server.keys.allowance import check_prompt_length
+from ultraflash.server.keys.records import Caller
+from ultraflash.server.logs import fields
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.session_logs import SessionLogs
 from ultraflash.server.settings import Settings
 from ultraflash.server.worker.messages import WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 300
 
@@ -88,7 +94,7 @@ class JobService:
             await self.dispatcher.close()
             self.store.close()
 
-    async def create(self, wish: CreateVideo, key: str | None) -> Job:
+    async def create(self, wish: CreateVideo, key: str | None, caller: Caller) -> Job:
         """Queues a new video. Raises what ``new_order`` and ``JobStore.create`` do."""
         ready = self._able()
         # First without what it starts from, so that nothing is read for a wish that cannot be fulfilled.
@@ -97,25 +103,28 @@ class JobService:
         order = new_order(wish, ready, self.settings.max_seconds, reference)
         named = wish.model_copy(update={"input_reference": reference and reference.id})
         try:
-            return await self._queue(order, Lineage(), _idempotency(key, "create", named))
+            return await self._queue(order, Lineage(), _idempotency(key, "create", named, caller), caller)
         except UltraflashError:
             await run_in_threadpool(self.dispatcher.references.release, reference)
             raise
 
-    async def remix(self, source_id: str, prompt: str, key: str | None) -> Job:
+    async def remix(self, source_id: str, prompt: str, key: str | None, caller: Caller) -> Job:
         """Queues a completed video under another prompt."""
         source = await run_in_threadpool(self.store.get, source_id)
         order = remix_order(source, prompt, self._able())
         lineage = Lineage(remixed_from=source.id)
-        return await self._queue(order, lineage, _idempotency(key, f"remix {source_id}", prompt))
+        idempotency = _idempotency(key, f"remix {source_id}", prompt, caller)
+        return await self._queue(order, lineage, idempotency, caller)
 
-    async def extend(self, wish: ExtendVideo, key: str | None) -> Job:
+    async def extend(self, wish: ExtendVideo, key: str | None, caller: Caller) -> Job:
         """Queues a completed video with more behind it."""
+        await self.check_owner(wish.video.id, caller)
         source = await run_in_threadpool(self.store.get, wish.video.id)
         order = extension_order(source, wish.prompt, wish.seconds, self._able(), self.settings.max_seconds)
-        return await self._queue(order, Lineage(extended_from=source.id), _idempotency(key, "extend", wish))
+        lineage = Lineage(extended_from=source.id)
+        return await self._queue(order, lineage, _idempotency(key, "extend", wish, caller), caller)
 
-    async def replay(self, session_id: str, wish: ReplaySession, key: str | None) -> Job:
+    async def replay(self, session_id: str, wish: ReplaySession, key: str | None, caller: Caller) -> Job:
         """Queues a session as a video, by its own log or by the one that is known here.
 
         Raises ``UnknownSession``, ``BadToken``, or what ``replay_order`` does.
@@ -124,12 +133,18 @@ class JobService:
         if log is None:
             log = await run_in_threadpool(self._sessions.find, session_id, wish.token)
         order = replay_order(log, wish.size, wish.seconds, self._able(), self.settings.max_seconds)
-        return await self._queue(order, Lineage(), _idempotency(key, f"replay {session_id}", wish))
+        return await self._queue(
+            order, Lineage(), _idempotency(key, f"replay {session_id}", wish, caller), caller
+        )
 
-    async def id_of_upload(self, upload: UploadFile) -> str:
+    async def check_owner(self, job_id: str, caller: Caller) -> None:
+        """Raises ``UnknownVideo`` for a video that is another caller's."""
+        await run_in_threadpool(self.store.check_owner, job_id, caller)
+
+    async def id_of_upload(self, upload: UploadFile, caller: Caller) -> str:
         """The video whose file was sent along, as it was downloaded. Raises ``UnsupportedField`` for any other."""
         digest = await run_in_threadpool(sha256_of, upload.file)
-        job_id = await run_in_threadpool(self.store.id_of_file, digest)
+        job_id = await run_in_threadpool(self.store.id_of_file, digest, caller)
         if job_id is None:
             raise UnsupportedField(
                 "Only a video that was made here can be gone on from: send its file as it was downloaded, or name it "
@@ -164,12 +179,22 @@ class JobService:
             eta_s=None if eta_s is None else math.ceil(eta_s),
         )
 
-    async def _queue(self, order: Order, lineage: Lineage, idempotency: Idempotency | None) -> Job:
+    async def _queue(
+        self, order: Order, lineage: Lineage, idempotency: Idempotency | None, caller: Caller
+    ) -> Job:
+        for prompt in order.prompts:
+            check_prompt_length(prompt, caller)
         await asyncio.gather(*(self.dispatcher.prompts.check(prompt) for prompt in order.prompts))
         retry_after_s = await self._retry_after()
         job = await run_in_threadpool(
-            self.store.create, order, lineage=lineage, idempotency=idempotency, retry_after_s=retry_after_s
+            self.store.create,
+            order,
+            lineage=lineage,
+            idempotency=idempotency,
+            caller=caller,
+            retry_after_s=retry_after_s,
         )
+        log.info("video asked for", extra=fields(job=job.id, frames=order.frames, key=caller.key_id))
         self.dispatcher.wake()
         return job
 
@@ -186,9 +211,12 @@ class JobService:
         return self._supervisor.ready
 
 
-def _idempotency(key: str | None, kind: str, wish: BaseModel | str) -> Idempotency | None:
+def _idempotency(key: str | None, kind: str, wish: BaseModel | str, caller: Caller) -> Idempotency | None:
     if key is None:
         return None
+    if caller.key_id is not None:
+        # Two holders of API keys may choose the same word, and it is no business of either that the other did.
+        key = hashlib.sha256(f"{caller.key_id} {key}".encode()).hexdigest()
     fields = wish if isinstance(wish, str) else wish.model_dump(mode="json")
     text = json.dumps([kind, fields], sort_keys=True)
     return Idempotency(key=key, request_hash=hashlib.sha256(text.encode()).hexdigest())

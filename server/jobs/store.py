@@ -27,11 +27,13 @@ from ultraflash.server.errors import (
     VideoTooLarge,
 )
 from ultraflash.server.jobs.database import READING
+from ultraflash.server.jobs.key_limits import check_key
 from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.records import (
     EVENTS,
     FINAL,
     JOBS,
+    WAITING,
     WITH_REFERENCE,
     Job,
     JobEvent,
@@ -43,8 +45,8 @@ from ultraflash.server.jobs.records import (
     script_json,
     script_of,
 )
+from ultraflash.server.keys.records import ANYBODY, Caller
 
-WAITING = ("queued", "in_progress")
 _ID = re.compile(r"video_[0-9a-f]{24}")
 Clock = Callable[[], float]
 
@@ -88,11 +90,13 @@ class JobStore:
         *,
         lineage: Lineage | None = None,
         idempotency: Idempotency | None = None,
+        caller: Caller = ANYBODY,
         retry_after_s: int = 5,
     ) -> Job:
         """Puts an order into the queue, or finds the job that the same request has made before.
 
-        Raises ``IdempotencyConflict``, ``QueueFull``, ``StorageFull`` or ``VideoTooLarge``.
+        Raises ``IdempotencyConflict``, ``QueueFull``, ``StorageFull``, ``VideoTooLarge``, ``KeyLimitReached`` or
+        ``OverLimit``.
         """
         lineage = lineage or Lineage()
         try:
@@ -101,8 +105,9 @@ class JobStore:
                     before = _replayed(connection, idempotency)
                     if before is not None:
                         return before
+                check_key(connection, caller, order, retry_after_s)
                 self._check_room(connection, order, retry_after_s)
-                return self._insert(connection, order, lineage, idempotency)
+                return self._insert(connection, order, lineage, idempotency, caller)
         except IntegrityError:
             # Another server was faster with the same key.
             if idempotency is None:
@@ -120,16 +125,27 @@ class JobStore:
         with self._reader.begin() as connection:
             return _job(connection, job_id)
 
-    def page(self, *, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
-        """Jobs in the order of arrival behind ``after``, and whether more follow. Raises ``UnknownVideo``."""
+    def check_owner(self, job_id: str, caller: Caller) -> None:
+        """Raises ``UnknownVideo`` for a job that is another one's, as for one that is not there."""
+        with self._reader.begin() as connection:
+            _own_job(connection, job_id, caller)
+
+    def page(
+        self, *, after: str | None, limit: int, newest_first: bool, caller: Caller = ANYBODY
+    ) -> tuple[list[Job], bool]:
+        """The caller's jobs in the order of arrival behind ``after``, and whether more follow.
+
+        Raises ``UnknownVideo``.
+        """
         with self._reader.begin() as connection:
             query = (
                 select(JOBS)
+                .where(JOBS.c.key_id == caller.key_id)
                 .order_by(JOBS.c.number.desc() if newest_first else JOBS.c.number)
                 .limit(limit + 1)
             )
             if after is not None:
-                number = _job(connection, after, param="after").number
+                number = _own_job(connection, after, caller, param="after").number
                 query = query.where(JOBS.c.number < number if newest_first else JOBS.c.number > number)
             rows = connection.execute(query).mappings().all()
         return [job_of(row) for row in rows[:limit]], len(rows) > limit
@@ -141,11 +157,12 @@ class JobStore:
             rows = connection.execute(query.order_by(EVENTS.c.number)).mappings().all()
         return [event_of(row) for row in rows]
 
-    def id_of_file(self, file_sha256: str) -> str | None:
-        """The newest job that has made this very file."""
-        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256).order_by(JOBS.c.number.desc())
+    def id_of_file(self, file_sha256: str, caller: Caller = ANYBODY) -> str | None:
+        """The caller's newest job that has made this very file."""
+        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256, JOBS.c.key_id == caller.key_id)
         with self._reader.begin() as connection:
-            return connection.execute(query.limit(1)).scalar_one_or_none()
+            newest = query.order_by(JOBS.c.number.desc()).limit(1)
+            return connection.execute(newest).scalar_one_or_none()
 
     def is_waiting(self, job_id: str) -> bool:
         """Whether a job is there and not over."""
@@ -356,7 +373,12 @@ class JobStore:
             )
 
     def _insert(
-        self, connection: Connection, order: Order, lineage: Lineage, idempotency: Idempotency | None
+        self,
+        connection: Connection,
+        order: Order,
+        lineage: Lineage,
+        idempotency: Idempotency | None,
+        caller: Caller,
     ) -> Job:
         job_id = f"video_{secrets.token_hex(12)}"
         row = {
@@ -379,6 +401,7 @@ class JobStore:
             "has_file": False,
             "idempotency_key": idempotency and idempotency.key,
             "request_hash": idempotency and idempotency.request_hash,
+            "key_id": caller.key_id,
         }
         connection.execute(insert(JOBS).values(row))
         self._log(connection, job_id, "queued", progress=0)
@@ -426,8 +449,19 @@ def _job(connection: Connection, job_id: str, *, lock: bool = False, param: str 
     if _ID.fullmatch(job_id):
         row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
     if row is None:
-        raise UnknownVideo(f"There is no video {job_id!r}; it may have been deleted.", param=param)
+        raise _unknown(job_id, param)
     return job_of(row)
+
+
+def _own_job(connection: Connection, job_id: str, caller: Caller, *, param: str | None = None) -> Job:
+    job = _job(connection, job_id, param=param)
+    if job.key_id != caller.key_id:
+        raise _unknown(job_id, param)
+    return job
+
+
+def _unknown(job_id: str, param: str | None) -> UnknownVideo:
+    return UnknownVideo(f"There is no video {job_id!r}; it may have been deleted.", param=param)
 
 
 def _replayed(connection: Connection, idempotency: Idempotency) -> Job | None:

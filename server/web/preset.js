@@ -3,6 +3,7 @@
 import { ask } from "./rest.js";
 
 const RETRY_MS = 2000;
+const NO_KEY = 401;
 const NOT_READY = 503;
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -17,6 +18,10 @@ export async function waitForPreset(onTrouble) {
       const { presets, default_preset: name } = await ask("/v1/capabilities");
       return presets.find((one) => one.name === name) ?? presets[0];
     } catch (error) {
+      if (error.status === NO_KEY) {
+        onTrouble("This server makes nothing without an API key. Load the page again to give one.");
+        return new Promise(() => {});
+      }
       if (error.status !== NOT_READY) {
         onTrouble(error.message);
       }

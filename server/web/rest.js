@@ -1,5 +1,9 @@
 /** Requests to the REST routes, and what the server says when it refuses. */
 
+import { askForKey, keyHeaders, storedKey } from "./api_key.js";
+
+const NO_KEY = 401;
+
 /** A refusal, in the server's own words. */
 export class Refusal extends Error {
   /** @param {string} message @param {{status: number, code: string}} what status is 0 without an answer */
@@ -17,17 +21,32 @@ export class Refusal extends Error {
  * @throws {Refusal}
  */
 export async function ask(path, { method = "GET", body } = {}) {
-  const sent = body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+  const kind = body === undefined ? {} : { "content-type": "application/json" };
+  const sent = body === undefined ? {} : { body: JSON.stringify(body) };
   let response;
   try {
-    response = await fetch(path, { method, cache: "no-store", ...sent });
+    response = await fetch(path, { method, cache: "no-store", headers: { ...kind, ...keyHeaders() }, ...sent });
   } catch {
     throw new Refusal("The server cannot be reached.", { status: 0, code: "unreachable" });
   }
   if (!response.ok) {
-    throw await refusalOf(response);
+    const refusal = await refusalOf(response);
+    if (refusal.status === NO_KEY && (await askForKey(refusal.message))) {
+      return ask(path, { method, body });
+    }
+    throw refusal;
   }
   return response.json();
+}
+
+/**
+ * An address for what cannot send a key: a video element, a download, an event source.
+ *
+ * @param {string} path @returns {Promise<string>}
+ * @throws {Refusal}
+ */
+export async function addressOf(path) {
+  return storedKey() === null ? path : (await ask("/v1/tickets", { method: "POST", body: { path } })).url;
 }
 
 /** Something between us and the server, a proxy say, may answer with anything. */

@@ -55,12 +55,13 @@ export class StreamClient {
     setInterval(() => this.#keepAlive(), KEEPALIVE_MS);
   }
 
-  /** Start a new session. @param {object} request fields of `session.start` */
-  async start(request) {
+  /** Start a new session. @param {object} request fields of `session.start`, and the `key` of a server that wants one */
+  async start({ key = null, ...request }) {
     this.#leave();
     this.#forgetSession();
     this.sink.reset();
     this.request = request;
+    this.key = key;
     this.run += 1;
     await this.#connect(this.run);
   }
@@ -197,6 +198,9 @@ export class StreamClient {
   }
 
   #greet() {
+    if (this.key !== null) {
+      this.#send({ type: "session.authenticate", key: this.key });
+    }
     if (this.sessionId !== null) {
       this.#send({
         type: "session.resume",
@@ -285,8 +289,12 @@ export class StreamClient {
   }
 
   #ended({ kind, reason, afterMs }) {
+    if (this.done !== null) {
+      // However it closes, nothing is lost: what is still buffered is shown, and that is the end.
+      return;
+    }
     const endings = {
-      over: () => this.done ?? this.#setState("ended", { reason: reason || "closed by the server" }),
+      over: () => this.#setState("ended", { reason: reason || "closed by the server" }),
       refused: () =>
         this.#setState("error", {
           code: "refused",
@@ -384,6 +392,7 @@ export class StreamClient {
 
   #forgetSession() {
     this.request = null;
+    this.key = null;
     this.sessionId = null;
     this.resumeToken = null;
     this.receivedPtsUs = null;

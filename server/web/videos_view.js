@@ -133,6 +133,7 @@ export class VideosView {
     const { id, status } = job;
     const expired = typeof job.expires_at === "number" && job.expires_at * 1000 < Date.now();
     const isThere = status === "completed" && !expired;
+    const content = isThere ? this.api.contentOf(id) : null;
     const remove = { label: "Delete", sure: true, run: () => this.#try(() => this.api.remove(id)) };
     const cancel = { label: "Cancel", run: () => this.#try(() => this.api.cancel(id)) };
     return {
@@ -141,7 +142,7 @@ export class VideosView {
       make: makeWords(job),
       look: isThere || status !== "completed" ? LOOKS[status] : "broken",
       progress: isOver(job) ? null : job.progress,
-      addresses: isThere ? [`/v1/videos/${id}/content`] : [],
+      addresses: content === null ? [] : [content],
       actions: [isOver(job) ? remove : cancel],
     };
   }

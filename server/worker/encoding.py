@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ultraflash.server.logs import fields
 from ultraflash.server.media.h264 import (
     AccessUnit,
     H264Config,
@@ -22,6 +23,7 @@ from ultraflash.server.media.h264 import (
     picture_size,
 )
 from ultraflash.server.protocol import MediaFlags
+from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import GenerationStarted, MediaPacket, StreamEnded, StreamReport
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class FrameGroup:
         discontinuity: whether the first frame does not continue the one before.
         seconds: the engine's, by stage.
         keep: keeps the stream behind this group, once its frames have been sent.
+        trace: context of the group's span.
     """
 
     frames_THWC: NDArray[np.uint8]
@@ -65,6 +68,7 @@ class FrameGroup:
     discontinuity: bool
     seconds: Mapping[str, float]
     keep: Callable[[], None] | None = None
+    trace: str | None = None
 
 
 class StreamEncoder:
@@ -80,6 +84,7 @@ class StreamEncoder:
     ) -> None:
         self.stream_id = stream_id
         self.costs: deque[GroupCost] = deque(maxlen=COSTS_KEPT)
+        self.stage_seconds: dict[str, float] = {}
         self.closed = False
         self._encoder = H264Encoder(config)
         self._generation = generation
@@ -127,6 +132,11 @@ class StreamEncoder:
             start = time.perf_counter()
             group.keep()
             seconds["keep"] = seconds.get("keep", 0.0) + time.perf_counter() - start
+        # A new one, since it is read on another thread.
+        self.stage_seconds = {
+            stage: self.stage_seconds.get(stage, 0.0) + seconds.get(stage, 0.0)
+            for stage in {**self.stage_seconds, **seconds}
+        }
         self.costs.append(GroupCost(frames=len(group.frames_THWC), stages=seconds, encoded_bytes=size))
 
     def _follow_size(self, group: FrameGroup) -> None:
@@ -196,8 +206,9 @@ class StreamEncoder:
 class EncodingThread:
     """Encodes the groups of all streams in the order they come; at most one waits while one is in work."""
 
-    def __init__(self, emit: Callable[[StreamReport], None]) -> None:
+    def __init__(self, emit: Callable[[StreamReport], None], tracer: Tracer = NO_TRACER) -> None:
         self._emit = emit
+        self._tracer = tracer
         self._jobs: queue.Queue[tuple[StreamEncoder, FrameGroup | str]] = queue.Queue(maxsize=GROUPS_IN_HAND)
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
 
@@ -222,9 +233,12 @@ class EncodingThread:
                 encoder.closed = True
                 self._emit(StreamEnded(stream_id=encoder.stream_id, reason=job))
                 continue
+            span = self._tracer.span("encode", parent=job.trace, session=encoder.stream_id)
             try:
                 encoder.encode(job, self._emit)
+                span.end(frames=len(job.frames_THWC))
             except Exception:
-                log.exception("encoding failed session=%s", encoder.stream_id)
+                span.end(failed=True)
+                log.exception("encoding failed", extra=fields(session=encoder.stream_id))
                 encoder.closed = True
                 self._emit(StreamEnded(stream_id=encoder.stream_id, reason="engine_fault"))

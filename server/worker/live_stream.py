@@ -20,7 +20,6 @@ from ultraflash.server.worker.messages import (
     SetPrompt,
     SizeShown,
     StreamOpened,
-    StreamReport,
     StreamStats,
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
@@ -48,6 +47,7 @@ class LiveStream:
         group_frames: frames of the newest group, which the next one is expected to have.
         groups: made by the engine's state so far.
         new_prompts, new_size: asked for since the newest group.
+        trace: context of the session's span.
     """
 
     stream_id: str
@@ -66,6 +66,7 @@ class LiveStream:
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
     new_size: tuple[str, PictureSize] | None = None
+    trace: str | None = None
 
     @property
     def frame_us(self) -> float:
@@ -116,6 +117,7 @@ def open_stream(
         keeping=_keeping(keeping, command.stream_id, snapshot),
         changes=[] if snapshot is None else command.changes,
         groups=groups,
+        trace=command.trace,
     )
 
 
@@ -158,7 +160,7 @@ def control_stream(engine: Engine, stream: LiveStream, command: ControlStream, n
         stream.playhead.set_paused(command.paused, now)
 
 
-def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
+def apply_changes(engine: Engine, stream: LiveStream) -> list[PromptShown | SizeShown]:
     """Gives the engine what was asked since the newest group; returns what to tell the owner.
 
     While frames are made that have been sent already, only what was changed in these groups then is changed again:
@@ -168,7 +170,7 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[StreamReport]:
     if stream.made_index < stream.next_index:
         return []
     first_us = stream.next_index * stream.frame_us
-    reports: list[StreamReport] = []
+    reports: list[PromptShown | SizeShown] = []
     if stream.new_prompts:
         newest = stream.new_prompts[-1]
         _set_prompt(engine, stream, newest.prompt, newest.transition, newest.groups)
@@ -278,6 +280,7 @@ def stream_stats(stream: LiveStream) -> StreamStats:
         encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
         ahead_ms=stream.playhead.ahead_us / 1000,
         stages=_milliseconds_per_frame(stages, frames),
+        stage_seconds=stream.encoder.stage_seconds,
         steps_saved=use.steps_saved,
         refreshes_skipped=use.refreshes_skipped,
         cache_occupancy={cache: round(part, 3) for cache, part in use.occupancy.items()},

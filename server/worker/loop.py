@@ -6,10 +6,13 @@ import logging
 import queue
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, reference_format
+from ultraflash.server.logs import fields
+from ultraflash.server.tracing import NO_TRACER, Tracer, stage_spans
 from ultraflash.server.worker.channel import ChannelClosed
 from ultraflash.server.worker.encoding import EncodingThread
 from ultraflash.server.worker.live_stream import (
@@ -67,6 +70,7 @@ class WorkerLoop:
         commands: queue.Queue[Command],
         emit: Callable[[Report], None],
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
         self._default_size = config.size or engine.preset.default_size
@@ -85,10 +89,11 @@ class WorkerLoop:
         self._commands = commands
         self._emit = emit
         self._clock = clock
+        self._tracer = tracer
         self._streams: dict[str, LiveStream] = {}
         self._jobs: dict[str, VideoJob] = {}
         self._scheduler = Scheduler(patience_s=config.job_patience_s, clock=clock)
-        self._encoding = EncodingThread(emit)
+        self._encoding = EncodingThread(emit, tracer)
         self._references = ReferenceReader(emit)
         self._stats_at = clock() + STATS_EVERY_S
         self._stopping = False
@@ -168,7 +173,7 @@ class WorkerLoop:
         self._streams[command.stream_id] = stream
         self._emit(opened_report(stream))
         how = "restored" if stream.groups else "opened"
-        log.info("stream %s session=%s size=%s", how, stream.stream_id, stream.size.name)
+        log.info("stream %s", how, extra=fields(session=stream.stream_id, size=stream.size.name))
 
     def _open_job(self, command: RunJob) -> None:
         try:
@@ -176,7 +181,7 @@ class WorkerLoop:
         except UltraflashError as error:
             self._emit(JobFailed(job_id=command.job_id, code=error.code, message=error.message))
             return
-        log.info("job started job=%s frames=%d", command.job_id, command.frames)
+        log.info("job started", extra=fields(job=command.job_id, frames=command.frames))
 
     def _cancel_job(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
@@ -184,7 +189,7 @@ class WorkerLoop:
             return
         job.writer.stop()
         self._forget_job(job)
-        log.info("job stopped job=%s frames=%d", job_id, job.next_index)
+        log.info("job stopped", extra=fields(job=job_id, frames=job.next_index))
 
     def _forget_job(self, job: VideoJob) -> None:
         del self._jobs[job.job_id]
@@ -250,7 +255,9 @@ class WorkerLoop:
     def _end(self, stream: LiveStream, reason: str) -> None:
         self._drop(stream)
         self._encoding.end(stream.encoder, reason)
-        log.info("stream ended session=%s reason=%s frames=%d", stream.stream_id, reason, stream.next_index)
+        log.info(
+            "stream ended", extra=fields(session=stream.stream_id, reason=reason, frames=stream.next_index)
+        )
 
     def _end_the_silent(self) -> None:
         now = self._clock()
@@ -271,16 +278,33 @@ class WorkerLoop:
         if stream.encoder.closed:
             self._drop(stream)
             return
+        start_ns = time.time_ns()
+        # A group that shows a new prompt belongs to its story, which is part of the session's.
+        parent = stream.new_prompts[-1].trace if stream.new_prompts else stream.trace
+        span = self._tracer.span(
+            "group",
+            parent=parent,
+            start_ns=start_ns,
+            session=stream.stream_id,
+            group=stream.groups,
+            size=stream.size.name,
+        )
         try:
             for report in apply_changes(self._engine, stream):
+                about = fields(session=stream.stream_id, event=report.event_id, group=stream.groups)
+                log.info("change shown from this group on", extra=about)
                 self._emit(report)
             group = make_group(self._engine, stream)
         except ChannelClosed:
             raise
         except Exception:
-            log.exception("engine fault session=%s", stream.stream_id)
+            log.exception("engine fault", extra=fields(session=stream.stream_id))
+            span.end(failed=True)
             self._end(stream, "engine_fault")
             return
+        stage_spans(self._tracer, span, start_ns, group.seconds)
+        span.end(first_frame=group.first_index, frames=len(group.frames_THWC))
+        group = replace(group, trace=span.context)
         self._encoding.encode(stream.encoder, group)
         if advance(stream, group, self._clock()):
             self._end(stream, "max_frames")
@@ -289,7 +313,7 @@ class WorkerLoop:
         try:
             make_job_group(self._engine, job, now=self._clock(), checkpoint_s=self._checkpoint_s)
         except Exception:
-            log.exception("engine fault job=%s", job.job_id)
+            log.exception("engine fault", extra=fields(job=job.job_id))
             message = "The engine could not make the next frames of this video; the server's log says why."
             self._emit(JobFailed(job_id=job.job_id, code=FAULT, message=message))
             job.writer.stop()

@@ -19,7 +19,7 @@ class Configure:
 
     Attributes:
         engine: factory, ``module:attribute``.
-        preset: name or path.
+        preset: name or path; None for the best that the machine has weights and memory for.
         size: of streams that ask for ``auto``; the preset's own default if None.
         ahead_ms: media generated at most beyond the playhead.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
@@ -29,10 +29,11 @@ class Configure:
         snapshots: folder, in memory, for the newest states of live streams; None keeps none.
         snapshot_share: part of a stream's work that may go into keeping it.
         snapshot_bytes: largest state that is kept.
+        log_level, log_format, trace_exporter, trace_endpoint, trace_folder: as in the settings.
     """
 
     engine: str
-    preset: str
+    preset: str | None
     size: str | None
     ahead_ms: float
     ack_pause_s: float
@@ -43,6 +44,11 @@ class Configure:
     snapshots: str | None
     snapshot_share: float
     snapshot_bytes: int
+    log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+    trace_exporter: str = "none"
+    trace_endpoint: str | None = None
+    trace_folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,7 @@ class OpenStream:
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+        trace: context of the session's span, under which the worker's spans go.
     """
 
     stream_id: str
@@ -68,6 +75,7 @@ class OpenStream:
     playhead_us: float
     restore: bool
     changes: list[dict[str, Any]]
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,7 @@ class SetPrompt:
     prompt: str
     transition: Literal["cut", "blend"]
     groups: int
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,13 +298,14 @@ class MediaPacket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStats:
-    """Once a second: see ``Stats`` of the protocol."""
+    """Once a second: see ``Stats`` of the protocol; ``stage_seconds`` are sums since the stream was opened."""
 
     stream_id: str
     generated_fps: float
     encoded_kbps: float
     ahead_ms: float
     stages: dict[str, float]
+    stage_seconds: dict[str, float]
     steps_saved: int
     refreshes_skipped: int
     cache_occupancy: dict[str, float]

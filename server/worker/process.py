@@ -14,8 +14,10 @@ from functools import partial
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.engine import Engine, chosen_preset, load_engine
+from ultraflash.server.logs import set_up_logging
 from ultraflash.server.media.h264 import H264Config, H264Encoder
+from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
 from ultraflash.server.worker.messages import (
@@ -31,12 +33,10 @@ log = logging.getLogger(__name__)
 
 WARM_UP_GROUPS = 2
 LOADED = 0.4
-LOG_FORMAT = "%(asctime)s %(levelname)s worker %(message)s"
 
 
 def main() -> None:
     """Serves the channel of two file descriptors, given as arguments: to read from and to write to."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = BlockingChannel(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
@@ -44,6 +44,7 @@ def main() -> None:
         config = channel.receive()
         if not isinstance(config, Configure):
             raise ValueError("The first command must be Configure.")
+        set_up_logging("worker", level=config.log_level, form=config.log_format)
         serve(channel, config)
     except ChannelClosed:
         log.info("the web process has gone")
@@ -57,11 +58,18 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         channel.send(WorkerFailed(code=error.code, message=error.message))
         return
     commands: queue.Queue[Command] = queue.Queue()
-    loop = WorkerLoop(engine, config, commands, partial(_emit, channel))
+    tracer = open_tracer(
+        "worker",
+        exporter=config.trace_exporter,
+        endpoint=config.trace_endpoint,
+        folder=config.trace_folder,
+    )
+    loop = WorkerLoop(engine, config, commands, partial(_emit, channel), tracer=tracer)
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(engine, config))
     loop.run()
+    tracer.close()
 
 
 def describe(engine: Engine, config: Configure) -> WorkerReady:
@@ -78,7 +86,8 @@ def describe(engine: Engine, config: Configure) -> WorkerReady:
 
 def _ready_engine(channel: BlockingChannel, config: Configure) -> Engine:
     channel.send(WorkerProgress(stage="loading weights", progress=0.0))
-    engine = load_engine(config.engine, config.preset, config.size)
+    preset = chosen_preset(config.engine, config.preset, config.size, log.info)
+    engine = load_engine(config.engine, preset, config.size)
     size = engine.preset.size(config.size or engine.preset.default_size)
     channel.send(WorkerProgress(stage="warming up", progress=LOADED))
     state = engine.open("warming up", size=size.name, seed=0)

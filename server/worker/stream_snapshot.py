@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, EngineState, StreamKeeper
+from ultraflash.server.logs import fields
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _load(engine: StreamKeeper, snapshot: StreamSnapshot, stream_id: str) -> Eng
     try:
         return engine.load_stream(snapshot.state)
     except UltraflashError as error:
-        log.warning("a snapshot cannot be gone on with: %s session=%s", error.message, stream_id)
+        log.warning("a snapshot cannot be gone on with: %s", error.message, extra=fields(session=stream_id))
         return None
 
 
@@ -209,5 +210,5 @@ class StreamKeeping:
     def _give_up(self, reason: str) -> None:
         """An old snapshot would be of no use, and none is no fault: the stream would start anew."""
         self._given_up = True
-        log.warning("the stream is not kept any more: %s session=%s", reason, self._stream_id)
+        log.warning("the stream is not kept any more: %s", reason, extra=fields(session=self._stream_id))
         self._files.remove()

@@ -17,6 +17,7 @@ import numpy as np
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import Engine, EngineState, ReferenceTaker, StreamKeeper, reference_format
+from ultraflash.server.logs import fields
 from ultraflash.server.media.annexb import ParameterSets
 from ultraflash.server.media.boxes import VideoTrack
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
@@ -106,7 +107,7 @@ class JobWriter:
         except _Stopped:
             self._emit(JobStopped(job_id=self._job_id))
         except Exception:
-            log.exception("writing the video failed job=%s", self._job_id)
+            log.exception("writing the video failed", extra=fields(job=self._job_id))
             self._stopped.set()
             self._emit(
                 JobFailed(
@@ -273,16 +274,18 @@ def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[Engin
         return None
     first = next(checkpoint.units())
     if ParameterSets.find(first.data) != H264Encoder(config).parameter_sets:
-        log.warning("starting over, since the encoder has changed job=%s", command.job_id)
+        log.warning("starting over, since the encoder has changed", extra=fields(job=command.job_id))
         return None
     try:
         state = engine.load_stream(checkpoint.kept.state)
     except UltraflashError as error:
         log.warning(
-            "starting over, since the stream cannot be gone on with: %s job=%s", error, command.job_id
+            "starting over, since the stream cannot be gone on with: %s",
+            error,
+            extra=fields(job=command.job_id),
         )
         return None
-    log.info("going on at frame %d job=%s", checkpoint.kept.frames, command.job_id)
+    log.info("going on at frame %d", checkpoint.kept.frames, extra=fields(job=command.job_id))
     return state, checkpoint
 
 

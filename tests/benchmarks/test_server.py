@@ -79,9 +79,8 @@ class Messages:
         return self._messages.pop(0)
 
 
-def frame(seq: int, pts_us: float) -> bytes:
-    flags, generation = MediaFlags.KEY, 1
-    return MediaHeader(flags=flags, generation=generation, seq=seq, pts_us=pts_us, capture_ms=0.0).pack()
+def frame(seq: int, pts_us: float, flags: MediaFlags = MediaFlags.KEY) -> bytes:
+    return MediaHeader(flags=flags, generation=1, seq=seq, pts_us=pts_us, capture_ms=0.0).pack()
 
 
 @pytest.mark.parametrize(
@@ -101,6 +100,17 @@ async def test_a_stream_that_is_wrong_is_not_measured(
     owner = players.Owner(Messages(started, *messages), players.Seen(), lead_s=0.5)
     with pytest.raises(players.WrongStream):
         await owner.listen()
+
+
+async def test_frames_that_a_connection_could_not_carry_are_counted(playout: ModuleType) -> None:
+    players = importlib.import_module("players")
+    started = json.dumps({"type": "session.started", "fps": 16})
+    messages = [frame(0, 0.0), frame(4, 250_000.0, MediaFlags.KEY | MediaFlags.DISCONTINUITY)]
+    seen = players.Seen()
+    owner = players.Owner(Messages(started, *messages), seen, lead_s=0.5)
+    with pytest.raises(IndexError):
+        await owner.listen()
+    assert (seen.summary()["frames"], seen.summary()["frames_left_out"]) == (2, 3)
 
 
 def test_a_short_run_drives_owners_and_viewers_of_a_real_server(tmp_path: Path) -> None:

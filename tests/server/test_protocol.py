@@ -53,8 +53,16 @@ def test_the_page_lists_every_event_with_its_fields() -> None:
     assert documented("Server") == declared(SERVER_EVENTS)
 
 
-NOT_OF_THE_STREAM = ("bad_option", "unsafe_binding", "connection_lost", "refused", "data_unusable")
-"""Errors of options and of the client, and of the place for videos."""
+NOT_OF_THE_STREAM = (
+    "bad_option",
+    "unsafe_binding",
+    "connection_lost",
+    "refused",
+    "data_unusable",
+    "unknown_key",
+    "key_name_taken",
+)
+"""Errors of options and of the client, of the place for videos, and of ``ultraflash keys``."""
 
 
 def test_the_page_lists_every_error_of_the_stream() -> None:

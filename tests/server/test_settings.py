@@ -20,7 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_are_private_and_modest() -> None:
     settings = load_settings(None, {})
     assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8000)
-    assert (settings.preset, settings.stream.max_streams, settings.stream.ahead_ms) == ("mini", 2, 1500)
+    assert (settings.preset, settings.stream.max_streams, settings.stream.ahead_ms) == (None, 2, 1500)
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(
@@ -64,10 +64,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_listening_beyond_this_machine_has_to_be_meant() -> None:
-    check_binding(HttpSettings(host="::1"))
-    with pytest.raises(UnsafeBinding, match="--allow-unauthenticated"):
-        check_binding(HttpSettings(host="0.0.0.0"))
-    check_binding(HttpSettings(host="0.0.0.0", allow_unauthenticated=True))
+    check_binding(HttpSettings(host="::1"), has_keys=False)
+    for told in ("ultraflash keys create", "--allow-unauthenticated", "127.0.0.1"):
+        with pytest.raises(UnsafeBinding, match=told):
+            check_binding(HttpSettings(host="0.0.0.0"), has_keys=False)
+    check_binding(HttpSettings(host="0.0.0.0", allow_unauthenticated=True), has_keys=False)
+    check_binding(HttpSettings(host="0.0.0.0", auth="required"), has_keys=False)
+    check_binding(HttpSettings(host="0.0.0.0"), has_keys=True)
+
+
+def test_a_server_that_others_reach_wants_a_key_unless_it_is_told_not_to() -> None:
+    assert not HttpSettings().key_required
+    assert HttpSettings(auth="required").key_required
+    assert HttpSettings(host="0.0.0.0").key_required
+    assert not HttpSettings(host="0.0.0.0", allow_unauthenticated=True).key_required
 
 
 def test_data_is_in_one_folder_unless_it_is_placed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

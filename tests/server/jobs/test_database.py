@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from ultraflash.server.errors import DataUnusable
 from ultraflash.server.jobs.database import READING, open_database
@@ -37,3 +37,18 @@ def test_a_file_that_is_no_database_is_said_at_once(tmp_path: Path) -> None:
     file.write_text("not a database, but long enough to be taken for one " * 100)
     with pytest.raises(DataUnusable, match="cannot be opened"):
         open_database(f"sqlite:///{file}")
+
+
+def test_a_database_of_an_older_version_gets_the_new_columns(database_url: str) -> None:
+    engine = open_database(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_jobs_key_id")
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN key_id")
+    engine.dispose()
+    for _ in range(2):
+        engine = open_database(database_url)
+        there = {column["name"] for column in inspect(engine).get_columns("jobs")}
+        indexes = {index["name"] for index in inspect(engine).get_indexes("jobs")}
+        engine.dispose()
+        assert "key_id" in there
+        assert "ix_jobs_key_id" in indexes

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ultraflash.models.errors import UltraflashError, UnknownPreset
-from ultraflash.server.errors import InvalidField, VideoNotReady
-from ultraflash.server.jobs.orders import extension_order, new_order, remix_order
-from ultraflash.server.jobs.records import Cue, Job, Lineage, Order
-from ultraflash.server.jobs.wire import CreateVideo
+from ultraflash.server.errors import InvalidField, VideoGone, VideoNotReady
+from ultraflash.server.jobs.orders import extension_order, new_order, remix_order, replay_order
+from ultraflash.server.jobs.records import Cue, Job, Lineage, Order, Reference
+from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
 from ultraflash.server.worker.messages import WorkerReady
 
 READY = WorkerReady(
@@ -116,3 +116,72 @@ def test_a_prompt_is_checked_in_every_way_in(prompt: str) -> None:
     ):
         with pytest.raises(UltraflashError):
             order()
+
+
+def replayed(*events: tuple[int, dict[str, Any]], frames: int = 100, **wishes: Any) -> Order:
+    """The order of a session of 10 frames a second; events by their frames."""
+    log = {
+        "model": "mini",
+        "seed": 5,
+        "fps": 10,
+        "frames": frames,
+        "events": [{"first_pts_us": frame * 1e5, "group": 0, **event} for frame, event in events],
+    }
+    size, seconds = wishes.get("size"), wishes.get("seconds")
+    return replay_order(ReplayLog.model_validate(log), size, seconds, READY, 60)
+
+
+BEGINNING = (0, {"prompt": "a hill", "size": "0.5K"})
+
+
+def test_a_replay_is_the_session_s_log_by_frames() -> None:
+    order = replayed(BEGINNING, (21, {"prompt": "a lake", "transition": "blend", "groups": 3}))
+    assert (order.seed, order.fps, order.frames) == (5, 10, 100)
+    assert order.cues == (
+        Cue(frame=0, prompt="a hill"),
+        Cue(frame=21, prompt="a lake", transition="blend", groups=3),
+    )
+
+
+def test_of_prompts_before_one_group_a_replay_has_the_last() -> None:
+    order = replayed(
+        BEGINNING,
+        (21, {"prompt": "a lake"}),
+        (21, {"prompt": "a town", "transition": "blend", "groups": 2}),
+    )
+    assert order.cues[1:] == (Cue(frame=21, prompt="a town", transition="blend", groups=2),)
+
+
+def test_what_a_lost_worker_never_sent_is_not_in_a_replay() -> None:
+    again = {"prompt": "a lake", "size": "0.5K", "restarted": True}
+    order = replayed(BEGINNING, (33, {"prompt": "a lake"}), (25, again), (34, {"prompt": "a town"}))
+    assert order.cues == (
+        Cue(frame=0, prompt="a hill"),
+        Cue(frame=25, prompt="a lake", restarts=True),
+        Cue(frame=34, prompt="a town"),
+    )
+
+
+def test_a_replay_has_the_largest_size_of_the_session_unless_another_is_asked_for() -> None:
+    changes = (BEGINNING, (21, {"size": "1K"}), (45, {"size": "0.5K"}))
+    assert (replayed(*changes).width, replayed(*changes, size="0.5K").width) == (1664, 832)
+    assert len(replayed(*changes).cues) == 1
+
+
+def test_a_replay_may_be_a_part_of_the_session() -> None:
+    order = replayed(BEGINNING, (21, {"prompt": "a lake"}), seconds="2")
+    assert (order.frames, len(order.cues)) == (20, 1)
+    with pytest.raises(InvalidField, match="at most 60"):
+        replayed(BEGINNING, frames=601)
+    with pytest.raises(InvalidField, match="no frames yet"):
+        replayed(BEGINNING, frames=0)
+
+
+def test_what_starts_from_a_picture_that_is_gone_is_not_made_again() -> None:
+    order = replace(ordered(), reference=Reference(id="ab", bytes=10))
+    kept, gone = completed(order), completed(order, has_file=False)
+    assert remix_order(kept, "a lake", READY).reference == order.reference
+    assert extension_order(kept, "a lake", "1", READY, 60).reference == order.reference
+    with pytest.raises(VideoGone):
+        remix_order(gone, "a lake", READY)
+    assert remix_order(completed(ordered(), has_file=False), "a lake", READY).reference is None

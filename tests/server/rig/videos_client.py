@@ -61,12 +61,15 @@ def make(server: LiveServer, prompt: str = "a hill", **fields: Any) -> dict[str,
 
 
 def wait_for(
-    server: LiveServer, video_id: str, condition: Callable[[dict[str, Any]], bool] | None = None
+    server: LiveServer,
+    video_id: str,
+    condition: Callable[[dict[str, Any]], bool] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Waits until a video is over, or until something else holds of it."""
     deadline = time.monotonic() + 2 * PATIENCE_S
     while True:
-        video: dict[str, Any] = ask(server, "GET", f"/v1/videos/{video_id}").json
+        video: dict[str, Any] = ask(server, "GET", f"/v1/videos/{video_id}", headers=headers).json
         if condition(video) if condition else video["status"] in OVER:
             return video
         assert time.monotonic() < deadline, (video, server.output())

@@ -53,8 +53,8 @@ def stream(engine: Engine, log: SessionLog) -> list[np.ndarray]:
         restore=False,
         changes=[],
     )
-    nothing = SnapshotRule(folder=None, share=0, max_bytes=0)
-    live = open_stream(engine, command, RULE, nothing, "0.5K", 0.0)
+    keeping = SnapshotRule(folder=None, share=0.0, max_bytes=0)
+    live = open_stream(engine, command, RULE, keeping, "0.5K", 0.0)
     log.began(model=engine.preset.name, fps=live.fps, prompt=command.prompt, size=live.size.name)
     frames: list[np.ndarray] = []
     for number in range(GROUPS):

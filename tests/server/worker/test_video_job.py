@@ -103,6 +103,29 @@ def test_a_prompt_is_in_force_from_the_first_group_behind_its_frame(tmp_path: Pa
         assert all(shown(frame, prompt) for frame in frames[first:end])
 
 
+def test_a_stream_that_begins_anew_does_so_at_its_very_frame(tmp_path: Path) -> None:
+    engine, reports = PatternEngine(), Reports()
+    order = command(tmp_path / "out.mp4", frames=40)
+    order.cues.extend([[15, "a lake", "cut", 1, True], [24, "a town"]])
+    run(engine, opened(engine, order, reports))
+    reports.last()
+    frames = pictures(tmp_path / "out.mp4")
+    assert [read_number(frame) for frame in frames] == [*range(15), *range(25)]
+    for prompt, first, end in (("a hill", 0, 15), ("a lake", 15, 24), ("a town", 24, 40)):
+        assert all(shown(frame, prompt) for frame in frames[first:end])
+
+
+def test_a_blend_goes_on_behind_its_first_group(tmp_path: Path) -> None:
+    engine, reports = PatternEngine(), Reports()
+    order = command(tmp_path / "out.mp4", frames=45)
+    order.cues.append([9, "a town", "blend", 3, False])
+    run(engine, opened(engine, order, reports))
+    reports.last()
+    frames = pictures(tmp_path / "out.mp4")
+    assert shown(frames[8], "a hill") and shown(frames[44], "a town") and shown(frames[33], "a town")
+    assert not any(shown(frame, "a hill") or shown(frame, "a town") for frame in frames[9:33])
+
+
 def test_a_job_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     engine, reports = PatternEngine(), Reports()
     job = opened(engine, command(tmp_path / "out.mp4", frames=10_000), reports)

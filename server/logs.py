@@ -1,0 +1,108 @@
+"""Logs of both processes: text for people or JSON lines for machines, with the ids that let one thing be followed.
+
+A line carries the ids of what it is about (``session``, ``job``, ``event``, ``key``) as fields, not in its words. Those
+that hold for a whole request are set once with ``log_ids``. Neither form shows an API key or a token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import Any, Literal
+
+from ultraflash.server.keys.secret import hide_secrets
+
+LogFormat = Literal["text", "json"]
+
+_FIELDS = "fields"
+_ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
+# They tell addresses with their tokens, and what is sent and received, when they are asked to be that talkative.
+_QUIET = {"uvicorn": logging.WARNING, "websockets": logging.WARNING, "asyncio": logging.INFO}
+
+
+def fields(**values: object) -> dict[str, Any]:
+    """``extra`` of a log call: what the line is about."""
+    return {_FIELDS: values}
+
+
+@contextlib.contextmanager
+def log_ids(**ids: str | None) -> Iterator[None]:
+    """Every line of this task carries these ids meanwhile; None is no id."""
+    given = {name: value for name, value in ids.items() if value is not None}
+    token = _ids.set({**_ids.get(), **given})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
+
+
+def set_up_logging(process: str, *, level: str, form: LogFormat) -> None:
+    """Makes everything that this process logs, its libraries included, go to stderr in one form.
+
+    Args:
+        process: ``web`` or ``worker``.
+        level: of our own loggers; talkative libraries stay quieter.
+        form: of the lines.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(process) if form == "json" else TextLines(process))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name, quietest in _QUIET.items():
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+        logger.setLevel(max(quietest, root.level))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, process, logger, message, then fields, and a traceback if there is one."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        line: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        # Fields never take the place of what every line has.
+        line |= {name: value for name, value in _fields_of(record).items() if name not in line}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return hide_secrets(json.dumps(line, default=str, ensure_ascii=True))
+
+
+class TextLines(logging.Formatter):
+    """Time, level, process and message, then fields as ``name=value``."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {process} %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and a traceback below it where there is one."""
+        return hide_secrets(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Everything but the traceback."""
+        values = [f"{name}={value}" for name, value in _fields_of(record).items()]
+        # A text that came from outside must not look like a line of its own.
+        text = " ".join([super().formatMessage(record), *values])
+        return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    return {**_ids.get(), **record.__dict__.get(_FIELDS, {})}

@@ -1,0 +1,102 @@
+"""What every response tells the browser, and what a foreign page or name gets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from videos_client import ask
+
+from ultraflash.server.app import create_app
+from ultraflash.server.origins import RESPONSE_HEADERS
+from ultraflash.server.settings import load_settings
+
+if TYPE_CHECKING:
+    from live_server import LiveServer
+
+FOREIGN = "https://evil.example"
+
+
+def check_headers(headers: object) -> None:
+    for name, value in RESPONSE_HEADERS.items():
+        assert headers[name] == value, name  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {}, 200),
+        ("GET", "/assets/app.js", {}, 200),
+        ("GET", "/metrics", {}, 200),
+        ("GET", "/nothing", {}, 404),
+        ("GET", "/v1/videos?limit=none", {}, 422),
+        ("DELETE", "/healthz", {}, 405),
+        ("POST", "/v1/videos", {"Origin": FOREIGN}, 403),
+        ("GET", "/v1/videos", {"Host": "rebound.example"}, 421),
+        ("GET", "/v1/sessions/session_00/recording?token=x", {}, 404),
+        ("POST", "/v1/videos", {"Content-Length": str(10**9)}, 413),
+    ],
+)
+def test_every_response_carries_the_security_headers(
+    server: LiveServer, method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    answer = ask(server, method, path, None, headers)
+    assert answer.status == status
+    check_headers(answer.headers)
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+async def test_a_fault_is_of_the_one_shape_and_tells_nothing(tmp_path: Path) -> None:
+    app = create_app(load_settings(None, {"data.folder": tmp_path}))
+
+    async def fail() -> None:
+        raise RuntimeError("a secret of the inside")
+
+    app.add_api_route("/v1/fail", fail)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        response = await client.get("/v1/fail")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "server_fault")
+    assert "secret" not in response.text
+    check_headers(response.headers)
+
+
+def test_the_policy_lets_nothing_in_from_elsewhere_and_runs_no_inline_code() -> None:
+    policy = dict(
+        part.strip().split(" ", 1) for part in RESPONSE_HEADERS["Content-Security-Policy"].split(";")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert policy["form-action"] == policy["base-uri"] == "'none'"
+    for name, sources in policy.items():
+        allowed = {"'none'", "'self'"} | ({"data:", "blob:"} if name in ("img-src", "media-src") else set())
+        assert set(sources.split()) <= allowed, name
+
+
+def test_the_page_has_no_inline_code(server: LiveServer) -> None:
+    page = ask(server, "GET", "/").body.decode()
+    assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+    assert re.findall(r"\son\w+=|\sstyle=|<style|javascript:", page) == []
+    assert re.findall(r"(?:src|href)=\"(?!/|#)", page) == []
+
+
+def test_a_foreign_page_is_not_told_that_it_may_read(server: LiveServer) -> None:
+    for method in ("GET", "OPTIONS"):
+        answer = ask(
+            server, method, "/v1/videos", None, {"Origin": FOREIGN, "Access-Control-Request-Method": "GET"}
+        )
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+async def test_a_foreign_page_opens_no_stream(server: LiveServer) -> None:
+    async with server.client(origin=FOREIGN) as client:
+        assert (await client.until_closed())[0] == 1008
+
+
+def test_a_foreign_name_that_points_here_gets_nothing(server: LiveServer) -> None:
+    for path in ("/", "/v1/videos", "/healthz"):
+        answer = ask(server, "GET", path, None, {"Host": "rebound.example:80"})
+        assert (answer.status, answer.code) == (421, "host_not_allowed")

@@ -1,0 +1,65 @@
+"""A job that is cancelled in the middle of a group gets no other one."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pattern_engine import PatternEngine, PatternState
+
+from ultraflash.server.settings import Settings
+from ultraflash.server.worker.loop import WorkerLoop
+from ultraflash.server.worker.messages import CancelJob, Command, JobFinished, JobStopped, RunJob, Shutdown
+
+CANCELLED_IN_GROUP = 3
+
+
+class CountingEngine(PatternEngine):
+    """Cancels its job while it makes a group, and shuts down after a later job."""
+
+    def __init__(self, commands: queue.Queue[Command]) -> None:
+        super().__init__()
+        self.groups: dict[str, int] = {}
+        self._commands = commands
+
+    def next_group(self, state: PatternState) -> np.ndarray:
+        self.groups[state.prompt] = self.groups.get(state.prompt, 0) + 1
+        if state.prompt == "long" and self.groups["long"] == CANCELLED_IN_GROUP:
+            self._commands.put(CancelJob(job_id="long"))
+        return super().next_group(state)
+
+
+def job(name: str, folder: Path, frames: int) -> RunJob:
+    (folder / name).mkdir()
+    return RunJob(
+        job_id=name,
+        cues=[[0, name]],
+        size="0.5K",
+        seed=1,
+        fps=16,
+        frames=frames,
+        path=str(folder / name / "out.mp4"),
+        reference=None,
+        resume_from=None,
+    )
+
+
+def test_the_group_in_work_is_the_last_one(tmp_path: Path) -> None:
+    commands: queue.Queue[Command] = queue.Queue()
+    engine = CountingEngine(commands)
+    reports: list[Any] = []
+
+    def take(report: Any) -> None:
+        reports.append(report)
+        if isinstance(report, JobFinished):
+            commands.put(Shutdown())
+
+    commands.put(job("long", tmp_path, 10_000))
+    commands.put(job("short", tmp_path, 20))
+    WorkerLoop(engine, Settings().configure(None), commands, take).run()
+    assert engine.groups == {"long": CANCELLED_IN_GROUP, "short": 2}
+    assert JobStopped(job_id="long") in reports
+    assert not (tmp_path / "long" / "out.mp4").exists()
+    assert (tmp_path / "short" / "out.mp4").exists()
