@@ -151,6 +151,8 @@ class FaultRun:
             engine=ENGINES[options.engine],
             stream__max_streams=options.streams,
             jobs__checkpoint_s=0.2,
+            # A job in whose lifetime many workers die is given up as their killer, which here it is not.
+            jobs__max_attempts=1000,
             PATTERN_SECONDS=0.05,
         )
         url = f"http://127.0.0.1:{port}"

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.engine import chosen_preset, load_engine
@@ -17,7 +18,14 @@ from ultraflash.server.logs import set_up_logging
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.channel import BlockingChannel, ChannelClosed
 from ultraflash.server.worker.loop import WorkerLoop
-from ultraflash.server.worker.messages import Command, Configure, WorkerFailed, WorkerProgress, WorkerReady
+from ultraflash.server.worker.messages import (
+    Command,
+    Configure,
+    Report,
+    WorkerFailed,
+    WorkerProgress,
+    WorkerReady,
+)
 from ultraflash.server.worker.stream_sizes import StreamSizes
 from ultraflash.server.worker.warm_up import WarmEngine, warm_up
 
@@ -64,7 +72,7 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         costs=warm.costs,
         clock=time.monotonic,
     )
-    loop = WorkerLoop(warm.engine, config, sizes, commands, channel.send, tracer=tracer)
+    loop = WorkerLoop(warm.engine, config, sizes, commands, partial(_emit, channel), tracer=tracer)
     reader = threading.Thread(target=_read, args=(channel, commands), name="commands", daemon=True)
     reader.start()
     channel.send(describe(warm, config))
@@ -102,5 +110,17 @@ def _read(channel: BlockingChannel, commands: queue.Queue[Command]) -> None:
         while True:
             commands.put(channel.receive())  # type: ignore[arg-type]
     except ChannelClosed:
-        # Nobody is left to hear of the group in work, and nothing here needs to be kept.
-        os._exit(0)
+        _leave()
+
+
+def _emit(channel: BlockingChannel, report: Report) -> None:
+    """Sends a report, from whichever thread has one."""
+    try:
+        channel.send(report)
+    except ChannelClosed:
+        _leave()
+
+
+def _leave() -> None:
+    """Ends the process: nobody is left to hear of the group in work, and nothing here needs to be kept."""
+    os._exit(0)
