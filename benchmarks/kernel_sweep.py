@@ -2,6 +2,9 @@
 
 ``python benchmarks/kernel_sweep.py`` rewrites ``kernels/tiles.json`` and the table in ``kernels/README.md``. Options
 narrow it down; rows that they leave out stay as they are. A compilation takes about a second.
+
+``--beside`` is for another version of Triton: candidates are compiled in the order of the table, until one survives in
+each group, and a row is left with the worse of what either version gave. So it holds for all versions that it names.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.candidates import VARIANTS
-from ultraflash.kernels.compilation import compile_ahead
+from ultraflash.kernels.compilation import Usage, compile_ahead
 from ultraflash.kernels.devices import DEVICES
 from ultraflash.kernels.tiles import Tiles
 
@@ -27,17 +30,22 @@ MARKS = ("<!-- tiles: written by benchmarks/kernel_sweep.py -->", "<!-- end of t
 Row = dict[str, Any]
 
 
+def compiled(kernel: str, arch: str, dtype: str, width: int, tiles: Tiles) -> Usage:
+    """What a kernel takes in one size on one device."""
+    variant = VARIANTS[kernel]
+    constants = variant.constants(arch=arch, dtype=dtype, width=width, tiles=tiles)
+    return compile_ahead(
+        variant.kernel(), constants, arch=arch, dtype=dtype, warps=tiles.warps, stages=tiles.stages
+    )
+
+
 def sweep(
     kernel: str, arch: str, dtype: str, width: int, *, candidates: Sequence[Tiles], enough: int | None
 ) -> Iterator[Row]:
     """Rows of the table for one kernel on one device, until `enough` candidates survived, or all of them."""
-    variant = VARIANTS[kernel]
     survivors = 0
     for tiles in candidates:
-        constants = variant.constants(arch=arch, dtype=dtype, width=width, tiles=tiles)
-        usage = compile_ahead(
-            variant.kernel(), constants, arch=arch, dtype=dtype, warps=tiles.warps, stages=tiles.stages
-        )
+        usage = compiled(kernel, arch, dtype, width, tiles)
         yield {
             "kernel": kernel,
             "arch": arch,
@@ -46,10 +54,31 @@ def sweep(
             **asdict(tiles),
             **asdict(usage),
             "survives": usage.survives,
+            "triton": version("triton"),
         }
         survivors += usage.survives
         if survivors == enough:
             return
+
+
+def worse(row: Row, usage: Usage) -> Row:
+    """A row of the table with what a kernel takes at most: by the row, or by another version of Triton."""
+    most = {name: max(row[name], getattr(usage, name)) for name in ("registers", "spilled", "shared")}
+    resident = min(row["resident"], usage.resident)
+    versions = ", ".join(sorted({*row["triton"].split(", "), version("triton")}))
+    survives = resident > 0 and most["spilled"] == 0
+    return {**row, **most, "resident": resident, "survives": survives, "triton": versions}
+
+
+def beside(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one group, checked with the Triton that is installed as far as to the first that survives."""
+    checked: list[Row] = []
+    for row in rows:
+        if not any(before["survives"] for before in checked) and row["survives"]:
+            tiles = Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
+            row = worse(row, compiled(row["kernel"], row["arch"], row["dtype"], row["width"], tiles))
+        checked.append(row)
+    return checked
 
 
 def groups(
@@ -96,7 +125,7 @@ def between_marks(text: str, table: str) -> str:
 def write(rows: Sequence[Row]) -> None:
     """Write the table for machines, one row a line, and the one for people."""
     lines = ",\n".join(json.dumps(row) for row in sorted(rows, key=key))
-    (KERNELS / "tiles.json").write_text(f'{{"triton": "{version("triton")}", "rows": [\n{lines}\n]}}\n')
+    (KERNELS / "tiles.json").write_text(f'{{"rows": [\n{lines}\n]}}\n')
     page = KERNELS / "README.md"
     page.write_text(between_marks(page.read_text(), markdown(rows)))
 
@@ -110,17 +139,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", default=())
     parser.add_argument("--widths", nargs="+", type=int, default=())
     parser.add_argument("--enough", type=int, help="stop a group after so many survivors")
+    parser.add_argument("--beside", action="store_true", help="check the table with another Triton")
     options = parser.parse_args(arguments)
     if not has_triton():
         print("the sweep compiles with Triton: pip install 'ultraflash[test]'", file=sys.stderr)
         return 2
     rows: list[Row] = json.loads((KERNELS / "tiles.json").read_text())["rows"]
     for group in groups(options.kernels, options.archs, options.dtypes, options.widths):
-        made = list(sweep(*group, candidates=VARIANTS[group[0]].tiles, enough=options.enough))
-        kernel, arch, dtype, width = group
+        of_group = [row for row in rows if (row["kernel"], row["arch"], row["dtype"], row["width"]) == group]
+        if options.beside:
+            made = beside(of_group)
+        else:
+            made = list(sweep(*group, candidates=VARIANTS[group[0]].tiles, enough=options.enough))
         kept = sum(row["survives"] for row in made)
-        print(f"{kernel} {arch} {dtype} {width}: {kept} of {len(made)} fit without spilling", flush=True)
-        rows = [row for row in rows if (row["kernel"], row["arch"], row["dtype"], row["width"]) != group]
+        print(f"{' '.join(map(str, group))}: {kept} of {len(made)} fit without spilling", flush=True)
+        rows = [row for row in rows if row not in of_group]
         rows.extend(made)
         write(rows)  # after each group, so that a run that is broken off has not been for nothing
     return 0

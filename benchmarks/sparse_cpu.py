@@ -5,7 +5,8 @@
     python benchmarks/sparse_cpu.py --json sparse_cpu.json
 
 Both compute the same thing and are compared with float32 attention first; what is wrong is not timed. The choice of
-blocks is not part of the time.
+blocks is not part of the time. Dense attention without a mask is timed as well: it computes something else, but nobody
+has to be slower than that, which a mask makes PyTorch be.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def gather(tensors: Tensors) -> Tensor:
     )
 
 
-def masked(tensors: Tensors, mask_BNIJ: Tensor) -> Tensor:
-    """All blocks under a mask of tokens, which is made beforehand."""
+def dense(tensors: Tensors, mask_BNIJ: Tensor | None = None) -> Tensor:
+    """All blocks, under a mask of tokens, which is made beforehand, or without one."""
     keys, values = tensors.all_keys()
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (tensors.q_BQTND, keys, values))
     out_BNID = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_BNIJ)
@@ -73,10 +74,11 @@ def measure(case: Case, dtype: torch.dtype, *, seconds: float) -> dict[str, Any]
     mask = tensors.selection.to_mask().repeat_interleave(tokens, 2).repeat_interleave(tokens, 3)
     calls: dict[str, Callable[[], Tensor]] = {
         "gather": lambda: gather(tensors),
-        "masked": lambda: masked(tensors, mask),
+        "masked": lambda: dense(tensors, mask),
     }
     for name, call in calls.items():
         check(f"{name} at {case.name}", call(), tensors, 1e-4 if dtype == torch.float32 else 5e-2)
+    calls["dense"] = lambda: dense(tensors)
     milliseconds = {name: median_ms(call, seconds=seconds) for name, call in calls.items()}
     return {
         "case": case.name,
@@ -84,7 +86,9 @@ def measure(case: Case, dtype: torch.dtype, *, seconds: float) -> dict[str, Any]
         "kept": tensors.pairs / (case.heads * case.grid.n_blocks * case.key_blocks),
         "gather_ms": milliseconds["gather"],
         "masked_ms": milliseconds["masked"],
+        "dense_ms": milliseconds["dense"],
         "ratio": milliseconds["masked"] / milliseconds["gather"],
+        "dense_ratio": milliseconds["dense"] / milliseconds["gather"],
     }
 
 
@@ -97,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cases", nargs="+", help="only cases of these names, such as 'mini 1K'")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="the faster one here by default")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time for each of the two")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each of the three")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -106,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtype = getattr(torch, options.dtype) if options.dtype else fastest_dtype(torch.device("cpu"))
     cases = mini_cases() + ([full_case(frames=2, heads=1)] if options.full else [])
     print(
-        "| attention at | dtype | pairs kept | masked SDPA ms | block-sparse ms | ratio |\n|---|---|---|---|---|---|"
+        "| attention at | dtype | pairs kept | masked SDPA ms | block-sparse ms | ratio | without a mask | ratio |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     rows = []
     for case in cases:
@@ -120,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(row)
         print(
             f"| {row['case']} | {row['dtype']} | {row['kept']:.1%} | {row['masked_ms']:.1f} "
-            f"| {row['gather_ms']:.1f} | {row['ratio']:.2f} |",
+            f"| {row['gather_ms']:.1f} | {row['ratio']:.2f} | {row['dense_ms']:.1f} | {row['dense_ratio']:.2f} |",
             flush=True,
         )
     if options.json:

@@ -117,7 +117,8 @@ class StreamSettings(BaseModel):
         keep_s: how long the log of a session is kept after its end.
         snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
             died; 0 makes none.
-        snapshot_bytes: largest snapshot that is made; the newest two of each stream are kept.
+        snapshot_bytes: largest snapshot that is made, where need be with latents alone; the newest two of each stream
+            are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -271,7 +272,7 @@ class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
     Attributes:
-        preset: name or path of the preset.
+        preset: name or path of the preset; if None, the best that the machine has weights and memory for.
         size: of streams that ask for ``auto``; the preset's own default if None.
         engine: factory of the engine, ``module:attribute``.
         log_level: of Python's logging, in both processes.
@@ -282,7 +283,7 @@ class Settings(BaseSettings):
         env_prefix="ULTRAFLASH_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    preset: str = "mini"
+    preset: str | None = None
     size: str | None = None
     engine: str = CASCADE
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

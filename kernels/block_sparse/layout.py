@@ -6,6 +6,7 @@ N heads, D head size; F H W frames, rows and columns of tokens.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +125,10 @@ class BlockGrid:
                 f"got {blocks} of {block_tokens}"
             )
         f, h, w = self.block
+        if self.n_blocks * block_tokens != self.tokens and not x_BGTND.requires_grad:
+            # One pass, where views need a second one to drop the padding. Its gradient would add instead of copy.
+            rows = x_BGTND.reshape(batch, blocks * block_tokens, heads * size)
+            return rows.index_select(1, _places(self, rows.device)).view(batch, self.tokens, heads, size)
         split = x_BGTND.reshape(
             batch, self.frame_blocks, self.row_blocks, self.col_blocks, f, h, w, heads * size
         )
@@ -132,6 +137,16 @@ class BlockGrid:
         )
         kept = padded[:, : self.frames, : self.rows, : self.cols]
         return kept.reshape(batch, self.tokens, heads, size)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(grid: BlockGrid, device: torch.device) -> Tensor:
+    """Where in block layout each token in reading order lies: int64 (L,)."""
+    f, h, w = grid.block
+    frame, row, col = torch.meshgrid(*(torch.arange(n, device=device) for n in grid.shape), indexing="ij")
+    block = (frame // f * grid.row_blocks + row // h) * grid.col_blocks + col // w
+    inner = (frame % f * h + row % h) * w + col % w
+    return (block * grid.block_tokens + inner).flatten()
 
 
 def block_means(x_BGTND: Tensor) -> Tensor:

@@ -168,8 +168,6 @@ def kept_places(
         if DIAGONAL:
             kept = kept | (allowed & (key == query_block))
         counted += tl.sum(kept.to(tl.int32), 0)
-    # The query block itself is place 0 only if it is the first that it may look at.
-    alone = reached == 0
     if WRITE:
         at = tl.load(row_ptr + row)
         for first in range(0, places, TILE_W):
@@ -179,7 +177,7 @@ def kept_places(
                 cached_frames, key_frames, local_range, chunk_blocks, CAUSAL,
             )  # fmt: skip
             kept = allowed & (tl.load(base + place, mask=place < places, other=0.0) >= threshold)
-            kept = kept | (alone & (place == 0))
+            kept = kept | (reached + place == 0)
             if DIAGONAL:
                 kept = kept | (allowed & (key == query_block))
             rank = tl.cumsum(kept.to(tl.int32), 0)
@@ -190,7 +188,8 @@ def kept_places(
             0, query_block, row_blocks, col_blocks, window_rows, window_cols,
             cached_frames, key_frames, local_range, chunk_blocks, CAUSAL,
         )  # fmt: skip
-        extra = alone
+        # The query block itself is place 0 only if it is the first that it may look at.
+        extra = reached == 0
         if DIAGONAL:
             extra = extra & (first_key != query_block)
         tl.store(count_ptr + row, counted + extra.to(tl.int32))

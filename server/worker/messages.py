@@ -19,7 +19,7 @@ class Configure:
 
     Attributes:
         engine: factory, ``module:attribute``.
-        preset: name or path.
+        preset: name or path; None for the best that the machine has weights and memory for.
         size: of streams that ask for ``auto``; the preset's own default if None.
         ahead_ms: media generated at most beyond the playhead.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
@@ -33,7 +33,7 @@ class Configure:
     """
 
     engine: str
-    preset: str
+    preset: str | None
     size: str | None
     ahead_ms: float
     ack_pause_s: float

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, load_engine
+from ultraflash.server.engine import Engine, chosen_preset, load_engine
 from ultraflash.server.logs import set_up_logging
 from ultraflash.server.media.h264 import H264Config, H264Encoder
 from ultraflash.server.tracing import open_tracer
@@ -28,10 +28,10 @@ LOADED = 0.4
 
 
 def main() -> None:
-    """Serves the channel whose file descriptor is the first argument."""
+    """Serves the channel of two file descriptors, given as arguments: to read from and to write to."""
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    channel = BlockingChannel(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
     try:
         config = channel.receive()
         if not isinstance(config, Configure):
@@ -78,7 +78,8 @@ def describe(engine: Engine, config: Configure) -> WorkerReady:
 
 def _ready_engine(channel: BlockingChannel, config: Configure) -> Engine:
     channel.send(WorkerProgress(stage="loading weights", progress=0.0))
-    engine = load_engine(config.engine, config.preset, config.size)
+    preset = chosen_preset(config.engine, config.preset, config.size, log.info)
+    engine = load_engine(config.engine, preset, config.size)
     size = engine.preset.size(config.size or engine.preset.default_size)
     channel.send(WorkerProgress(stage="warming up", progress=LOADED))
     state = engine.open("warming up", size=size.name, seed=0)

@@ -14,6 +14,7 @@ import torch
 
 from ultraflash.kernels.block_sparse import BlockGrid, block_sparse_attention
 from ultraflash.kernels.tiles import table
+from ultraflash.models.preset import load_preset
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -65,6 +66,30 @@ def test_what_is_numerically_wrong_is_named_and_not_timed() -> None:
     for wrong in (right + 0.01, right * torch.nan):
         with pytest.raises(cases.WrongNumbers, match="wrong is off by"):
             cases.check("wrong", wrong, tensors, 1e-4)
+
+
+def test_a_second_triton_leaves_the_worse_of_both_and_stops_at_what_survives_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sweep = load("kernel_sweep")
+    rows = [row for row in table() if row["survives"]][:1] * 3
+    spills = iter((4, 0))
+    monkeypatch.setattr(
+        sweep,
+        "compiled",
+        lambda *_: sweep.Usage(registers=255, spilled=next(spills), shared=0, resident=1),
+    )
+    first, second, third = sweep.beside(rows)
+    assert (first["spilled"], first["survives"]) == (4, False)
+    assert (second["registers"], second["shared"], second["survives"]) == (255, rows[1]["shared"], True)
+    assert third == rows[2]
+
+
+def test_the_bytes_of_small_operators_are_counted() -> None:
+    found = load("small_operators").parts(load_preset("mini"), width=2)
+    assert len(found) == 2
+    for rows in found.values():
+        assert all(0 <= row.fused < row.unfused for row in rows)
 
 
 def test_the_table_of_the_page_is_that_of_the_file() -> None:

@@ -4,15 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from ultraflash.kernels import residual_norm
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import (
     BlockGrid,
     SelectionRule,
     block_sparse_attention,
+    fp8,
     select_blocks,
     selection_mask,
 )
+from ultraflash.kernels.heads import to_heads
+from ultraflash.kernels.pixels import PixelLayout, pack
 from ultraflash.kernels.quantization import dequantize, quantize
 
 pytestmark = [
@@ -120,3 +124,57 @@ def test_choosing_and_attending_does_not_wait_for_the_gpu() -> None:
             block_sparse_attention(q, k, v, selection, backend="triton")
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_gated_sum_and_modulated_norm_equal_the_reference(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, update = (torch.randn(2, 300, 1536, generator=generator).cuda() for _ in range(2))
+    gate, factor, offset = torch.randn(1, 3, 3, 1536, generator=generator).cuda().unsqueeze(3).unbind(2)
+    made, wanted = (
+        residual_norm.add_normed(
+            x, update.to(dtype), gate, factor, offset, eps=1e-6, dtype=dtype, backend=backend
+        )
+        for backend in ("triton", "reference")
+    )
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(made[0], wanted[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made[1], wanted[1], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("width", [192, 1536])
+def test_normed_and_rotated_heads_in_block_layout_equal_the_reference(dtype: torch.dtype, width: int) -> None:
+    grid = grid_of(128)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, grid.tokens, width, generator=generator).to("cuda", dtype)
+    weight = torch.randn(width, generator=generator).cuda()
+    rope = torch.randn(2, grid.tokens, 1, 32, generator=generator).cuda()
+    made, wanted = (
+        to_heads(x, width // 64, weight_E=weight, eps=1e-6, rope=rope, grid=grid, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    torch.testing.assert_close(made, wanted, atol=2 * TOLERANCE[dtype], rtol=2 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", ["rgb", "yuv420p", "nv12"])
+def test_packed_pixels_equal_the_reference(layout: PixelLayout) -> None:
+    pixels = torch.rand(3, 3, 96, 160, generator=torch.Generator().manual_seed(0)).cuda().permute(0, 2, 3, 1)
+    made, wanted = (
+        pack(pixels.bfloat16() - 0.5, layout=layout, offset=0.5, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    assert (made.int() - wanted.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("tokens", [64, 128])
+def test_attention_in_8_bit_floating_point_is_close_to_float32(size: int, tokens: int) -> None:
+    if torch.cuda.get_device_capability() < fp8.CAPABILITY:
+        pytest.skip("its tensor cores don't take e4m3")
+    grid = grid_of(tokens)
+    q, k, v = (draw(grid, size, torch.bfloat16, seed=seed) for seed in range(3))
+    selection = select_blocks(q, k, grid, RULE, backend="reference")
+    made = block_sparse_attention(q, k, v, selection, backend="fp8")
+    wanted = block_sparse_attention(*(x.float() for x in (q, k, v)), selection, backend="gather")
+    assert ((made.float() - wanted).norm() / wanted.norm()).item() < 0.06

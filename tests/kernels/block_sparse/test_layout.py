@@ -12,8 +12,9 @@ GRIDS = [
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_blocks_and_back_is_the_identity(grid: BlockGrid) -> None:
-    x = torch.randn(2, grid.tokens, 3, 4)
+@pytest.mark.parametrize("trained", [False, True])
+def test_blocks_and_back_is_the_identity(grid: BlockGrid, trained: bool) -> None:
+    x = torch.randn(2, grid.tokens, 3, 4, requires_grad=trained)
     blocks = grid.to_blocks(x)
     assert blocks.shape == (2, grid.n_blocks, grid.block_tokens, 3, 4)
     assert torch.equal(grid.to_tokens(blocks), x)
