@@ -102,7 +102,10 @@ def stored_opening(stored: StoredSession) -> StreamOpened:
 def stored_changes(stored: StoredSession) -> PendingChanges:
     """What its owner has asked for and not seen."""
     pending = PendingChanges()
-    kinds = {"prompt.update": PromptUpdate, "session.control": SessionControl}
+    kinds: dict[str, type[PromptUpdate] | type[SessionControl]] = {
+        "prompt.update": PromptUpdate,
+        "session.control": SessionControl,
+    }
     for event in stored.wishes["pending"]:
         pending.add(kinds[event["type"]].model_validate(event))
     return pending
