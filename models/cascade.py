@@ -385,14 +385,15 @@ class Cascade:
         state.offloaded = False
 
     @torch.inference_mode()
-    def snapshot(self, state: StreamState) -> Snapshot:
-        """Copy everything that a stream carries, between two groups, to host memory."""
+    def snapshot(self, state: StreamState, *, max_bytes: int | None = None) -> Snapshot:
+        """Copy everything that a stream carries, between two groups, to host memory; its latents alone where that is
+        more than ``max_bytes``."""
         self._forget_ahead(state)
-        return capture(state, self._identity)
+        return capture(state, self._identity, max_bytes=max_bytes)
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> StreamState:
-        """Make the stream of a snapshot, which goes on without a seam.
+        """Make the stream of a snapshot, which goes on without a seam, and bit for bit unless it is a compact one.
 
         Raises:
             ForeignSnapshot: it is of another preset, other weights or another number type.
@@ -405,11 +406,15 @@ class Cascade:
         fill(state, snapshot, self._device)
         if state.blend is not None:
             state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
+        if snapshot.compact:
+            self._blocks.recompute_window(state)
+            self._show_newest_again(state)
         return state
 
-    def save_stream(self, state: StreamState) -> bytes:
-        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with."""
-        return self.snapshot(state).to_bytes()
+    def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
+        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with; see
+        :meth:`snapshot`."""
+        return self.snapshot(state, max_bytes=max_bytes).to_bytes()
 
     def load_stream(self, data: bytes) -> StreamState:
         """The stream that :meth:`save_stream` made bytes of. Raises what :meth:`restore` does."""
@@ -452,6 +457,9 @@ class Cascade:
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
         state.picture = self._pictures.open(state.next_size)
+        self._show_newest_again(state)
+
+    def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
             self._pictures.show(state, state.last_latents_BCFHW, start, StageSeconds())

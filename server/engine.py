@@ -126,11 +126,11 @@ class Engine(Protocol):
 class StreamKeeper(Protocol):
     """An engine whose streams can be kept between two groups and gone on with later, by another process too."""
 
-    def save_stream(self, state: Any) -> bytes:
-        """A stream as bytes."""
+    def save_stream(self, state: Any, max_bytes: int | None = None) -> bytes:
+        """A stream as bytes, with less in it where it would be more than ``max_bytes``."""
 
     def load_stream(self, data: bytes) -> EngineState:
-        """The stream of ``save_stream``, which goes on with the same frames.
+        """The stream of ``save_stream``, which goes on with the same frames, or nearly so where less was in it.
 
         Raises an ``UltraflashError`` for one that this engine cannot go on with.
         """

@@ -28,10 +28,10 @@ LOADED = 0.4
 
 
 def main() -> None:
-    """Serves the channel whose file descriptor is the first argument."""
+    """Serves the channel of two file descriptors, given as arguments: to read from and to write to."""
     # A Ctrl-C in the terminal reaches both processes; the web process decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = BlockingChannel(socket.socket(fileno=int(sys.argv[1])))
+    channel = BlockingChannel(*(socket.socket(fileno=int(number)) for number in sys.argv[1:3]))
     try:
         config = channel.receive()
         if not isinstance(config, Configure):

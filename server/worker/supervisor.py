@@ -139,17 +139,18 @@ class WorkerSupervisor:
 
     async def _live_once(self) -> bool:
         """One life of a worker. Returns whether it became ready."""
-        ours, theirs = socket.socketpair()
-        with theirs:
+        (incoming, their_out), (outgoing, their_in) = socket.socketpair(), socket.socketpair()
+        with their_in, their_out:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
                 _BOOT,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                str(their_in.fileno()),
+                str(their_out.fileno()),
+                pass_fds=(their_in.fileno(), their_out.fileno()),
             )
         self.process_id = process.pid
-        self._channel = channel = await AsyncChannel.over(ours)
+        self._channel = channel = await AsyncChannel.over(incoming, outgoing)
         channel.send(self._config)
         try:
             while True:

@@ -68,7 +68,13 @@ def test_what_is_saved_is_found_again_and_a_log_grows(open_sessions: OpenStore, 
     found = open_sessions(ELSEWHERE).get(first.id)
     assert found == replace(later, updated_at=clock.now)
     assert found is not None
-    assert found.replay == {"model": "pattern", "seed": 2**63 - 1, "fps": 16, "events": list(later.events)}
+    assert found.replay == {
+        "model": "pattern",
+        "seed": 2**63 - 1,
+        "fps": 16,
+        "frames": 100,
+        "events": list(later.events),
+    }
 
 
 @pytest.mark.parametrize("unknown", ["session_0", "", "x\0y", "ä" * 300])

@@ -48,7 +48,7 @@ class LiveServer:
             key = name if name.isupper() else f"ULTRAFLASH_{name.upper()}"
             self._environment[key] = str(value)
         self.address = ""
-        self.log = folder / f"server-{time.monotonic_ns()}.log"
+        self.log = folder / "server.log"
 
     def __enter__(self) -> LiveServer:
         self.start()
@@ -58,6 +58,7 @@ class LiveServer:
         self.stop()
 
     def start(self) -> None:
+        self.log = self.folder / f"server-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log

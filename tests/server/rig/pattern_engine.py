@@ -150,7 +150,7 @@ class PatternEngine:
         colours = frames_THWC[-count:].mean(axis=(1, 2)).tolist()
         state.reference = [colours[0]] * (count - len(colours)) + colours
 
-    def save_stream(self, state: PatternState) -> bytes:
+    def save_stream(self, state: PatternState, max_bytes: int | None = None) -> bytes:
         kept = {name: value for name, value in vars(state).items() if name not in ("size", "stage_seconds")}
         return json.dumps({**kept, "size": state.size.name}).encode()
 

@@ -97,7 +97,7 @@ def kept_by(keeping: StreamKeeping, engine: Engine, work_s: float) -> bool:
 class SlowKeeper(PatternEngine):
     """Takes about 20 ms of processor time for a snapshot."""
 
-    def save_stream(self, state: Any) -> bytes:
+    def save_stream(self, state: Any, max_bytes: int | None = None) -> bytes:
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
