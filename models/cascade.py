@@ -26,7 +26,7 @@ from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
-from ultraflash.models.overlap import Ahead, Background, adopt, mark, rewind
+from ultraflash.models.overlap import Ahead, Background, adopt, ahead_set_aside, mark, rewind
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.precision import check_precision, lower_linears
@@ -388,8 +388,8 @@ class Cascade:
     def snapshot(self, state: StreamState, *, max_bytes: int | None = None) -> Snapshot:
         """Copy everything that a stream carries, between two groups, to host memory; its latents alone where that is
         more than ``max_bytes``."""
-        self._forget_ahead(state)
-        return capture(state, self._identity, max_bytes=max_bytes)
+        with ahead_set_aside(state):
+            return capture(state, self._identity, max_bytes=max_bytes)
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> StreamState:

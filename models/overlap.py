@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +61,23 @@ def rewind(state: StreamState, before: WindowMark) -> None:
     """Take a stream's window back to where it was noted."""
     state.base_cache.rewind(before.cache)
     state.window.restore(before.latents_BCFHW, **before.fields)
+
+
+@contextmanager
+def ahead_set_aside(state: StreamState) -> Iterator[None]:
+    """Within the block a stream's window is as if nothing had been generated ahead; then that is there again."""
+    if state.ahead is None:
+        yield
+        return
+    before = state.ahead.before
+    buffer_BCFHW, fields = state.window.capture()
+    latents_BCFHW = buffer_BCFHW.clone()
+    here = WindowMark(cache=state.base_cache.trade(before.cache), latents_BCFHW=latents_BCFHW, fields=fields)
+    state.window.restore(before.latents_BCFHW, **before.fields)
+    try:
+        yield
+    finally:
+        rewind(state, here)
 
 
 def adopt(state: StreamState, after: StreamState) -> None:

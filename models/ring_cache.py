@@ -199,6 +199,20 @@ class RingCache:
         for place, tensors in mark.runs.items():
             self._store.paste(place * self._frame_tokens, tensors)
 
+    def trade(self, mark: RingMark) -> RingMark:
+        """Rewind to ``mark``; returns one that takes it back to where it stands now."""
+        size = self._frame_tokens
+        here = RingMark(
+            filled=self._filled,
+            next=self._next,
+            runs={
+                place: self._store.copy(place * size, place * size + next(iter(tensors.values())).shape[2])
+                for place, tensors in mark.runs.items()
+            },
+        )
+        self.rewind(mark)
+        return here
+
     def to(self, device: torch.device) -> None:
         """Move the buffers."""
         self._store.to(device)

@@ -154,12 +154,17 @@ def test_the_next_group_is_there_before_it_is_asked_for_but_for_the_second(ahead
     assert set(state.stage_seconds) == {"base", "upsample", "sr", "decode"}
 
 
-def test_a_snapshot_goes_on_in_a_cascade_without_overlap(cascade: Cascade, ahead: Cascade) -> None:
+@pytest.mark.parametrize("groups", [2, 3, 5])
+def test_a_snapshot_goes_on_in_a_cascade_without_overlap_and_costs_nothing_ahead(
+    cascade: Cascade, ahead: Cascade, groups: int
+) -> None:
     state = ahead.open("a calm sea", seed=1)
-    for _ in range(3):
+    for _ in range(groups):
         ahead.next_group(state)
+    there = state.ahead
     restored = cascade.load_stream(ahead.save_stream(state))
-    for _ in range(2):
+    assert there is not None and state.ahead is there
+    for _ in range(3):
         assert torch.equal(cascade.next_group(restored), ahead.next_group(state))
 
 
