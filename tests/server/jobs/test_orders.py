@@ -46,6 +46,7 @@ def completed(order: Order, **fields: Any) -> Job:
         error_message=None,
         room_bytes=0,
         has_file=True,
+        key_id=None,
     )
     return replace(job, **fields)
 
