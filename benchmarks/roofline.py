@@ -1,10 +1,11 @@
-"""Predict frames per second of a preset on a GPU from its arithmetic and its memory traffic.
+"""Predict frames per second and memory of a preset on a GPU, from its arithmetic, its memory traffic and its plan.
 
 python benchmarks/roofline.py --preset ultraflash-1k --gpu H100
 
 A stage takes at least its FLOPs over the peak of the tensor cores and at least its bytes over the memory's bandwidth,
-whichever is longer. No kernel reaches either, so the table also shows what is left at a given efficiency. It is a
-prediction, not a measurement.
+whichever is longer. No kernel reaches either, so the table also shows what is left at a given efficiency. Memory is
+that of the plan by which a preset is refused where it does not fit: networks, one stream and the largest pass, in
+bfloat16. It is a prediction, not a measurement.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from costs import StageCost, stage_costs
 
+from ultraflash.models.memory_plan import GIB, MemoryPlan, memory_plan
 from ultraflash.models.preset import Preset, Size, load_preset
 
 
@@ -49,7 +51,20 @@ def milliseconds(stage: StageCost, gpu: Gpu) -> tuple[float, str]:
     return max(compute, traffic), "compute" if compute >= traffic else "memory"
 
 
-def predict(preset: Preset, size: Size, gpu: Gpu, *, efficiency: float) -> dict[str, Any]:
+def memory(plan: MemoryPlan, gpu: Gpu) -> dict[str, Any]:
+    """What a plan takes of a GPU, and how many streams at a time fit; 0 where none does."""
+    room = int(gpu.memory_gib * GIB) - (plan.total_bytes - plan.stream_bytes)
+    return {
+        "gib": plan.total_bytes / GIB,
+        "weights_gib": plan.loaded_bytes / GIB,
+        "stream_gib": plan.stream_bytes / GIB,
+        "pass_gib": plan.estimates["activations"] / GIB,
+        "of_gib": gpu.memory_gib,
+        "streams": max(0, room // plan.stream_bytes),
+    }
+
+
+def predict(preset: Preset, size: Size, gpu: Gpu, *, efficiency: float, plan: MemoryPlan) -> dict[str, Any]:
     """The prediction as plain data."""
     stages = []
     for stage in stage_costs(preset, size):
@@ -73,6 +88,7 @@ def predict(preset: Preset, size: Size, gpu: Gpu, *, efficiency: float) -> dict[
         "fps": 1000 * efficiency / total,
         "efficiency": efficiency,
         "playback_fps": preset.fps,
+        "memory": memory(plan, gpu),
     }
 
 
@@ -90,6 +106,12 @@ def print_table(prediction: dict[str, Any]) -> None:
     print(
         f"\nat peak {prediction['fps_at_peak']:.1f} fps, at {prediction['efficiency']:.0%} of it "
         f"{prediction['fps']:.1f} fps; playback wants {prediction['playback_fps']}"
+    )
+    room = prediction["memory"]
+    fits = f"{room['streams']} at a time fit" if room["streams"] else "does not fit"
+    print(
+        f"memory {room['gib']:.1f} of {room['of_gib']:.0f} GiB: networks {room['weights_gib']:.1f}, "
+        f"a stream {room['stream_gib']:.2f}, the largest pass {room['pass_gib']:.2f}; {fits}"
     )
 
 
@@ -109,7 +131,12 @@ def main() -> None:
     preset = load_preset(args.preset)
     sizes = [preset.size(args.size)] if args.size else list(preset.sizes)
     gpus = list(GPUS.values()) if args.gpu == "all" else [GPUS[args.gpu]]
-    predictions = [predict(preset, size, gpu, efficiency=args.efficiency) for gpu in gpus for size in sizes]
+    plans = {size.name: memory_plan(preset, size.name) for size in sizes}
+    predictions = [
+        predict(preset, size, gpu, efficiency=args.efficiency, plan=plans[size.name])
+        for gpu in gpus
+        for size in sizes
+    ]
     for prediction in predictions:
         print_table(prediction)
     if args.json is not None:

@@ -5,6 +5,8 @@ Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and c
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +18,15 @@ from torch import Tensor, nn
 from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
+from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
-from ultraflash.models.errors import BadConfig, StreamOffloaded
+from ultraflash.models.errors import BadConfig, NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
+from ultraflash.models.overlap import Ahead, Background, adopt, ahead_set_aside, mark, rewind
 from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.precision import check_precision, lower_linears
@@ -41,6 +45,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NetT = TypeVar("NetT", bound=nn.Module)
+
+_log = logging.getLogger(__name__)
+
+_GROUPS_OF_ALL_SHAPES = 2
+"""A stream's first group differs from the others: super-resolution sees all of it at once, and a first block may be
+shorter."""
 
 
 class Cascade:
@@ -91,8 +101,11 @@ class Cascade:
         self._lora = lora
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
         self._identity = identity_of(preset, self.networks, dtype)
-        for net in filter(None, (self._base, self._sr)):
+        transformers = [self._base, *([self._sr] if self._sr is not None else [])]
+        for net in transformers:
             lower_linears(net, preset.precision.linears, dtype=dtype)
+        if preset.execution.compile:
+            compile_blocks(*transformers)
         self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
         self._pictures = PictureStage(
             preset=preset,
@@ -135,7 +148,7 @@ class Cascade:
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)
         networks = load_networks(chosen, device=where, dtype=kind)
-        return cls(
+        cascade = cls(
             chosen,
             text=networks.text,
             base=networks.base,
@@ -147,6 +160,8 @@ class Cascade:
             lora=networks.lora,
             layout=layout,
         )
+        cascade.warm_up()
+        return cascade
 
     @classmethod
     def load_for_video(cls, preset: str | Path | Preset = "mini", *, size: str | None = None) -> Cascade:
@@ -168,6 +183,27 @@ class Cascade:
             decoder=self._decoder,
             lora=self._lora,
         )
+
+    def warm_up(self) -> None:
+        """Compile the networks for every size that there is memory for, where the preset wants them compiled at all.
+
+        :meth:`load` does it; streams of a cascade that never did run as if nothing were to be compiled.
+
+        Raises:
+            CompilationFailed: there is no compiler, or it fails.
+        """
+        if not self.preset.execution.compile:
+            return
+        for size in self.preset.sizes:
+            try:
+                stream = self.open("warming up", size=size.name)
+            except NotEnoughMemory as error:
+                _log.warning("%s is not compiled: %s", size.name, error.message)
+                continue
+            with compiling():
+                for _ in range(_GROUPS_OF_ALL_SHAPES):
+                    self._next_group(stream)
+            _log.info("compiled %s at %s", self.preset.name, size.name)
 
     @property
     def pictures(self) -> PictureStage:
@@ -228,6 +264,7 @@ class Cascade:
         """
         check_transition(transition, groups)
         context = self.encode_prompt(prompt)
+        self._forget_ahead(state)
         blends = transition == "blend"
         before = state.prompt_context
         state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
@@ -259,7 +296,6 @@ class Cascade:
             raise ValueError("only a stream without a group can start from frames")
         state.reference_BCFHW = self._encoder.encode(torch.from_numpy(frames_THWC))
 
-    @torch.inference_mode()
     def next_group(self, state: StreamState) -> Tensor:
         """Make the next group of frames. A stream that raised here is to be given up: its parts are out of step.
 
@@ -272,16 +308,17 @@ class Cascade:
         """
         if state.offloaded:
             raise StreamOffloaded("the stream rests in host memory; Cascade.resume brings it back")
+        with compiled_only() if self.preset.execution.compile else nullcontext():
+            return self._next_group(state)
+
+    @torch.inference_mode()
+    def _next_group(self, state: StreamState) -> Tensor:
         clock = StageSeconds()
         if state.next_size != state.picture.size:
             with clock.measure("resize"):
                 self._resize(state)
-        if state.blend is not None or state.recompute_window:
-            with clock.measure("prompt"):
-                self._change_prompt(state)
-        with clock.measure("base"):
-            latents = self._generate(state)
-        frames = self._pictures.show(state, latents, state.latent_frames, clock)
+        latents = self._base_latents(state, clock)
+        frames = self._show(state, latents, clock)
         if state.latent_frames == 0:
             frames = frames[UNTRIMMED_FRAMES:]
         state.last_latents_BCFHW = latents
@@ -291,8 +328,54 @@ class Cascade:
         state.stage_seconds = clock.seconds
         return frames.contiguous()
 
+    def _base_latents(self, state: StreamState, clock: StageSeconds) -> Tensor:
+        """Clean base latents (1, C, F, H, W) of the next group: those generated ahead if they still hold, else new."""
+        ahead = state.ahead
+        if ahead is not None and ahead.after.dynamic_cache == state.dynamic_cache:
+            adopt(state, ahead.after)
+            state.ahead = None
+            return ahead.latents_BCFHW
+        self._forget_ahead(state)
+        if state.blend is not None or state.recompute_window:
+            with clock.measure("prompt"):
+                self._change_prompt(state)
+        with clock.measure("base"):
+            return self._generate(state)
+
+    def _show(self, state: StreamState, latents: Tensor, clock: StageSeconds) -> Tensor:
+        """Frames of a group, and where the preset overlaps, the next group's latents meanwhile.
+
+        A stream's first group goes without, so that it is seen as soon as can be. Of the time that the base takes
+        ahead, what the frames had to wait for it counts.
+        """
+        if not self.preset.execution.overlap or state.groups == 0:
+            return self._pictures.show(state, latents, state.latent_frames, clock)
+        after = replace(state, latent_frames=state.latent_frames + latents.shape[2], last_latents_BCFHW=None)
+        before = mark(state, sum(self.preset.group_at(after.latent_frames)))
+        with Background(self._device, lambda: self._generate_ahead(after)) as background:
+            frames = self._pictures.show(state, latents, state.latent_frames, clock)
+            with clock.measure("base"):
+                made = background.result()
+        state.ahead = Ahead(latents_BCFHW=made, after=after, before=before)
+        return frames
+
+    @torch.inference_mode()
+    def _generate_ahead(self, after: StreamState) -> Tensor:
+        """Latents of the group after the one in work, on a thread of its own."""
+        if after.blend is not None:
+            self._change_prompt(after)
+        return self._generate(after)
+
+    @torch.inference_mode()
+    def _forget_ahead(self, state: StreamState) -> None:
+        """Take back what was generated ahead, since it is not wanted as it is."""
+        if state.ahead is not None:
+            rewind(state, state.ahead.before)
+            state.ahead = None
+
     def pause(self, state: StreamState) -> None:
         """Move a stream to host memory, so that it takes none of the device's while it makes no frames."""
+        self._forget_ahead(state)
         state.to(torch.device("cpu"))
         state.offloaded = True
 
@@ -302,13 +385,15 @@ class Cascade:
         state.offloaded = False
 
     @torch.inference_mode()
-    def snapshot(self, state: StreamState) -> Snapshot:
-        """Copy everything that a stream carries, between two groups, to host memory."""
-        return capture(state, self._identity)
+    def snapshot(self, state: StreamState, *, max_bytes: int | None = None) -> Snapshot:
+        """Copy everything that a stream carries, between two groups, to host memory; its latents alone where that is
+        more than ``max_bytes``."""
+        with ahead_set_aside(state):
+            return capture(state, self._identity, max_bytes=max_bytes)
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> StreamState:
-        """Make the stream of a snapshot, which goes on without a seam.
+        """Make the stream of a snapshot, which goes on without a seam, and bit for bit unless it is a compact one.
 
         Raises:
             ForeignSnapshot: it is of another preset, other weights or another number type.
@@ -321,11 +406,15 @@ class Cascade:
         fill(state, snapshot, self._device)
         if state.blend is not None:
             state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
+        if snapshot.compact:
+            self._blocks.recompute_window(state)
+            self._show_newest_again(state)
         return state
 
-    def save_stream(self, state: StreamState) -> bytes:
-        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with."""
-        return self.snapshot(state).to_bytes()
+    def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
+        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with; see
+        :meth:`snapshot`."""
+        return self.snapshot(state, max_bytes=max_bytes).to_bytes()
 
     def load_stream(self, data: bytes) -> StreamState:
         """The stream that :meth:`save_stream` made bytes of. Raises what :meth:`restore` does."""
@@ -368,6 +457,9 @@ class Cascade:
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
         state.picture = self._pictures.open(state.next_size)
+        self._show_newest_again(state)
+
+    def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
             self._pictures.show(state, state.last_latents_BCFHW, start, StageSeconds())

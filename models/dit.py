@@ -170,6 +170,7 @@ class Block(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.passes = EAGER
 
     def forward(
         self,
@@ -182,26 +183,58 @@ class Block(nn.Module):
         grid: BlockGrid | None,
     ) -> Tensor:
         """The stream (B, L, E) behind the block; ``dtype`` is that of its matrix products, ``grid`` as `attend` has."""
-        parts = (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        q, k, v = self.passes.enter(self, x_BLE, time_BF6E, rope, dtype, grid)
+        return self.passes.leave(self, x_BLE, attend(q, k, v), time_BF6E, *text, dtype)
 
-        normed = residual_norm.normed(x_BLE, 1.0 + scale_a, shift_a, eps=self.eps, dtype=dtype)
-        q = self.self_attn.query(normed, rope, grid)
-        k = self.self_attn.key(normed, rope, grid)
-        out = attend(q, k, self.self_attn.value(normed, grid))
+    def modulations(self, time_BF6E: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the attention, then of the MLP, each (B, F, 1, E)."""
+        return (self.modulation.float() + time_BF6E).unsqueeze(3).unbind(2)
 
-        update, norm = self.self_attn.output(out), self.norm3
-        x_BLE, normed = residual_norm.add_normed(
-            x_BLE, update, gate_a, norm.weight, norm.bias, eps=self.eps, dtype=dtype
-        )
-        keys, values = text
-        out = dense_attention(self.cross_attn.query(normed), keys, values)
 
-        update = self.cross_attn.output(out)
-        x_BLE, normed = residual_norm.add_normed(
-            x_BLE, update, None, 1.0 + scale_m, shift_m, eps=self.eps, dtype=dtype
-        )
-        return residual_norm.add(x_BLE, self.ffn(normed), gate_m)
+def enter(
+    block: Block, x_BLE: Tensor, time_BF6E: Tensor, rope: Tensor, dtype: torch.dtype, grid: BlockGrid | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The half of a block before self-attention: queries, keys and values, laid out as ``grid`` says."""
+    shift, scale = block.modulations(time_BF6E)[:2]
+    normed = residual_norm.normed(x_BLE, 1.0 + scale, shift, eps=block.eps, dtype=dtype)
+    attention = block.self_attn
+    q, k = attention.query(normed, rope, grid), attention.key(normed, rope, grid)
+    return q, k, attention.value(normed, grid)
+
+
+def leave(
+    block: Block,
+    x_BLE: Tensor,
+    out_BLND: Tensor,
+    time_BF6E: Tensor,
+    keys_BXND: Tensor,
+    values_BXND: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The half behind self-attention, whose result is ``out_BLND``: cross-attention and MLP."""
+    _, _, gate_a, shift, scale, gate = block.modulations(time_BF6E)
+    update, norm = block.self_attn.output(out_BLND), block.norm3
+    x_BLE, normed = residual_norm.add_normed(
+        x_BLE, update, gate_a, norm.weight, norm.bias, eps=block.eps, dtype=dtype
+    )
+    out = dense_attention(block.cross_attn.query(normed), keys_BXND, values_BXND)
+
+    update = block.cross_attn.output(out)
+    x_BLE, normed = residual_norm.add_normed(
+        x_BLE, update, None, 1.0 + scale, shift, eps=block.eps, dtype=dtype
+    )
+    return residual_norm.add(x_BLE, block.ffn(normed), gate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockPasses:
+    """The two halves of a block as they run: plain, or compiled."""
+
+    enter: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    leave: Callable[..., Tensor]
+
+
+EAGER = BlockPasses(enter=enter, leave=leave)
 
 
 class Head(nn.Module):

@@ -120,6 +120,12 @@ class UnsupportedPrecision(UltraflashError):
     code = "unsupported_precision"
 
 
+class CompilationFailed(UltraflashError):
+    """Networks that were to be compiled and could not be."""
+
+    code = "compilation_failed"
+
+
 class HubUnreachable(UltraflashError):
     """Files that could not be fetched from the Hugging Face hub."""
 

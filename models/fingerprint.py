@@ -15,8 +15,16 @@ from ultraflash.models.errors import ForeignSnapshot
 from ultraflash.models.loading import Networks
 from ultraflash.models.preset import Preset
 
-# Neither words for people, nor where files lie, nor what every stream carries itself.
-_NO_MATTER = ("description", "weights", "sources", "max_prompt_chars", "default_size", "dynamic_cache")
+# Neither words for people, nor where files lie, nor what every stream carries itself, nor how fast it is made.
+_NO_MATTER = (
+    "description",
+    "weights",
+    "sources",
+    "max_prompt_chars",
+    "default_size",
+    "dynamic_cache",
+    "execution",
+)
 _SAMPLES = 64
 
 

@@ -107,6 +107,15 @@ class KvStore:
         for name, part in self._parts.items():
             part[:, :, :end] = tensors[name]
 
+    def copy(self, start: int, end: int) -> dict[str, Tensor]:
+        """Copies of the places ``start`` .. ``end`` of every buffer, as they are kept."""
+        return {name: part[:, :, start:end].clone() for name, part in self._parts.items()}
+
+    def paste(self, start: int, tensors: dict[str, Tensor]) -> None:
+        """Put back what ``copy`` gave, from the place ``start`` on."""
+        for name, tensor in tensors.items():
+            self._parts[name][:, :, start : start + tensor.shape[2]] = tensor
+
     def to(self, device: torch.device) -> None:
         """Move all buffers."""
         self._parts = {name: part.to(device) for name, part in self._parts.items()}

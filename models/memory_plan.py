@@ -198,6 +198,11 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Network
         "prompt": _prompt_bytes(preset, dtype),
         "decoder_memory": _decode(preset, size, nets, frames=1).nbytes,
     }
+    if preset.execution.overlap:
+        # The next group's latents, and what the window is taken back with should they not be wanted.
+        rewritten = min(preset.group_frames, base.window_frames - base.sink_frames)
+        kept = parts["base_cache"] * rewritten // base.window_frames
+        parts["base_ahead"] = kept + window.nbytes + parts["last_latents"]
     if size.refine and preset.sr is not None:
         grid = sr_grid(preset.sr, size, frames=preset.group_frames)
         parts["sr_cache"] = block_cache(preset.sr, grid, dtype=dtype, device=META).nbytes
@@ -232,7 +237,7 @@ def _decode(preset: Preset, size: Size, nets: _Networks, *, frames: int) -> Fram
 
 
 def _activation_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Networks) -> int:
-    """The largest of the stages' peaks: they run one after the other."""
+    """The largest of the stages' peaks: they run one after the other, but for a base that runs beside the rest."""
     base, frames = preset.base, preset.group_frames
     tokens = math.prod(base.dit.token_grid(base.rows, base.cols))
     read = 0 if base.kv == "model" else 2 * base.window_frames * tokens * base.dit.dim * dtype.itemsize
@@ -245,7 +250,7 @@ def _activation_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Net
         gathered = _sparse_bytes(preset.sr, sr_grid(preset.sr, size, frames=frames), dtype)
         peaks.append(gathered + _dit_peak(preset.sr.dit, (frames, rows, cols), dtype))
         peaks.append(activation_peak(lambda: _upsample(size, nets, frames=frames)))
-    return max(peaks)
+    return peaks[0] + max(peaks[1:]) if preset.execution.overlap else max(peaks)
 
 
 def _dit_peak(config: DiTConfig, shape_FHW: tuple[int, int, int], dtype: torch.dtype) -> int:

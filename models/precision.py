@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ class Int8Linear(nn.Module):
         levels_LI = torch.add(self._centre, x_LI, alpha=1 / scale).to(torch.uint8)
         weights = (self._packed, self._scale_O, self._zero_O, self._bias_O)
         # Neither scale nor zero of an output in eight bits, and nothing behind the product.
-        plain = (1.0, 0, x.dtype, "none", [], "")
+        plain: tuple[Any, ...] = (1.0, 0, x.dtype, "none", [], "")
         y_LO: Tensor = torch.ops.onednn.qlinear_pointwise(levels_LI, scale, _CENTRE, *weights, *plain)
         return y_LO.unflatten(0, x.shape[:-1])
 

@@ -12,6 +12,7 @@ from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
+from ultraflash.models.execution import ExecutionConfig
 from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.precision import PrecisionConfig
@@ -176,6 +177,7 @@ class Preset:
         text: the text encoder.
         dynamic_cache: what streams leave out for speed.
         precision: number types of the networks.
+        execution: how they are run.
         sources: where the networks come from that do not ship with the package.
     """
 
@@ -193,6 +195,7 @@ class Preset:
     text: TextConfig = field(default_factory=TextConfig)
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
@@ -203,6 +206,7 @@ class Preset:
         if not self.weights and not self.sources:
             raise BadConfig("the preset lacks 'weights', and names no sources", param="weights")
         self.dynamic_cache.check(self.base.schedule)
+        self.execution.check(self.precision)
         self._check_channels()
         self._check_precision()
         self._check_decoder()
@@ -389,6 +393,7 @@ def _parse(table: dict[str, Any]) -> Preset:
             "text": build(TextConfig, table.get("text", {})),
             "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
             "precision": build(PrecisionConfig, table.get("precision", {})),
+            "execution": build(ExecutionConfig, table.get("execution", {})),
             "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },
     )

@@ -8,11 +8,22 @@ overwrites its oldest frames in place; callers only ever see what is valid.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.kv_store import KvStorage, KvStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingMark:
+    """Where a ring cache stood, and copies of what has been overwritten since, by the first frame's place."""
+
+    filled: int
+    next: int
+    runs: dict[int, dict[str, Tensor]]
 
 
 class RingCache:
@@ -159,6 +170,48 @@ class RingCache:
         self.reset()
         self._filled, self._next = fields["filled"], fields["next"]
         self._store.restore(tensors, self._filled * self._frame_tokens)
+
+    def mark(self, frames: int) -> RingMark:
+        """Note where it stands, with copies of what ``frames`` more frames will overwrite.
+
+        Raises:
+            ValueError: a block is in work.
+        """
+        if self._open:
+            raise ValueError("a block is in work; commit() closes it")
+        size = self._frame_tokens
+        # More frames than fit come round to places that the first of them have overwritten already.
+        runs, _ = self._places(min(frames, self._frames - self._sink))
+        return RingMark(
+            filled=self._filled,
+            next=self._next,
+            runs={
+                place: self._store.copy(place * size, (place + count) * size)
+                for place, _, count in runs
+                if place < self._filled
+            },
+        )
+
+    def rewind(self, mark: RingMark) -> None:
+        """Be again as :meth:`mark` found it, whether or not all those frames have come since."""
+        self._open = []
+        self._filled, self._next = mark.filled, mark.next
+        for place, tensors in mark.runs.items():
+            self._store.paste(place * self._frame_tokens, tensors)
+
+    def trade(self, mark: RingMark) -> RingMark:
+        """Rewind to ``mark``; returns one that takes it back to where it stands now."""
+        size = self._frame_tokens
+        here = RingMark(
+            filled=self._filled,
+            next=self._next,
+            runs={
+                place: self._store.copy(place * size, place * size + next(iter(tensors.values())).shape[2])
+                for place, tensors in mark.runs.items()
+            },
+        )
+        self.rewind(mark)
+        return here
 
     def to(self, device: torch.device) -> None:
         """Move the buffers."""

@@ -2,6 +2,9 @@
 
 A snapshot is one safetensors file. Its tensors are those of the stream as they are kept (int8 stays int8); what is no
 tensor is JSON in the file's metadata. Keys and values of the prompt are not in it: they are made of its text again.
+
+A compact snapshot has the latents alone, which are a small part of a large stream. What is remembered of them is made
+anew, as at a change of prompt and of size: the picture goes on, but not bit for bit.
 """
 
 from __future__ import annotations
@@ -77,9 +80,14 @@ class Snapshot:
         return word
 
     @property
+    def compact(self) -> bool:
+        """Whether it has the latents alone."""
+        return bool(self.fields.get("compact", False))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return _bytes_of(self.tensors)
 
     def to_bytes(self) -> bytes:
         """The snapshot as a safetensors file."""
@@ -141,25 +149,27 @@ def _metadata(data: bytes) -> dict[str, str]:
     return metadata
 
 
-def capture(state: StreamState, identity: Identity) -> Snapshot:
-    """Copy a stream to host memory. It may go on at once."""
+def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = None) -> Snapshot:
+    """Copy a stream to host memory, where it may go on at once. One of more than ``max_bytes`` becomes compact."""
     picture = state.picture
     base, base_fields = state.base_cache.capture()
     sr, sr_fields = picture.sr.capture()
     window, window_fields = state.window.capture()
     groups = {"base": base, "sr": sr, "upsampler": picture.upsampler.capture()}
     groups["decoder"] = picture.decoder.capture()
-    tensors = {f"{group}.{name}": t for group, parts in groups.items() for name, t in parts.items()}
-    tensors["window"] = window
+    memory = {f"{group}.{name}": t for group, parts in groups.items() for name, t in parts.items()}
+    latents = {"window": window}
     if state.last_latents_BCFHW is not None:
-        tensors["last_latents"] = state.last_latents_BCFHW
+        latents["last_latents"] = state.last_latents_BCFHW
     if state.reference_BCFHW is not None:
-        tensors["reference"] = state.reference_BCFHW
+        latents["reference"] = state.reference_BCFHW
     blend = None
     if state.blend is not None:
-        tensors["blend_source"] = state.blend.source_1XW
+        latents["blend_source"] = state.blend.source_1XW
         blend = {"groups": state.blend.groups, "done": state.blend.done}
+    compact = max_bytes is not None and _bytes_of(memory) + _bytes_of(latents) > max_bytes
     fields = {
+        "compact": compact,
         "seed": state.seed,
         "prompt": state.prompt,
         "size": picture.size.name,
@@ -172,23 +182,25 @@ def capture(state: StreamState, identity: Identity) -> Snapshot:
         "dynamic_cache": dataclasses.asdict(state.dynamic_cache),
         **{name: getattr(state, name) for name in _COUNTS},
     }
+    tensors = latents if compact else {**memory, **latents}
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     return Snapshot(identity=identity, fields=fields, tensors=copies)
 
 
 def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
     """Put a snapshot's content into a new stream of its prompt, size and seed. The prompt's keys and values are left
-    as they are, which is where a stream that has begun a blend differs.
+    as they are, which is where a stream that has begun a blend differs; so is what a compact snapshot does not have.
 
     Raises:
         BadSnapshot: its parts do not fit the stream.
     """
     fields, tensors, picture = snapshot.fields, snapshot.tensors, state.picture
     try:
-        state.base_cache.restore(_group(tensors, "base"), fields["base"])
-        picture.sr.restore(_group(tensors, "sr"), fields["sr"])
-        picture.upsampler.restore(_group(tensors, "upsampler"), device)
-        picture.decoder.restore(_group(tensors, "decoder"), device)
+        if not snapshot.compact:
+            state.base_cache.restore(_group(tensors, "base"), fields["base"])
+            picture.sr.restore(_group(tensors, "sr"), fields["sr"])
+            picture.upsampler.restore(_group(tensors, "upsampler"), device)
+            picture.decoder.restore(_group(tensors, "decoder"), device)
         state.window.restore(tensors["window"], **fields["window"])
         last = tensors.get("last_latents")
         state.last_latents_BCFHW = None if last is None else last.to(device, copy=True)
@@ -204,6 +216,10 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
             setattr(state, name, fields[name])
     except (KeyError, TypeError, ValueError, RuntimeError, BadConfig) as error:
         raise BadSnapshot(f"the snapshot's parts do not fit its stream: {error!r}") from error
+
+
+def _bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:

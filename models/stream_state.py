@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.preset import Size
 from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.window_latents import WindowLatents
+
+if TYPE_CHECKING:
+    from ultraflash.models.overlap import Ahead
 
 
 class StageSeconds:
@@ -120,6 +124,7 @@ class StreamState:
         groups, latent_frames: groups and latent frames made so far.
         frames_emitted: pixel frames returned so far.
         steps_saved, refreshes_skipped: denoising and commit passes left out so far.
+        ahead: the next group's base latents, where they are generated early, see :mod:`ultraflash.models.overlap`.
         offloaded: whether it rests in host memory.
         stage_seconds: seconds by stage of the newest group.
     """
@@ -140,6 +145,7 @@ class StreamState:
     frames_emitted: int = 0
     steps_saved: int = 0
     refreshes_skipped: int = 0
+    ahead: Ahead | None = None
     offloaded: bool = False
     stage_seconds: dict[str, float] = field(default_factory=dict)
 

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, F latent frames, H W rows and columns.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ class WindowLatents:
             return frame
         return self._sink + (frame - self._sink) % (self._frames - self._sink)
 
-    def capture(self) -> tuple[Tensor, dict[str, list[int] | int]]:
+    def capture(self) -> tuple[Tensor, dict[str, Any]]:
         """The buffer, without a copy, and what lies where."""
         return self._buffer_BCFHW, {"starts": list(self._starts), "count": self._count}
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +20,24 @@ from starlette.exceptions import HTTPException
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.error_response import error_body, error_response
-from ultraflash.server.jobs.database import open_database
-from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.routes import replay_routes, video_routes
-from ultraflash.server.jobs.service import JobService
 from ultraflash.server.keys.gate import KeyGate
 from ultraflash.server.keys.keyring import Keyring
-from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
 from ultraflash.server.keys.sockets import caller_of_socket
-from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.ticket_routes import ticket_routes
-from ultraflash.server.keys.tickets import Tickets
 from ultraflash.server.logs import log_ids
-from ultraflash.server.metrics import Metrics
 from ultraflash.server.origins import RESPONSE_HEADERS, Gate, origin_allowed
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.protocol import json_schema
-from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
 from ultraflash.server.request_log import RequestLog
 from ultraflash.server.resident_memory import resident_bytes
-from ultraflash.server.session_archive import SessionArchive
-from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
+from ultraflash.server.services import Services
 from ultraflash.server.session_routes import add_sessions
-from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
-from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
-from ultraflash.server.tracing import open_tracer
-from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "web"
-WORKER_STOP_S = 6.0
 NO_CACHE = {"Cache-Control": "no-cache"}
 
 
@@ -63,64 +48,13 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         settings: of the server.
         on_worker_failed: called once when no worker can be had, for good.
     """
-    me = own_name()
-    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
-    store = SessionStore(open_database(settings.data.database_url), me=me)
-    server = StreamServer(
-        settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
-        metrics=Metrics(),
-        tracer=open_tracer(
-            "web",
-            exporter=settings.traces.exporter,
-            endpoint=settings.traces.endpoint,
-            folder=settings.traces.folder_name,
-        ),
-        snapshots=snapshots,
-        archive=SessionArchive(store),
-    )
-
-    logs = SessionLogs(LiveLogs(server.sessions), RecordedLogs(settings.data.recordings), StoredLogs(store))
-    shelf = RecordingShelf(
-        settings.data.recordings,
-        quota_bytes=settings.data.recordings_quota_bytes,
-        expire_after_s=settings.data.recordings_expire_after_s,
-        in_use=server.sessions.is_recording,
-    )
-    jobs = JobService(settings, server.supervisor, server.metrics, logs)
-    keyring = Keyring(
-        KeyStore.open(settings.data.database_url),
-        required=settings.http.key_required,
-        defaults=settings.keys.limits,
-    )
-    tickets = Tickets(keyring, lifetime_s=settings.keys.ticket_s)
+    services = Services.build(settings, on_worker_failed=on_worker_failed)
+    server = services.server
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        snapshots.open()
-        server.take_over()
-        alive = asyncio.create_task(server.sessions.keep_alive())
-        async with jobs.running():
-            supervision = asyncio.create_task(server.supervisor.run())
-            tidying = asyncio.create_task(keep_tidy(shelf, server.sessions.end_recordings))
-            revocation = asyncio.create_task(
-                end_sessions_of_dead_keys(server, keyring, settings.keys.check_every_s)
-            )
+        async with services.running():
             yield
-            revocation.cancel()
-            tidying.cancel()
-            await server.sessions.end_all()
-            server.supervisor.stop()
-            _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
-            for task in unfinished:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                await supervision
-        alive.cancel()
-        await asyncio.to_thread(server.archive.close)
-        snapshots.close()
-        keyring.store.close()
-        server.tracer.close()
 
     app = FastAPI(
         title="ultraflash",
@@ -132,17 +66,20 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     app.state.server = server
     # The last one is the outermost: the log, then hosts and headers, then keys.
     app.add_middleware(
-        KeyGate, keyring=keyring, tickets=tickets, max_body_bytes=settings.jobs.max_upload_bytes
+        KeyGate,
+        keyring=services.keyring,
+        tickets=services.tickets,
+        max_body_bytes=settings.jobs.max_upload_bytes,
     )
     app.add_middleware(Gate, settings=settings.http)
     app.add_middleware(RequestLog)
     _add_errors(app)
     _add_health(app, server)
     _add_models(app, server)
-    _add_stream(app, server, keyring)
-    app.include_router(video_routes(jobs))
-    app.include_router(ticket_routes(tickets))
-    app.include_router(replay_routes(jobs))
+    _add_stream(app, server, services.keyring)
+    app.include_router(video_routes(services.jobs))
+    app.include_router(ticket_routes(services.tickets))
+    app.include_router(replay_routes(services.jobs))
     add_sessions(app, server)
     _add_page(app)
     return app
@@ -178,6 +115,7 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
         for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0
             server.metrics.resident.labels(process=process).set(held)
+        server.metrics.waiting.set(len(server.sessions.line))
         server.metrics.viewers.set(sum(len(session.audience.viewers) for session in server.sessions))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.websockets import WebSocket
 
-from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset
-from ultraflash.server.errors import NotReady, OwnerPresent, UnexpectedEvent, UnknownSession, Unsupported
+from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
+from ultraflash.server.admission import claim_of
+from ultraflash.server.errors import (
+    Busy,
+    NotReady,
+    OwnerPresent,
+    UnexpectedEvent,
+    UnknownSession,
+    Unsupported,
+)
 from ultraflash.server.keys.allowance import Allowances, check_prompt_length
 from ultraflash.server.keys.records import Caller, KeyLimits
 from ultraflash.server.metrics import Metrics
@@ -22,20 +31,23 @@ from ultraflash.server.protocol import (
     PromptUpdate,
     SessionAuthenticate,
     SessionControl,
+    SessionDone,
     SessionPing,
     SessionPong,
     SessionResume,
     SessionStart,
+    SessionStop,
 )
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_registry import SILENT_S, SessionRegistry
 from ultraflash.server.session_store import StoredSession
-from ultraflash.server.sessions import LiveSession
+from ultraflash.server.sessions import DONE, LiveSession
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.tracing import NO_TRACER, Tracer
+from ultraflash.server.waiting_line import Ticket
 from ultraflash.server.wall_clock import unix_ms
-from ultraflash.server.worker.messages import WorkerReady
+from ultraflash.server.worker.messages import AUTO, WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 
@@ -60,7 +72,9 @@ class StreamServer:
     allowances: Allowances = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(self.settings.stream, self.metrics, self.snapshots, self.archive)
+        self.sessions = SessionRegistry(
+            self.settings.stream, self.metrics, self.supervisor, self.snapshots, self.archive
+        )
         self.allowances = Allowances(lambda: [session.session_id for session in self.sessions])
 
     def session(
@@ -147,11 +161,13 @@ class Connection(Peer):
         self._server = server
         self._caller = caller
         self._session: LiveSession | None = None
+        self._ticket: Ticket | None = None
 
     def _waits_for_start(self) -> bool:
-        return self._session is None or self._session.state == "refused"
+        return self._ticket is None and (self._session is None or self._session.state == "refused")
 
     def _left(self) -> None:
+        self._leave_line()
         if self._session is not None:
             self._server.sessions.owner_left(self._session, for_good=self._said_good_bye)
 
@@ -165,6 +181,10 @@ class Connection(Peer):
             self._start(event)
         elif isinstance(event, SessionResume):
             self._resume(event)
+        elif self._ticket is not None and isinstance(event, SessionStop):
+            self._leave_line()
+            self._outbox.put_event(SessionDone(reason="stopped", frames=0))
+            self._outbox.close(DONE, "stopped")
         elif self._session is not None and self._session.ending:
             # Too late to matter, and the client cannot know yet.
             return
@@ -173,12 +193,42 @@ class Connection(Peer):
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
-        ready = self._server.capabilities()
+        ready, limits = self._server.capabilities(), self._server.settings.stream
         check_start(event, ready)
         check_prompt_length(event.prompt, self._caller)
+        event = event.model_copy(update={"size": self._countable(event.size, ready)})
         rate = pixel_rate(ready, event.size, event.fps)
         self._server.allowances.check_start(self._caller, rate)
-        self._server.sessions.admit()
+        claim = claim_of(event.size, event.fps, event.max_frames, ready=ready, limits=limits)
+        begin = partial(self._admitted, event, rate)
+        self._ticket = Ticket(claim=claim, begin=begin, tell=self._outbox.put_event)
+        try:
+            self._server.sessions.line.enter(self._ticket)
+        except Busy:
+            self._ticket = None
+            raise
+
+    def _countable(self, size: str, ready: WorkerReady) -> str:
+        """A size whose pixels are known, for a key that may have only so many: the default one for ``auto``."""
+        counted = self._caller.limits.max_pixels_per_s is not None
+        return ready.default_size if counted and size == AUTO else size
+
+    def _admitted(self, event: SessionStart, rate: int) -> None:
+        """There is a place, perhaps after a wait, so that what goes wrong now is told from here."""
+        self._ticket = None
+        try:
+            # Others of the same key may have begun in the meantime.
+            self._server.allowances.check_start(self._caller, rate)
+            self._begin(event, rate)
+        except UltraflashError as error:
+            self._refuse(error)
+
+    def _leave_line(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._server.sessions.line.leave(ticket)
+
+    def _begin(self, event: SessionStart, rate: int) -> None:
         session = self._server.session(event, key_id=self._caller.key_id)
         self._session = session
         self._server.sessions.add(session)
@@ -200,6 +250,8 @@ class Connection(Peer):
 
     def _check_free(self) -> None:
         """Makes way for a session where none was started, or one that was refused."""
+        if self._ticket is not None:
+            raise UnexpectedEvent("This connection waits for its session already; see queue.status.")
         if self._session is not None and self._session.state != "refused":
             raise UnexpectedEvent("This connection has its session already; open another one for a second.")
         if self._session is not None:
@@ -207,6 +259,8 @@ class Connection(Peer):
             self._session = None
 
     def _running(self, kind: str) -> LiveSession:
+        if self._ticket is not None:
+            raise UnexpectedEvent(f"{kind} needs a session, and this one waits in the queue for its place.")
         if self._session is None or self._session.over:
             raise UnexpectedEvent(f"{kind} needs a session; send session.start first.")
         return self._session
@@ -222,7 +276,8 @@ class Connection(Peer):
         elif isinstance(event, SessionControl):
             ready = self._server.supervisor.ready
             if event.size is not None and ready is not None:
-                rate = pixel_rate(ready, event.size, session.fps)
+                event = event.model_copy(update={"size": self._countable(event.size, ready)})
+                rate = pixel_rate(ready, event.size or AUTO, session.fps)
                 self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):

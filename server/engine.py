@@ -7,7 +7,7 @@ and a test of supervision can bring one that needs no weights.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from ultraflash.server.errors import BadOption, Unsupported
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CASCADE = "ultraflash.models.cascade:Cascade.load_for_video"
+PLAIN = "mini"
+"""The preset whose weights are in the package."""
 
 
 class PictureSize(Protocol):
@@ -124,11 +126,11 @@ class Engine(Protocol):
 class StreamKeeper(Protocol):
     """An engine whose streams can be kept between two groups and gone on with later, by another process too."""
 
-    def save_stream(self, state: Any) -> bytes:
-        """A stream as bytes."""
+    def save_stream(self, state: Any, max_bytes: int | None = None) -> bytes:
+        """A stream as bytes, with less in it where it would be more than ``max_bytes``."""
 
     def load_stream(self, data: bytes) -> EngineState:
-        """The stream of ``save_stream``, which goes on with the same frames.
+        """The stream of ``save_stream``, which goes on with the same frames, or nearly so where less was in it.
 
         Raises an ``UltraflashError`` for one that this engine cannot go on with.
         """
@@ -173,6 +175,22 @@ def reference_format(engine: Engine) -> ReferenceFormat:
             param="input_reference",
         )
     return engine.reference_format()
+
+
+def chosen_preset(factory: str, preset: str | None, size: str | None, say: Callable[[str], None]) -> str:
+    """The preset that was named, or else the best that this machine has weights and memory for.
+
+    Which that is, and why, is told to ``say``. Only the cascade has a choice: other engines are given ``mini``.
+    """
+    if preset is not None:
+        return preset
+    if factory != CASCADE:
+        return PLAIN
+    from ultraflash.models.preset_choice import best_preset
+
+    choice = best_preset(size)
+    say(f"preset {choice.preset}: {choice.reason}")
+    return choice.preset
 
 
 def load_engine(factory: str, preset: str, size: str | None) -> Engine:

@@ -143,11 +143,19 @@ class StartTimeout(ProtocolError):
     code = "start_timeout"
 
 
-class Busy(UltraflashError):
-    """No room for another live stream at the moment."""
+class Busy(ServerError):
+    """No room for another live stream at the moment.
+
+    Attributes:
+        retry_after_s: when there may be, where that can be said.
+    """
 
     code = "busy"
     retryable = True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class NotReady(UltraflashError):

@@ -15,6 +15,9 @@ class Metrics:
         self.registry = registry
         self.connections = Gauge("ultraflash_connections", "Open stream connections.", registry=registry)
         self.sessions = Gauge("ultraflash_sessions", "Live sessions.", registry=registry)
+        self.waiting = Gauge(
+            "ultraflash_sessions_waiting", "Clients in the queue for a live session.", registry=registry
+        )
         self.viewers = Gauge("ultraflash_viewers", "Viewers of live sessions.", registry=registry)
         self.sessions_ended = Counter(
             "ultraflash_sessions_ended", "Sessions that are over.", ["reason"], registry=registry
@@ -53,6 +56,11 @@ class Metrics:
         )
         self.ahead = Gauge(
             "ultraflash_ahead_ms", "Media beyond the playhead, newest report.", registry=registry
+        )
+        self.deadline_misses = Counter(
+            "ultraflash_deadline_misses",
+            "Groups of frames that came after their playout deadline.",
+            registry=registry,
         )
         self.steps_saved = Counter(
             "ultraflash_steps_saved", "Denoising passes that streams left out.", registry=registry

@@ -111,7 +111,8 @@ class Peer(ABC):
         self._outbox.put_event(error_event(error, event_id))
         self._errors += 1
         if close == TRY_AGAIN_LATER:
-            self._outbox.close(close, f"Retry-After: {self._limits.retry_after_s}")
+            known_s = error.retry_after_s if isinstance(error, Busy) else None
+            self._outbox.close(close, f"Retry-After: {known_s or self._limits.retry_after_s}")
         elif close is not None:
             self._outbox.close(close, error.code)
         elif self._errors >= self._limits.max_errors:

@@ -186,12 +186,14 @@ class QualityChanged(Event):
 
 
 class Stats(Event):
-    """Once a second: speed, rate, lead over the playhead, milliseconds a frame by stage, work left out, caches."""
+    """Once a second: speed, rate, lead over the playhead, groups that were late, milliseconds a frame by stage,
+    work left out, caches."""
 
     type: Literal["stats"] = "stats"
     generated_fps: float
     encoded_kbps: float
     ahead_ms: float
+    deadline_misses: int
     stages: dict[str, float]
     steps_saved: int
     refreshes_skipped: int

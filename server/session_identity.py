@@ -10,7 +10,7 @@ from typing import Any
 
 from ultraflash.server.access import Grant
 from ultraflash.server.pending_changes import PendingChanges
-from ultraflash.server.protocol import PromptUpdate, SessionControl, SessionStart
+from ultraflash.server.protocol import PromptUpdate, SessionControl, SessionStart, SessionStarted
 from ultraflash.server.session_log import SessionLog
 from ultraflash.server.session_store import StoredSession, StoredState
 from ultraflash.server.stream_position import StreamPosition
@@ -65,10 +65,37 @@ class SessionIdentity:
         )
 
 
+def started_event(
+    identity: SessionIdentity,
+    opened: StreamOpened,
+    at: StreamPosition,
+    *,
+    model: str,
+    container: str,
+    owns: bool,
+) -> SessionStarted:
+    """How a session is announced, to its owner with the tokens that open it."""
+    return SessionStarted.model_validate(
+        {
+            "session_id": identity.session_id,
+            "codec": opened.codec,
+            "container": container,
+            "width": opened.width,
+            "height": opened.height,
+            "fps": opened.fps,
+            "seed": at.seed,
+            "model": model,
+            "viewer_token": identity.viewer_token if owns else None,
+            "resume_token": identity.resume_token if owns else None,
+        }
+    )
+
+
 def first_position(start: SessionStart) -> StreamPosition:
     """Where a new session begins; a seed is drawn where none was asked for."""
     return StreamPosition(
         prompt=start.prompt,
+        asked_size=start.size,
         size=start.size,
         seed=secrets.randbelow(2**53) if start.seed is None else start.seed,
         fps=start.fps,
@@ -83,6 +110,7 @@ def stored_position(stored: StoredSession) -> StreamPosition:
         newest |= {name: event[name] for name in ("prompt", "size") if name in event}
     return StreamPosition(
         prompt=newest["prompt"],
+        asked_size=stored.wishes["size"],
         size=newest["size"],
         seed=stored.seed,
         fps=stored.opened["fps"],
@@ -102,7 +130,10 @@ def stored_opening(stored: StoredSession) -> StreamOpened:
 def stored_changes(stored: StoredSession) -> PendingChanges:
     """What its owner has asked for and not seen."""
     pending = PendingChanges()
-    kinds = {"prompt.update": PromptUpdate, "session.control": SessionControl}
+    kinds: dict[str, type[PromptUpdate] | type[SessionControl]] = {
+        "prompt.update": PromptUpdate,
+        "session.control": SessionControl,
+    }
     for event in stored.wishes["pending"]:
         pending.add(kinds[event["type"]].model_validate(event))
     return pending
@@ -129,6 +160,7 @@ def stored_session(
         start=start.model_dump(mode="json"),
         opened={name: getattr(opened, name) for name in _OPENED},
         wishes={
+            "size": at.asked_size,
             "bitrate": at.bitrate,
             "paused": at.paused,
             "pending": [event.model_dump(mode="json") for event in pending],

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ultraflash.server.access import Grant
 from ultraflash.server.errors import BadToken, UnknownSession
+from ultraflash.server.jobs.bodies import validated
 from ultraflash.server.jobs.wire import ReplayLog
 from ultraflash.server.recording import read_log
 from ultraflash.server.session_registry import SessionRegistry
@@ -42,7 +43,10 @@ class LiveLogs:
             session = self._sessions.find(session_id)
         except UnknownSession:
             return None
-        return KeptLog(log=ReplayLog.model_validate(session.replay), grants=(session.owner_grant,))
+        # One that has not begun has nothing to be made again.
+        if not session.replay["events"]:
+            return None
+        return KeptLog(log=validated(session.replay, ReplayLog), grants=(session.owner_grant,))
 
 
 class RecordedLogs:
@@ -59,7 +63,7 @@ class RecordedLogs:
         # Where a server was killed in the middle, what it noted last is somewhat less than what it sent.
         noted = {"frames": sum(part["frames"] for part in document["parts"]), **document}
         fields = {name: noted[name] for name in ReplayLog.model_fields}
-        return KeptLog(log=ReplayLog.model_validate(fields), grants=(Grant(**document["token"]),))
+        return KeptLog(log=validated(fields, ReplayLog), grants=(Grant(**document["token"]),))
 
 
 class StoredLogs:
@@ -73,7 +77,7 @@ class StoredLogs:
         stored = self._store.get(session_id)
         if stored is None:
             return None
-        return KeptLog(log=ReplayLog.model_validate(stored.replay), grants=(stored.owner,))
+        return KeptLog(log=validated(stored.replay, ReplayLog), grants=(stored.owner,))
 
 
 class SessionLogs:
@@ -83,7 +87,7 @@ class SessionLogs:
         self._shelves = shelves
 
     def find(self, session_id: str, token: str | None) -> ReplayLog:
-        """The log of a session. Raises ``UnknownSession`` or ``BadToken``."""
+        """The log of a session. Raises ``UnknownSession``, ``BadToken``, or ``InvalidField`` for too long a one."""
         kept = [found for shelf in self._shelves if (found := shelf.get(session_id)) is not None]
         if not kept:
             raise UnknownSession(

@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
-from ultraflash.server.errors import Busy, UnknownSession
+from ultraflash.server.admission import Admission, Claim, seconds_until_places, share_of_time
+from ultraflash.server.errors import UnknownSession
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.sessions import LiveSession
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.snapshot_folder import SnapshotFolder
+from ultraflash.server.waiting_line import WaitingLine
+from ultraflash.server.worker.supervisor import WorkerSupervisor
 
+# Weight of the newest session in the mean length of sessions.
+NEWEST = 0.2
 KEEP_EVERY_S = 10.0
 # Nobody has stored a live session for so long: its server is gone.
 SILENT_S = 6 * KEEP_EVERY_S
 
 
 class SessionRegistry:
-    """Sessions by id."""
+    """Sessions by id.
+
+    Attributes:
+        line: where those wait for whom there is no room yet.
+    """
 
     def __init__(
-        self, limits: StreamSettings, metrics: Metrics, snapshots: SnapshotFolder, archive: SessionArchive
+        self,
+        limits: StreamSettings,
+        metrics: Metrics,
+        supervisor: WorkerSupervisor,
+        snapshots: SnapshotFolder,
+        archive: SessionArchive,
     ) -> None:
+        self.line = WaitingLine(
+            fits=self._make_room,
+            eta=self._eta,
+            max_waiting=limits.max_queued,
+            retry_after_s=limits.retry_after_s,
+        )
+        supervisor.follow_costs(self.line.review)
         self._limits = limits
         self._metrics = metrics
+        self._supervisor = supervisor
         self._snapshots = snapshots
         self._archive = archive
+        self._admission = Admission(limits)
+        self._began_at: dict[str, float] = {}
+        self._mean_length_s: float | None = None
         self._sessions: dict[str, LiveSession] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
 
@@ -49,27 +75,46 @@ class SessionRegistry:
         for session in self:
             session.end_recording()
 
-    def admit(self) -> None:
-        """Makes room for one more session, if need be by ending one whose owner is away. Raises ``Busy``."""
-        limit = self._limits.max_streams
-        if len(list(self)) < limit:
-            return
-        away = next((session for session in self if session.session_id in self._expiries), None)
-        if away is None:
-            raise Busy(f"All {limit} live streams are taken; try again later.")
-        self._expire(away)
+    def _make_room(self, claim: Claim) -> bool:
+        """Whether one more stream fits, where that helps after ending sessions whose owners are away."""
+        if not self._supervisor.is_ready:
+            return False
+        staying = list(self)
+        away = [session for session in staying if session.session_id in self._expiries]
+        for ended in range(len(away) + 1):
+            running = [session.claim for session in staying if session not in away[:ended]]
+            if self._admission.fits(claim, running, self._supervisor.frame_seconds):
+                for session in away[:ended]:
+                    self._expire(session)
+                return True
+        return False
+
+    def _eta(self, places: int) -> float | None:
+        """Seconds until so many of the running sessions are expected to be over."""
+        running = [session.claim for session in self]
+        share = share_of_time(running, self._supervisor.frame_seconds)
+        return seconds_until_places(places, running, share=share, mean_length_s=self._mean_length_s)
+
+    def _note_length(self, session: LiveSession) -> None:
+        length_s = time.monotonic() - self._began_at.pop(session.session_id)
+        if session.state == "done":
+            before = length_s if self._mean_length_s is None else self._mean_length_s
+            self._mean_length_s = before + NEWEST * (length_s - before)
 
     def add(self, session: LiveSession) -> None:
         """A session has begun."""
         self._sessions[session.session_id] = session
+        self._began_at[session.session_id] = time.monotonic()
         self._count()
 
     def forget(self, session: LiveSession) -> None:
         """A session is of no use any more."""
         self.owner_is_back(session)
-        self._sessions.pop(session.session_id, None)
+        if self._sessions.pop(session.session_id, None) is not None:
+            self._note_length(session)
         self._snapshots.keep_only({kept.session_id for kept in self})
         self._count()
+        self.line.review()
 
     def await_owner(self, session: LiveSession) -> None:
         """Keeps the place of a session that another server has left, as if its owner had just gone."""
@@ -106,6 +151,7 @@ class SessionRegistry:
 
     async def end_all(self) -> None:
         """Ends all sessions, and returns when their recordings are complete."""
+        self.line.close()
         ending = list(self)
         for session in ending:
             self._expire(session)

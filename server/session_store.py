@@ -72,7 +72,8 @@ class StoredSession:
         reason: why it ended, as in ``session.done``.
         start: the fields of ``session.start``.
         opened: what the worker made of them: codec, size, width, height, fps.
-        wishes: what its owner wants beside what the log says: bitrate, paused, and changes that wait (``pending``).
+        wishes: what its owner wants beside what the log says: size as asked for, bitrate, paused, and changes that
+            wait (``pending``).
         frames: made so far, or somewhat more than what is known while it is live.
         generation: of its newest media.
         events: its log; see ``SessionLog``.

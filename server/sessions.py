@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
+from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.audience import Audience
 from ultraflash.server.errors import (
     EngineFault,
     EngineRestarting,
+    NotReady,
     ProtocolError,
     UnexpectedEvent,
     UnknownSession,
@@ -43,6 +45,7 @@ from ultraflash.server.seat import Seat
 from ultraflash.server.session_identity import (
     SessionIdentity,
     first_position,
+    started_event,
     stored_changes,
     stored_opening,
     stored_position,
@@ -129,6 +132,7 @@ class LiveSession:
         self._forsaken = before is not None
         self._reason: str | None = None
         self._supervisor = supervisor
+        self._limits = limits
         self._metrics = metrics
         self._restarts = 0
         self._meter = StatsMeter(metrics)
@@ -180,6 +184,15 @@ class LiveSession:
     def transport(self) -> Transport:
         """What the owner asked for."""
         return self._start.transport
+
+    @property
+    def claim(self) -> Claim:
+        """What it asks of the machine. Raises ``UnknownSize`` for a size that a new worker does not make."""
+        at, ready = self._at, self._supervisor.ready
+        if ready is None:
+            raise NotReady("The engine has not said yet what it can make.")
+        frames_left = None if at.max_frames is None else max(0, at.max_frames - at.next_index)
+        return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
 
     @property
     def fps(self) -> int:
@@ -358,6 +371,7 @@ class LiveSession:
             if self.audience.owner is not None:
                 self.audience.tell_owner(self._started_event(report, self.audience.owner))
             return
+        self._meter.go_on()
         self._at.next_index = report.first_index
         first_us = self._at.next_us
         if not report.restored:
@@ -369,20 +383,13 @@ class LiveSession:
         self._steering.repeat()
 
     def _started_event(self, report: StreamOpened, seat: Seat) -> SessionStarted:
-        owns = seat is self.audience.owner
-        return SessionStarted.model_validate(
-            {
-                "session_id": self.session_id,
-                "codec": report.codec,
-                "container": seat.container,
-                "width": report.width,
-                "height": report.height,
-                "fps": report.fps,
-                "seed": self._at.seed,
-                "model": self._model(),
-                "viewer_token": self._identity.viewer_token if owns else None,
-                "resume_token": self._identity.resume_token if owns else None,
-            }
+        return started_event(
+            self._identity,
+            report,
+            self._at,
+            model=self._model(),
+            container=seat.container,
+            owns=seat is self.audience.owner,
         )
 
     def _on_refused(self, report: CommandRefused) -> None:
@@ -423,10 +430,11 @@ class LiveSession:
                 PromptApplied(event_id=report.event_id, first_pts_us=report.first_pts_us)
             )
         else:
-            self._at.size = report.size
+            self._at.size, self._at.asked_size = report.size, report.asked_size
             self._record.log.size_shown(report)
-            self._steering.pending.size_shown(report.event_id)
-            self.audience.tell_all(QualityChanged(size=report.size, reason="requested"))
+            if report.reason == "requested":
+                self._steering.pending.size_shown(report.event_id)
+            self.audience.tell_all(QualityChanged(size=report.size, reason=report.reason))
 
     def _on_media(self, packet: MediaPacket) -> None:
         self._trail.packet_sent(packet.seq, packet.pts_us)

@@ -104,7 +104,14 @@ class StreamSettings(BaseModel):
     """Limits of live streams.
 
     Attributes:
-        max_streams: live streams at a time; further ones are refused with 1013.
+        max_streams: live streams at a time, however fast the machine is.
+        capacity: share of the machine's time that live streams may be promised together, by what frames were measured
+            to cost. The rest is for jobs and hitches; above 1 there are more streams, slower than real time. The first
+            stream is always accepted.
+        max_queued: clients that may wait for a place; further ones are refused with 1013.
+        adapt_named_sizes: whether a stream that asked for a size by name may get a smaller one under load, as
+            those that asked for ``auto`` do.
+        raise_after_s: time for which a larger size must have fitted before a stream gets it.
         ahead_ms: media generated at most beyond what the owner has seen.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
         paused_end_s: longest pause by the owner.
@@ -113,16 +120,21 @@ class StreamSettings(BaseModel):
         token_s: life of viewer tokens.
         start_timeout_s: time for ``session.start`` after connecting.
         max_errors: bad messages after which a connection is closed.
-        retry_after_s: what a refused client is told.
+        retry_after_s: what a refused client is told at least.
         keep_s: how long the log of a session is kept after its end.
         snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
             died; 0 makes none.
-        snapshot_bytes: largest snapshot that is made; the newest two of each stream are kept.
+        snapshot_bytes: largest snapshot that is made, where need be with latents alone; the newest two of each stream
+            are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_streams: int = Field(default=2, ge=1)
+    max_streams: int = Field(default=8, ge=1)
+    capacity: float = Field(default=0.9, gt=0)
+    max_queued: int = Field(default=8, ge=0)
+    adapt_named_sizes: bool = False
+    raise_after_s: float = Field(default=10.0, gt=0)
     ahead_ms: float = Field(default=1500.0, gt=0)
     ack_pause_s: float = Field(default=15.0, gt=0)
     ack_end_s: float = Field(default=60.0, gt=0)
@@ -271,8 +283,9 @@ class Settings(BaseSettings):
     """All of it. In the environment ``ULTRAFLASH_PRESET`` or, nested, ``ULTRAFLASH_HTTP__PORT``.
 
     Attributes:
-        preset: name or path of the preset.
-        size: of streams that ask for ``auto``; the preset's own default if None.
+        preset: name or path of the preset; if None, the best that the machine has weights and memory for.
+        size: the largest of streams that ask for ``auto``, and that of videos that ask for none. If None, streams get
+            any that the machine holds in real time, and videos the preset's own.
         engine: factory of the engine, ``module:attribute``.
         log_level: of Python's logging, in both processes.
         log_format: of log lines, text or JSON.
@@ -282,7 +295,7 @@ class Settings(BaseSettings):
         env_prefix="ULTRAFLASH_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    preset: str = "mini"
+    preset: str | None = None
     size: str | None = None
     engine: str = CASCADE
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -300,6 +313,8 @@ class Settings(BaseSettings):
             engine=self.engine,
             preset=self.preset,
             size=self.size,
+            adapt_named_sizes=self.stream.adapt_named_sizes,
+            raise_after_s=self.stream.raise_after_s,
             ahead_ms=self.stream.ahead_ms,
             ack_pause_s=self.stream.ack_pause_s,
             ack_end_s=self.stream.ack_end_s,

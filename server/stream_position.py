@@ -17,6 +17,8 @@ class StreamPosition:
     """What a new worker needs to go on after the old one has died.
 
     Attributes:
+        asked_size: by the owner, ``auto`` included.
+        size: in force; that asked for until the worker has chosen one.
         fps: the preset's own rate if None.
         bitrate: what the owner has asked for, if anything.
         paused: by the owner.
@@ -25,6 +27,7 @@ class StreamPosition:
     """
 
     prompt: str
+    asked_size: str
     size: str
     seed: int
     fps: int | None
@@ -79,6 +82,7 @@ class StreamPosition:
         return OpenStream(
             stream_id=stream_id,
             prompt=self.prompt,
+            asked_size=self.asked_size,
             size=self.size,
             seed=self.seed,
             fps=self.fps,

@@ -16,6 +16,7 @@ def stats_event(report: StreamStats) -> Stats:
         generated_fps=report.generated_fps,
         encoded_kbps=report.encoded_kbps,
         ahead_ms=report.ahead_ms,
+        deadline_misses=report.deadline_misses,
         stages=report.stages,
         steps_saved=report.steps_saved,
         refreshes_skipped=report.refreshes_skipped,
@@ -24,7 +25,7 @@ def stats_event(report: StreamStats) -> Stats:
 
 
 class StatsMeter:
-    """Measures one stream. What it left out is reported as sums, which begin anew with a new worker."""
+    """Measures one stream. What it left out, and what was late, comes as sums, which begin anew with a new stream."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -34,6 +35,11 @@ class StatsMeter:
     def begin(self) -> None:
         """The sums of the next report start from 0."""
         self._steps = self._refreshes = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Another worker goes on with the stream and its sums of what was left out; its own sums start from 0."""
+        self._misses = 0
         self._stage_seconds: Mapping[str, float] = {}
 
     def count(self, packet: MediaPacket, prompts_took_s: Iterable[float]) -> None:
@@ -54,6 +60,8 @@ class StatsMeter:
             self._metrics.stage_seconds.labels(stage=stage).inc(max(0.0, spent))
         self._stage_seconds = report.stage_seconds
         self._metrics.ahead.set(report.ahead_ms)
+        self._metrics.deadline_misses.inc(max(0, report.deadline_misses - self._misses))
+        self._misses = report.deadline_misses
         self._metrics.steps_saved.inc(max(0, report.steps_saved - self._steps))
         self._metrics.refreshes_skipped.inc(max(0, report.refreshes_skipped - self._refreshes))
         self._steps, self._refreshes = report.steps_saved, report.refreshes_skipped

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,9 @@ class Timing:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML; options win over it")
-    parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default: the settings')")
+    parser.add_argument(
+        "--preset", help="name of a preset, or path of a TOML file (default: the best that fits)"
+    )
     parser.add_argument(
         "--sizes", nargs="+", metavar="SIZE", help="sizes to time (default: all of the preset)"
     )
@@ -68,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
         raise BadOption(f"--groups must be at least 1, unlike {args.groups}.", param="groups")
     from rich.console import Console
 
-    from ultraflash.server.engine import load_engine
+    from ultraflash.server.engine import chosen_preset, load_engine
     from ultraflash.server.settings import load_settings
 
     console = Console(highlight=False)
     settings = load_settings(args.config, {} if args.preset is None else {"preset": args.preset})
-    with console.status("loading"):
-        engine = load_engine(settings.engine, settings.preset, settings.size)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    name = chosen_preset(settings.engine, settings.preset, settings.size, say)
+    with console.status(f"loading {name}"):
+        engine = load_engine(settings.engine, name, settings.size)
     preset = engine.preset
     sizes = [preset.size(name) for name in args.sizes] if args.sizes else list(preset.sizes)
     timings = [_timed(engine, size, args.groups, console) for size in sizes]

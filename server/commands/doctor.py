@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         _print(console, title, lines)
     runs = [name for name, usable in presets(console) if usable]
+    console.print(default(), markup=False)
     verdict = f"can run here: {', '.join(runs)}" if runs else "no preset can run here"
     console.print(verdict, markup=False)
     return 0 if runs else NOTHING_RUNS
@@ -126,6 +127,16 @@ def presets(console: Console) -> Iterator[tuple[str, bool]]:
         lines += [line for line, _ in fits]
         _print(console, f"preset {name}", lines)
         yield name, not missing and any(fit for _, fit in fits)
+
+
+def default() -> str:
+    """What ``serve`` and ``generate`` run without ``--preset``, and why."""
+    from ultraflash.models.device_memory import free_bytes
+    from ultraflash.models.preset_choice import choose_preset
+
+    device = devices()[0]
+    choice = choose_preset(device=device, free=free_bytes(device))
+    return f"without --preset: {choice.preset}, since {choice.reason}"
 
 
 def _sizes(preset: Preset, device: torch.device, free: int | None) -> Iterator[tuple[str, bool]]:

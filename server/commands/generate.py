@@ -9,6 +9,7 @@ import argparse
 import secrets
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=DEFAULT_SECONDS, help="length (default 5)")
     parser.add_argument("--size", help="a name such as 0.5K, 1K, 2K, or WxH (default: the preset's)")
     parser.add_argument("--seed", type=int, help="same seed, same video; drawn and printed if absent")
-    parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default mini)")
+    parser.add_argument(
+        "--preset", help="name of a preset, or path of a TOML file (default: the best that fits)"
+    )
     parser.add_argument("--fps", type=int, help="playback rate (default: the preset's)")
 
 
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from rich.console import Console
 
-    from ultraflash.server.engine import load_engine
+    from ultraflash.server.engine import chosen_preset, load_engine
     from ultraflash.server.progress import frame_progress
     from ultraflash.server.settings import load_settings
 
@@ -70,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
     named = {"preset": args.preset, "size": args.size}
     options = {name: value for name, value in named.items() if value is not None}
     settings = load_settings(args.config, options)
-    with console.status(f"loading {settings.preset}"):
-        engine = load_engine(settings.engine, settings.preset, settings.size)
+    say = partial(console.print, markup=False, soft_wrap=True)
+    preset = chosen_preset(settings.engine, settings.preset, settings.size, say)
+    with console.status(f"loading {preset}"):
+        engine = load_engine(settings.engine, preset, settings.size)
     order = _order(args, engine, settings.size)
     start = time.perf_counter()
     generate(engine, order, frame_progress(console))

@@ -15,9 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML; options win over it")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default 8000)")
-    parser.add_argument("--preset", help="name of a preset, or path of a TOML file (default mini)")
-    parser.add_argument("--size", help="size of streams that ask for none, a name or WxH")
-    parser.add_argument("--max-streams", type=int, help="live streams at a time (default 2)")
+    parser.add_argument(
+        "--preset", help="name of a preset, or path of a TOML file (default: the best that fits)"
+    )
+    parser.add_argument("--size", help="largest size of streams that ask for none, a name or WxH")
+    parser.add_argument("--max-streams", type=int, help="live streams at a time, at most (default 8)")
     parser.add_argument(
         "--allow-unauthenticated",
         action="store_true",
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    print(f"ultraflash serves {settings.preset} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
+    served = settings.preset or "the best preset for this machine"
+    print(f"ultraflash serves {served} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ultraflash.server.client import FramePacket
     from ultraflash.server.media.fragmented_file import FragmentedFile
+    from ultraflash.server.protocol import ServerEvent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +62,7 @@ async def watch(args: argparse.Namespace, console: Console) -> None:
         prompt=args.prompt,
         session=args.session,
         token=args.token,
+        on_event=partial(_tell, console),
         key=args.key or os.environ.get("ULTRAFLASH_API_KEY"),
         **start,
     ) as stream:
@@ -75,6 +78,15 @@ async def watch(args: argparse.Namespace, console: Console) -> None:
         finally:
             files.finish()
             console.print(files.summary(), soft_wrap=True)
+
+
+def _tell(console: Console, event: ServerEvent) -> None:
+    """Says what somebody who waits wants to know."""
+    if event.type == "queue.status":
+        wait = "" if event.eta_s is None else f", about {event.eta_s:.0f} s"
+        console.print(f"waiting for a place: {event.position} of {event.depth}{wait}")
+    elif event.type == "quality.changed":
+        console.print(f"size {event.size} ({event.reason})")
 
 
 class OutputFiles:

@@ -30,6 +30,7 @@ class App {
     this.hiddenByPage = false;
     this.stateTimer = 0;
     this.model = "";
+    this.sessionId = null;
     this.sizeInForce = "auto";
     this.watched = readWatchLink(location.hash);
     this.announcer = new Announcer(document.getElementById("announcer"));
@@ -66,7 +67,8 @@ class App {
     }
     this.kind = await choosePlayer(this.query.get("player"));
     if (this.kind === null) {
-      this.#setState("error", { message: "This browser plays neither WebCodecs nor Media Source Extensions." });
+      const message = "This browser plays neither WebCodecs nor Media Source Extensions.";
+      this.#setState("error", { message, final: true });
       return;
     }
     this.player = createPlayer(this.kind, {
@@ -170,6 +172,7 @@ class App {
 
   #showSession({ session_id: sessionId, viewer_token: token, model, seed }) {
     this.model = model;
+    this.sessionId = sessionId;
     this.share.offer(token === undefined ? null : { sessionId, token });
     this.composer.showSeed(seed);
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
@@ -209,7 +212,10 @@ class App {
     if (recording !== null) {
       this.videos.addRecording(recording);
     }
-    this.stage.endRecording(recording);
+    // One that ended late, after the next session had begun, is in the list only.
+    if (recording === null || recording.id === this.sessionId) {
+      this.stage.endRecording(recording);
+    }
   }
 
   #showRefusal({ code, message, event_id: eventId }) {

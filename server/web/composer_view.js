@@ -93,8 +93,6 @@ export class ComposerView {
     byId("go-label").textContent = this.live ? "Steer" : "Play";
     byId("stop").hidden = !this.live;
     this.seed.disabled = this.live;
-    // A running session has one size; which one "auto" means was settled at its start.
-    this.size.options[0].disabled = this.live;
     if (!this.live) {
       this.seed.placeholder = "random";
     }

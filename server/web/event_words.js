@@ -2,7 +2,7 @@
 
 const QUALITY_REASONS = {
   requested: "",
-  load: "the machine is busy",
+  overload: "the machine is busy",
   recovered: "there is room for it again",
 };
 

@@ -149,6 +149,12 @@ export class MseSink {
   }
 
   #tick() {
+    if (this.source === null && this.complete) {
+      // It ended before its first frame.
+      this.complete = false;
+      this.listener.playedOut();
+      return;
+    }
     if (this.buffer === null || this.video.error !== null) {
       this.#checkError();
       return;

@@ -4,6 +4,8 @@ import { isLive, isShowing, wordingOf } from "./states.js";
 
 const MARKER_MS = 4000;
 const STILL_AFTER_MS = 2500;
+// A little longer than the player listens for it.
+const RECORDING_PATIENCE_MS = 32_000;
 
 const byId = (id) => document.getElementById(id);
 
@@ -16,6 +18,8 @@ export class StageView {
     this.markerTimer = 0;
     this.stillTimer = 0;
     this.recorded = false;
+    this.recording = undefined;
+    this.recordingTimer = 0;
     byId("pause").addEventListener("click", commands.togglePause);
     byId("fullscreen").addEventListener("click", () => this.toggleFullscreen());
     byId("card-action").addEventListener("click", () => commands[this.action]());
@@ -46,26 +50,19 @@ export class StageView {
     pause.setAttribute("aria-pressed", String(state === "paused"));
     pause.setAttribute("aria-label", state === "paused" ? "Go on" : "Pause");
     byId("pill-recording").hidden = !(this.recorded && isLive(state));
-    byId("card-download").hidden = true;
-    if (this.recorded && state === "ended") {
-      byId("card-detail").textContent += " The recording is being finished…";
-    }
+    this.#showRecording(text ?? "");
   }
 
   /** Whether the session is recorded, which the picture says as long as it runs. @param {boolean} recorded */
   setRecorded(recorded) {
     this.recorded = recorded;
+    this.recording = undefined;
   }
 
   /** The files of a recorded session are whole. @param {import("./recordings.js").Recording | null} recording */
   endRecording(recording) {
-    if (this.theatre.dataset.state !== "ended") {
-      return;
-    }
-    const link = byId("card-download");
-    link.hidden = recording?.addresses.length !== 1;
-    link.href = recording?.addresses[0] ?? "";
-    byId("card-detail").textContent = wordsAfter(recording);
+    this.recording = recording;
+    this.#showRecording("");
   }
 
   /** The first frame is there, or none any more. @param {boolean} present */
@@ -145,6 +142,27 @@ export class StageView {
     } else if (actions[key] !== undefined) {
       event.preventDefault();
       actions[key]();
+    }
+  }
+
+  /** On the card at the end: the file, or that it is waited for. @param {string} text what stands there already */
+  #showRecording(text) {
+    clearTimeout(this.recordingTimer);
+    const link = byId("card-download");
+    const awaited = this.recorded && this.theatre.dataset.state === "ended";
+    link.hidden = !(awaited && this.recording?.addresses.length === 1);
+    if (!awaited) {
+      return;
+    }
+    const detail = byId("card-detail");
+    if (this.recording === undefined) {
+      detail.textContent = `${text} The recording is being finished…`;
+      this.recordingTimer = setTimeout(() => {
+        detail.textContent = "The recording cannot be had: the server did not say where it is.";
+      }, RECORDING_PATIENCE_MS);
+    } else {
+      link.href = this.recording?.addresses[0] ?? "";
+      detail.textContent = wordsAfter(this.recording);
     }
   }
 

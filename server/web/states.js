@@ -84,12 +84,12 @@ const wordings = {
     detail: remainingMs === undefined ? "" : `Trying again in ${seconds(remainingMs)} s`,
     action: remainingMs === undefined ? undefined : RETRY,
   }),
-  error: ({ message }) => ({
+  error: ({ message, final }) => ({
     pill: "Error",
     curtain: true,
     title: "This did not work",
     detail: message,
-    action: ONCE_MORE,
+    action: final ? undefined : ONCE_MORE,
   }),
 };
 

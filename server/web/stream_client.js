@@ -289,8 +289,12 @@ export class StreamClient {
   }
 
   #ended({ kind, reason, afterMs }) {
+    if (this.done !== null) {
+      // However it closes, nothing is lost: what is still buffered is shown, and that is the end.
+      return;
+    }
     const endings = {
-      over: () => this.done ?? this.#setState("ended", { reason: reason || "closed by the server" }),
+      over: () => this.#setState("ended", { reason: reason || "closed by the server" }),
       refused: () =>
         this.#setState("error", {
           code: "refused",

@@ -1,5 +1,7 @@
 /** One video of the list: its picture or its progress, what it shows, and what can be done with it. */
 
+import { makePlayer, save } from "./part_player.js";
+
 const SURE_FOR_MS = 4000;
 
 /**
@@ -10,6 +12,7 @@ const SURE_FOR_MS = 4000;
  * @property {"waiting" | "working" | "ready" | "broken"} look
  * @property {number | null} progress 0 to 100, null where there is none to show
  * @property {string[]} addresses of the files, in the order in which they play
+ * @property {(address: string) => Promise<string>} open what the browser can load now, for one of the addresses
  * @property {{label: string, run: () => void, sure?: boolean}[]} actions `sure`: only a second press does it
  */
 
@@ -53,9 +56,10 @@ export class VideoCard {
     return isNew;
   }
 
-  #drawFrame({ title, addresses, progress }) {
+  #drawFrame({ title, addresses, open, progress }) {
     if (addresses.length > 0) {
-      this.frame.replaceChildren(this.#player(title, addresses));
+      const onBroken = (message) => this.#break(message);
+      this.frame.replaceChildren(makePlayer({ title, addresses, open, onBroken }));
     } else if (progress !== null) {
       const bar = make("progress", "");
       bar.max = 100;
@@ -66,34 +70,22 @@ export class VideoCard {
     }
   }
 
-  #player(title, addresses) {
-    const video = make("video", "");
-    let part = 0;
-    Object.assign(video, { controls: true, playsInline: true, preload: "metadata", src: addresses[0] });
-    video.setAttribute("aria-label", `Video: ${title}`);
-    video.addEventListener("ended", () => {
-      part = (part + 1) % addresses.length;
-      if (addresses.length > 1) {
-        video.src = addresses[part];
-      }
-      if (part > 0) {
-        video.play();
-      }
-    });
-    video.addEventListener("error", () => {
-      this.status.textContent = "The file is no longer there, or this browser cannot play it.";
-      this.element.dataset.look = "broken";
-    });
-    return video;
+  #break(message) {
+    this.status.textContent = message;
+    this.element.dataset.look = "broken";
   }
 
-  #drawButtons({ title, addresses, actions }) {
+  #drawButtons({ title, addresses, open, actions }) {
     const downloads = addresses.map((address, part) => {
       const link = make("a", "button small");
       link.href = address;
       link.download = "";
       link.textContent = addresses.length > 1 ? `Download part ${part + 1}` : "Download";
       link.setAttribute("aria-label", `${link.textContent}: ${title}`);
+      link.addEventListener("click", (event) => {
+        event.preventDefault();
+        open(address).then(save, (error) => this.#break(error.message));
+      });
       return link;
     });
     this.buttons.replaceChildren(...downloads, ...actions.map((action) => actionButton(action, title)));

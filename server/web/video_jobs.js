@@ -3,7 +3,6 @@
  * its events; those that wait behind it are asked after now and then, for their place and their time.
  */
 
-import { storedKey } from "./api_key.js";
 import { addressOf, ask } from "./rest.js";
 
 const PAGE_LENGTH = 12;
@@ -30,7 +29,6 @@ export class VideoJobs {
     this.hasMore = false;
     this.followed = null;
     this.source = null;
-    this.contents = new Map();
     this.asking = new Set();
     this.askAgain = new Set();
   }
@@ -144,28 +142,6 @@ export class VideoJobs {
     if (this.followed === id) {
       this.source = new EventSource(address);
       EVENT_KINDS.forEach((kind) => this.source.addEventListener(kind, () => this.#ask(id)));
-    }
-  }
-
-  /** Where the file of a video is; where it takes a key to know, null until that is known. @returns {string | null} */
-  contentOf(id) {
-    const path = `/v1/videos/${id}/content`;
-    if (storedKey() === null) {
-      return path;
-    }
-    if (!this.contents.has(id)) {
-      this.contents.set(id, null);
-      this.#findContent(id, path);
-    }
-    return this.contents.get(id);
-  }
-
-  async #findContent(id, path) {
-    try {
-      this.contents.set(id, await addressOf(path));
-      this.#changed();
-    } catch (error) {
-      this.listener.failed(error.message);
     }
   }
 

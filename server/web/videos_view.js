@@ -1,6 +1,7 @@
 /** The list of videos: recordings of this tab, and what the server makes in the background. */
 
 import { Recordings } from "./recordings.js";
+import { addressOf } from "./rest.js";
 import { VideoCard } from "./video_card.js";
 import { VideoJobs, isOver } from "./video_jobs.js";
 import { durationWords, makeWords, statusWords } from "./video_words.js";
@@ -120,6 +121,8 @@ export class VideosView {
       look: "ready",
       progress: null,
       addresses,
+      // These open what they stand for by themselves.
+      open: async (address) => address,
       actions: [{ label: "Forget", run: () => this.#forget(id) }],
     };
   }
@@ -133,7 +136,6 @@ export class VideosView {
     const { id, status } = job;
     const expired = typeof job.expires_at === "number" && job.expires_at * 1000 < Date.now();
     const isThere = status === "completed" && !expired;
-    const content = isThere ? this.api.contentOf(id) : null;
     const remove = { label: "Delete", sure: true, run: () => this.#try(() => this.api.remove(id)) };
     const cancel = { label: "Cancel", run: () => this.#try(() => this.api.cancel(id)) };
     return {
@@ -142,7 +144,8 @@ export class VideosView {
       make: makeWords(job),
       look: isThere || status !== "completed" ? LOOKS[status] : "broken",
       progress: isOver(job) ? null : job.progress,
-      addresses: content === null ? [] : [content],
+      addresses: isThere ? [`/v1/videos/${id}/content`] : [],
+      open: addressOf,
       actions: [isOver(job) ? remove : cancel],
     };
   }

@@ -166,11 +166,12 @@ export class WatchClient {
   }
 
   #ended({ kind, reason, afterMs }) {
+    if (this.done !== null) {
+      // However it closes, what is still buffered is shown first.
+      return;
+    }
     if (kind === "over") {
-      // What is still buffered is shown first.
-      if (this.done === null || this.state === "connecting") {
-        this.#over(this.done);
-      }
+      this.#over(null);
     } else if (kind === "refused") {
       this.#setState("error", { code: "refused", message: this.trouble ?? (reason || "The server refused.") });
     } else {

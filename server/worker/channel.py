@@ -1,4 +1,7 @@
-"""Messages over a Unix socket pair: four bytes of length, big-endian, then the message.
+"""Messages over Unix socket pairs, one for each direction: four bytes of length, big-endian, then the message.
+
+With one pair for both, a command to a worker that has just died would fail, and the failure would take with it what
+that worker had sent and nobody had read yet.
 
 The worker's end blocks and may be written by several threads; the web process's end is asynchronous.
 """
@@ -34,15 +37,16 @@ def _checked_length(prefix: bytes) -> int:
 class BlockingChannel:
     """The worker's end."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+    def __init__(self, incoming: socket.socket, outgoing: socket.socket) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
         self._write_lock = threading.Lock()
 
     def send(self, message: Command | Report) -> None:
         """Writes a message; waits while the other end does not read. Raises ``ChannelClosed``."""
         try:
             with self._write_lock:
-                self._socket.sendall(_framed(message))
+                self._outgoing.sendall(_framed(message))
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
@@ -54,7 +58,7 @@ class BlockingChannel:
         parts = []
         while size:
             try:
-                part = self._socket.recv(min(size, 1 << 20))
+                part = self._incoming.recv(min(size, 1 << 20))
             except OSError as error:
                 raise ChannelClosed(str(error)) from error
             if not part:
@@ -67,18 +71,27 @@ class BlockingChannel:
 class AsyncChannel:
     """The web process's end."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, reading: asyncio.StreamWriter, writing: asyncio.StreamWriter
+    ) -> None:
         self._reader = reader
-        self._writer = writer
+        self._reading = reading
+        self._writing = writing
 
     @classmethod
-    async def over(cls, connection: socket.socket) -> AsyncChannel:
-        """Takes over one end of a socket pair."""
-        return cls(*await asyncio.open_unix_connection(sock=connection))
+    async def over(cls, incoming: socket.socket, outgoing: socket.socket) -> AsyncChannel:
+        """Takes over one end of each socket pair."""
+        reader, reading = await asyncio.open_unix_connection(sock=incoming)
+        _, writing = await asyncio.open_unix_connection(sock=outgoing)
+        return cls(reader, reading, writing)
 
     def send(self, message: Command | Report) -> None:
-        """Queues a message. Commands are small and few, so nothing waits here."""
-        self._writer.write(_framed(message))
+        """Queues a message; dropped where the other end has gone, as ``receive`` will say.
+
+        Commands are small and few, so nothing waits here.
+        """
+        if not self._writing.is_closing():
+            self._writing.write(_framed(message))
 
     async def receive(self) -> Command | Report:
         """Waits for a message. Raises ``ChannelClosed`` at the end."""
@@ -90,4 +103,5 @@ class AsyncChannel:
 
     def close(self) -> None:
         """Lets the other end see the end."""
-        self._writer.close()
+        self._reading.close()
+        self._writing.close()

@@ -23,6 +23,7 @@ from ultraflash.server.worker.messages import (
     StreamStats,
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
+from ultraflash.server.worker.playout import Playout
 from ultraflash.server.worker.stream_snapshot import (
     SnapshotFiles,
     SnapshotRule,
@@ -33,11 +34,22 @@ from ultraflash.server.worker.stream_snapshot import (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeChange:
+    """A size that takes effect with the next group; see ``SizeShown``."""
+
+    event_id: str
+    size: PictureSize
+    asked: str
+    reason: str
+
+
 @dataclass(slots=True, kw_only=True)
 class LiveStream:
     """Everything that changes while a stream runs.
 
     Attributes:
+        asked: the size that its owner has asked for, by name or ``auto``.
         next_index: number of the next frame to be sent.
         made_index: number of the first frame of the next group, which is lower while frames that were sent before
             the worker was replaced are made once more.
@@ -53,9 +65,11 @@ class LiveStream:
     stream_id: str
     state: EngineState
     size: PictureSize
+    asked: str
     fps: int
     max_frames: int | None
     playhead: Playhead
+    playout: Playout
     encoder: StreamEncoder
     next_index: int
     made_index: int
@@ -65,7 +79,7 @@ class LiveStream:
     group_frames: int = 0
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
-    new_size: tuple[str, PictureSize] | None = None
+    new_size: SizeChange | None = None
     trace: str | None = None
 
     @property
@@ -73,9 +87,18 @@ class LiveStream:
         """Duration of a frame in microseconds."""
         return 1e6 / self.fps
 
+    @property
+    def deadline(self) -> float:
+        """When its owner runs out of media; one that takes everything at once has no more of a claim than one that
+        plays in real time."""
+        return max(self.playhead.deadline(), self.playout.due)
+
     def may_generate(self, now: float) -> bool:
         """Whether the next group may start."""
-        return self.playhead.may_generate(self.group_frames * self.frame_us, now)
+        may = self.playhead.may_generate(self.group_frames * self.frame_us, now)
+        if not may:
+            self.playout.held(now)
+        return may
 
 
 def open_stream(
@@ -83,11 +106,13 @@ def open_stream(
     command: OpenStream,
     pacing: PacingRule,
     keeping: SnapshotRule,
-    default_size: str,
+    size: PictureSize,
     now: float,
 ) -> LiveStream:
-    """Opens a stream on the engine, or goes on with it from a snapshot, and an encoder. Raises the engine's errors."""
-    size = engine.preset.size(default_size if command.size == "auto" else command.size)
+    """Opens a stream of a size on the engine, or goes on with it from a snapshot, and an encoder.
+
+    Raises the engine's errors.
+    """
     fps = command.fps or engine.preset.fps
     config = H264Config.live(width=size.width, height=size.height, fps=fps, bitrate=command.bitrate)
     kept = _kept_stream(engine, command, keeping)
@@ -105,9 +130,11 @@ def open_stream(
         stream_id=command.stream_id,
         state=state,
         size=size,
+        asked=command.asked_size,
         fps=fps,
         max_frames=command.max_frames,
         playhead=playhead,
+        playout=Playout(pacing.ahead_us / 1e6),
         encoder=StreamEncoder(
             command.stream_id, config, generation=command.generation, bitrate=command.bitrate
         ),
@@ -150,10 +177,12 @@ def opened_report(stream: LiveStream) -> StreamOpened:
     )
 
 
-def control_stream(engine: Engine, stream: LiveStream, command: ControlStream, now: float) -> None:
-    """Notes what the owner wants. Raises ``UnknownSize`` and changes nothing then."""
-    if command.size is not None:
-        stream.new_size = (command.event_id, engine.preset.size(command.size))
+def control_stream(stream: LiveStream, command: ControlStream, size: PictureSize | None, now: float) -> None:
+    """Notes what the owner wants; ``size`` is what the command's comes to."""
+    if command.size is not None and size is not None:
+        stream.new_size = SizeChange(
+            event_id=command.event_id, size=size, asked=command.size, reason="requested"
+        )
     if command.bitrate is not None:
         stream.encoder.request_bitrate(command.bitrate)
     if command.paused is not None:
@@ -185,14 +214,16 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[PromptShown | Size
         ]
         stream.new_prompts = []
     if stream.new_size is not None:
-        event_id, size = stream.new_size
-        engine.set_size(stream.state, size.name)
-        stream.size, stream.new_size = size, None
+        change, stream.new_size = stream.new_size, None
+        engine.set_size(stream.state, change.size.name)
+        stream.size, stream.asked = change.size, change.asked
         reports.append(
             SizeShown(
                 stream_id=stream.stream_id,
-                event_id=event_id,
-                size=size.name,
+                event_id=change.event_id,
+                size=change.size.name,
+                asked_size=change.asked,
+                reason=change.reason,
                 first_pts_us=first_us,
                 group=stream.groups,
             )
@@ -259,6 +290,7 @@ def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
 def advance(stream: LiveStream, group: FrameGroup, now: float) -> bool:
     """Counts a group as sent. Returns whether it was the last one."""
     if len(group.frames_THWC):
+        stream.playout.sent(len(group.frames_THWC) * stream.frame_us / 1e6, now)
         stream.next_index += len(group.frames_THWC)
         stream.cut = False
     stream.playhead.sent(stream.next_index * stream.frame_us, now)
@@ -279,6 +311,7 @@ def stream_stats(stream: LiveStream) -> StreamStats:
         generated_fps=_ratio(frames, sum(stages.values())),
         encoded_kbps=_ratio(sum(cost.encoded_bytes for cost in costs) * 8 / 1000, frames / stream.fps),
         ahead_ms=stream.playhead.ahead_us / 1000,
+        deadline_misses=stream.playout.misses,
         stages=_milliseconds_per_frame(stages, frames),
         stage_seconds=stream.encoder.stage_seconds,
         steps_saved=use.steps_saved,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, reference_format
+from ultraflash.server.engine import Engine, PictureSize, reference_format
 from ultraflash.server.logs import fields
 from ultraflash.server.tracing import NO_TRACER, Tracer, stage_spans
 from ultraflash.server.worker.channel import ChannelClosed
@@ -35,6 +35,7 @@ from ultraflash.server.worker.messages import (
     CommandRefused,
     Configure,
     ControlStream,
+    CostsMeasured,
     JobFailed,
     OpenStream,
     PromptChecked,
@@ -49,6 +50,7 @@ from ultraflash.server.worker.messages import (
 from ultraflash.server.worker.playhead import PacingRule
 from ultraflash.server.worker.reference_reader import ReferenceReader
 from ultraflash.server.worker.scheduler import JobDemand, Scheduler, StreamDemand
+from ultraflash.server.worker.stream_sizes import StreamSizes
 from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import FAULT, VideoJob, make_job_group, open_job
 
@@ -67,13 +69,14 @@ class WorkerLoop:
         self,
         engine: Engine,
         config: Configure,
+        sizes: StreamSizes,
         commands: queue.Queue[Command],
         emit: Callable[[Report], None],
         clock: Callable[[], float] = time.monotonic,
         tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engine = engine
-        self._default_size = config.size or engine.preset.default_size
+        self._sizes = sizes
         self._rule = PacingRule(
             ahead_us=config.ahead_ms * 1000,
             ack_pause_s=config.ack_pause_s,
@@ -106,6 +109,7 @@ class WorkerLoop:
             self._take_commands()
             self._end_the_silent()
             self._report_stats()
+            self._sizes.adapt(self._streams.values())
             chosen = self._choose()
             if chosen is None:
                 self._wait_for_command()
@@ -116,7 +120,7 @@ class WorkerLoop:
         """Key of the stream or job whose turn it is."""
         now = self._clock()
         streams = [
-            StreamDemand(key=key, ready=stream.may_generate(now), deadline=stream.playhead.deadline())
+            StreamDemand(key=key, ready=stream.may_generate(now), deadline=stream.deadline)
             for key, stream in self._streams.items()
         ]
         for job in [job for job in self._jobs.values() if job.complete or job.writer.over]:
@@ -131,8 +135,11 @@ class WorkerLoop:
             self._make_job_group(job)
         else:
             self._make_group(self._streams[key])
+        seconds = self._clock() - start
         if key in self._jobs or key in self._streams:
-            self._scheduler.ran(key, self._clock() - start, job=job is not None)
+            self._scheduler.ran(key, seconds, job=job is not None)
+        if key in self._streams:
+            self._sizes.measured(self._streams[key], seconds)
 
     def _take_commands(self) -> None:
         while not self._commands.empty():
@@ -164,9 +171,9 @@ class WorkerLoop:
 
     def _open(self, command: OpenStream) -> None:
         try:
-            stream = open_stream(
-                self._engine, command, self._rule, self._keeping, self._default_size, self._clock()
-            )
+            fps = command.fps or self._engine.preset.fps
+            size = self._sizes.choose(command.size, fps, self._streams.values())
+            stream = open_stream(self._engine, command, self._rule, self._keeping, size, self._clock())
         except UltraflashError as error:
             self._refuse(command.stream_id, None, error)
             return
@@ -222,7 +229,7 @@ class WorkerLoop:
                 self._engine.check_prompt(command.prompt)
                 stream.new_prompts.append(command)
             elif isinstance(command, ControlStream):
-                control_stream(self._engine, stream, command, now)
+                control_stream(stream, command, self._size_for(stream, command), now)
             elif isinstance(command, AdaptBitrate):
                 stream.encoder.request_share(command.share)
             elif isinstance(command, RequestKeyframe):
@@ -232,6 +239,13 @@ class WorkerLoop:
         except UltraflashError as error:
             event_id = command.event_id if isinstance(command, SetPrompt | ControlStream) else None
             self._refuse(stream.stream_id, event_id, error)
+
+    def _size_for(self, stream: LiveStream, command: ControlStream) -> PictureSize | None:
+        """What a control's size comes to. Raises ``UnknownSize``."""
+        if command.size is None:
+            return None
+        others = [other for other in self._streams.values() if other is not stream]
+        return self._sizes.choose(command.size, stream.fps, others)
 
     def _refuse(self, stream_id: str, event_id: str | None, error: UltraflashError) -> None:
         self._emit(
@@ -271,6 +285,7 @@ class WorkerLoop:
         if now < self._stats_at:
             return
         self._stats_at = now + STATS_EVERY_S
+        self._emit(CostsMeasured(frame_seconds=self._sizes.costs.all_seconds()))
         for stream in self._streams.values():
             self._emit(stream_stats(stream))
 

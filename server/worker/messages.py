@@ -12,6 +12,9 @@ from typing import Any, Literal, get_args
 
 import msgpack
 
+# The size of a stream that leaves it to the server.
+AUTO = "auto"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configure:
@@ -19,8 +22,10 @@ class Configure:
 
     Attributes:
         engine: factory, ``module:attribute``.
-        preset: name or path.
-        size: of streams that ask for ``auto``; the preset's own default if None.
+        preset: name or path; None for the best that the machine has weights and memory for.
+        size: the largest of streams that ask for ``auto``; any that there is memory for if None.
+        adapt_named_sizes: whether a stream that asked for a size by name may get a smaller one under load.
+        raise_after_s: time for which a larger size must have fitted before a stream gets it.
         ahead_ms: media generated at most beyond the playhead.
         ack_pause_s, ack_end_s: silence after which a stream rests, and ends.
         paused_end_s: longest pause by the owner.
@@ -33,8 +38,10 @@ class Configure:
     """
 
     engine: str
-    preset: str
+    preset: str | None
     size: str | None
+    adapt_named_sizes: bool
+    raise_after_s: float
     ahead_ms: float
     ack_pause_s: float
     ack_end_s: float
@@ -56,6 +63,8 @@ class OpenStream:
     """Starts a stream at frame ``first_index``, which is above 0 where it replaces one that was lost.
 
     Attributes:
+        asked_size: what its owner asked for, ``auto`` included.
+        size: with which it begins; ``auto`` leaves that to the worker.
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
@@ -64,6 +73,7 @@ class OpenStream:
 
     stream_id: str
     prompt: str
+    asked_size: str
     size: str
     seed: int
     fps: int | None
@@ -207,13 +217,21 @@ class WorkerProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReady:
-    """The engine is warm; ``sizes`` are (name, width, height)."""
+    """The engine is warm; ``sizes`` are (name, width, height), ``frame_seconds`` what a frame of each costs."""
 
     model: str
     fps: int
     sizes: list[list[Any]]
     default_size: str
     max_prompt_chars: int
+    frame_seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostsMeasured:
+    """Once a second: what a frame of each size costs now, in seconds of the worker's loop."""
+
+    frame_seconds: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,11 +292,19 @@ class PromptShown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeShown:
-    """The size has changed as asked, from a group on."""
+    """The size has changed from a group on.
+
+    Attributes:
+        event_id: of the control that asked for it; empty where nobody did.
+        asked_size: what the owner has asked for last.
+        reason: ``requested``, ``overload`` or ``recovered``.
+    """
 
     stream_id: str
     event_id: str
     size: str
+    asked_size: str
+    reason: str
     first_pts_us: float
     group: int
 
@@ -304,6 +330,7 @@ class StreamStats:
     generated_fps: float
     encoded_kbps: float
     ahead_ms: float
+    deadline_misses: int
     stages: dict[str, float]
     stage_seconds: dict[str, float]
     steps_saved: int
@@ -396,7 +423,7 @@ StreamReport = (
     | StreamEnded
 )
 JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked | ReferenceRead
-Report = WorkerProgress | WorkerReady | WorkerFailed | StreamReport | JobReport
+Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 
 

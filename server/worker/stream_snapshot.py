@@ -144,7 +144,7 @@ class SnapshotRule:
     Attributes:
         folder: of the files; None keeps no stream.
         share: part of a stream's work that may go into them.
-        max_bytes: of one snapshot.
+        max_bytes: of one snapshot; the engine leaves out what it can make again where there would be more.
     """
 
     folder: Path | None
@@ -186,7 +186,8 @@ class StreamKeeping:
         if self._given_up or not isinstance(engine, StreamKeeper) or cost_s > self._rule.share * self._work_s:
             return None
         start = time.thread_time()
-        snapshot = StreamSnapshot(state=engine.save_stream(state), next_index=next_index, groups=groups)
+        kept = engine.save_stream(state, self._rule.max_bytes)
+        snapshot = StreamSnapshot(state=kept, next_index=next_index, groups=groups)
         self._capture_s, self._work_s = time.thread_time() - start, 0.0
         if len(snapshot.state) > self._rule.max_bytes:
             size = len(snapshot.state)

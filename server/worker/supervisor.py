@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -14,6 +14,7 @@ from ultraflash.server.worker.channel import AsyncChannel, ChannelClosed
 from ultraflash.server.worker.messages import (
     Command,
     Configure,
+    CostsMeasured,
     JobReport,
     Report,
     Shutdown,
@@ -83,10 +84,12 @@ class WorkerSupervisor:
         self.status = WorkerStatus()
         self.ready: WorkerReady | None = None
         self.process_id: int | None = None
+        self.frame_seconds: Mapping[str, float] = {}
         self._config = config
         self._on_failed = on_failed
         self._owners: dict[str, StreamOwner] = {}
         self._jobs: JobOwner | None = None
+        self._costs_changed: Callable[[], None] = _ignore
         self._channel: AsyncChannel | None = None
         self._stopping = False
 
@@ -106,6 +109,10 @@ class WorkerSupervisor:
     def attach_jobs(self, owner: JobOwner) -> None:
         """Reports of all jobs go to ``owner``."""
         self._jobs = owner
+
+    def follow_costs(self, listener: Callable[[], None]) -> None:
+        """``listener`` is called whenever ``frame_seconds``, what a frame of each size costs, is new: each second."""
+        self._costs_changed = listener
 
     def send(self, command: Command) -> None:
         """Passes a command on; dropped while there is no worker, since owners start over with a new one."""
@@ -139,17 +146,18 @@ class WorkerSupervisor:
 
     async def _live_once(self) -> bool:
         """One life of a worker. Returns whether it became ready."""
-        ours, theirs = socket.socketpair()
-        with theirs:
+        (incoming, their_out), (outgoing, their_in) = socket.socketpair(), socket.socketpair()
+        with their_in, their_out:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
                 _BOOT,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                str(their_in.fileno()),
+                str(their_out.fileno()),
+                pass_fds=(their_in.fileno(), their_out.fileno()),
             )
         self.process_id = process.pid
-        self._channel = channel = await AsyncChannel.over(ours)
+        self._channel = channel = await AsyncChannel.over(incoming, outgoing)
         channel.send(self._config)
         try:
             while True:
@@ -175,10 +183,14 @@ class WorkerSupervisor:
             self.status.stage, self.status.progress = report.stage, report.progress
         elif isinstance(report, WorkerReady):
             self.ready = report
+            self.frame_seconds = report.frame_seconds
             self.status.state, self.status.stage, self.status.progress = "ready", "ready", 1.0
             log.info("worker %s is ready with %s", self.process_id, report.model)
             for owner in self._all_owners():
                 owner.on_worker_ready()
+        elif isinstance(report, CostsMeasured):
+            self.frame_seconds = report.frame_seconds
+            self._costs_changed()
         elif isinstance(report, WorkerFailed):
             self._fail(report.code, report.message)
         elif isinstance(report, get_args(StreamReport)):
@@ -207,6 +219,10 @@ class WorkerSupervisor:
         self._stopping = True
         if self._channel is not None:
             self._channel.send(Shutdown())
+
+
+def _ignore() -> None:
+    """Nobody follows the costs yet."""
 
 
 async def _reap(process: asyncio.subprocess.Process, channel: AsyncChannel, *, gently: bool) -> None:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.models.dit import CausalDiT
+from ultraflash.models.memory_plan import GIB, memory_plan
 from ultraflash.models.patch_autoencoder import PatchDecoder
 from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler
@@ -98,3 +99,13 @@ def test_every_preset_has_a_prediction(preset: str, tmp_path: Path) -> None:
     predictions = json.loads(target.read_text())
     by_gpu = {entry["gpu"]: entry["fps"] for entry in predictions if entry["size"] == predictions[0]["size"]}
     assert by_gpu["B200"] > by_gpu["H200"] >= by_gpu["H100"] > by_gpu["A100"] > by_gpu["4090"] > 0
+    first = predictions[0]
+    plan = memory_plan(load_preset(preset), first["size"])
+    assert {entry["memory"]["gib"] for entry in predictions if entry["size"] == first["size"]} == {
+        plan.total_bytes / GIB
+    }
+    streams = {
+        entry["gpu"]: entry["memory"]["streams"] for entry in predictions if entry["size"] == first["size"]
+    }
+    assert streams["B200"] > streams["H200"] > streams["H100"] >= streams["A100"] > streams["4090"]
+    assert "does not fit" in done.stdout or min(streams.values()) > 0

@@ -41,6 +41,7 @@ def test_lost_connection_goes_on_in_the_same_session(server, visit, player):
         relay.cut()
         viewer.wait_for_state("connection_lost")
         viewer.wait_for("ultraflash.state === 'playing'")
+        viewer.wait_until_told("Connected again")
         viewer.wait_for_frames(20)
         now = sessions_by_id(viewer, server)
         assert now.keys() - earlier == {name}

@@ -173,7 +173,7 @@ def test_pause_of_the_owner_does_not_count_as_slow(evaluate):
     ("event", "words"),
     [
         ({"size": "1K", "reason": "requested"}, "Size 1K"),
-        ({"size": "0.5K", "reason": "load"}, "Size 0.5K: the machine is busy"),
+        ({"size": "0.5K", "reason": "overload"}, "Size 0.5K: the machine is busy"),
         ({"size": "1K", "reason": "phase_of_the_moon"}, "Size 1K: phase of the moon"),
     ],
 )

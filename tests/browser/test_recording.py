@@ -57,3 +57,12 @@ def test_session_without_recording_offers_no_file(server, visit):
     viewer.press("Stop")
     viewer.wait_for_state("ended")
     assert not viewer.page.get_by_role("link", name="Download the recording").is_visible()
+
+
+def test_recording_of_a_session_that_ended_by_itself_is_offered_too(server, visit):
+    viewer = visit(server.url)
+    viewer.press("Record")
+    viewer.play("a lake at dusk")
+    viewer.enter("fault")
+    viewer.page.get_by_text("It was recorded.").wait_for()
+    assert viewer.page.get_by_role("link", name="Download the recording").is_visible()

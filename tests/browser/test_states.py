@@ -9,6 +9,16 @@ import signal
 import pytest
 
 SCENE = "a lake at dawn"
+STARTED = {
+    "session_id": "session_0",
+    "codec": "avc1.64001f",
+    "container": "fmp4",
+    "width": 224,
+    "height": 128,
+    "fps": 16,
+    "seed": 1,
+    "model": "pattern",
+}
 
 
 class Script:
@@ -88,7 +98,7 @@ def test_refused_connection_ends_in_an_error_that_says_why(scripted):
 def test_change_of_quality_is_shown_and_read_out(scripted):
     viewer, script = scripted
     script.begin()
-    script.say("quality.changed", size="0.5K", reason="load")
+    script.say("quality.changed", size="0.5K", reason="overload")
     viewer.page.locator("#marker", has_text="Size 0.5K: the machine is busy").wait_for()
     viewer.wait_until_told("Size 0.5K: the machine is busy")
 
@@ -97,10 +107,23 @@ def test_first_frames_are_waited_for_in_words(scripted):
     viewer, script = scripted
     script.begin()
     viewer.page.get_by_text("Connecting").first.wait_for()
-    started = {"session_id": "session_0", "codec": "avc1.64001f", "container": "fmp4"}
-    script.say("session.started", **started, width=224, height=128, fps=16, seed=1, model="pattern")
+    script.say("session.started", **STARTED)
     viewer.page.get_by_text("Making the first frames").wait_for()
     viewer.shoot("connecting")
+
+
+def test_recording_that_never_comes_is_not_waited_for_for_ever(scripted):
+    viewer, script = scripted
+    viewer.page.clock.install()
+    viewer.page.reload()
+    viewer.press("Record")
+    script.begin()
+    script.say("session.started", **STARTED)
+    viewer.page.get_by_text("Making the first frames").wait_for()
+    viewer.press("Stop")
+    viewer.page.get_by_text("The recording is being finished").wait_for()
+    viewer.page.clock.fast_forward(33_000)
+    viewer.page.get_by_text("The recording cannot be had").wait_for()
 
 
 @pytest.mark.parametrize("player", ["webcodecs", "mse"])
@@ -115,12 +138,24 @@ def test_replaced_engine_is_announced_and_the_picture_goes_on(server, visit, pla
     server.wait_until_ready()
 
 
-def test_engine_that_fails_ends_the_session_in_words(server, visit):
-    viewer = visit(server.url)
+@pytest.mark.parametrize("player", ["webcodecs", "mse"])
+def test_engine_that_fails_ends_the_session_in_words(server, visit, player):
+    viewer = visit(f"{server.url}/?player={player}")
     viewer.play(SCENE)
     viewer.enter("fault")
-    viewer.page.get_by_text("The engine failed.").wait_for()
+    viewer.wait_until_told("The end. The engine failed.")
     assert viewer.page.get_by_role("button", name="Play again").is_visible()
+    # Nothing was lost that would have to be looked for again.
+    viewer.page.wait_for_timeout(700)
+    assert viewer.state == "ended"
+
+
+def test_session_that_ends_before_its_first_frame_is_over(scripted):
+    viewer, script = scripted
+    script.begin()
+    script.say("session.started", **STARTED)
+    script.say("session.done", reason="paused_too_long", frames=0)
+    viewer.wait_for_state("ended")
 
 
 def test_pages_that_nobody_may_miss_are_audited_for_real(server, visit):

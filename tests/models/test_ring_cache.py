@@ -148,3 +148,29 @@ def test_block_cache_keeps_the_last_temporal_blocks_in_order(capacity: int, new:
         expected = [float(x) for x in seen[max(0, len(seen) - capacity) :] for _ in range(2)]
         for layer in range(2):
             assert cache.view(layer)[0].flatten().tolist() == expected
+
+
+@pytest.mark.parametrize(("before", "sink"), [(0, 0), (3, 0), (6, 0), (12, 0), (3, 1), (12, 1)])
+@pytest.mark.parametrize("frames", [3, 9])
+def test_a_cache_that_is_taken_back_is_as_it_was_noted(before: int, sink: int, frames: int) -> None:
+    cache = ring(7, sink)
+    for start in range(0, before, 3):
+        push(cache, start, 3)
+    noted, wanted = cache.mark(frames), held(cache)
+    for start in range(before, before + frames, 3):
+        push(cache, start, 3)
+    assert held(cache) != wanted
+    cache.rewind(noted)
+    assert held(cache) == wanted
+    other = ring(7, sink)
+    for start in range(0, before + 3, 3):
+        push(other, start, 3)
+    push(cache, before, 3)
+    assert held(cache) == held(other)
+
+
+def test_a_cache_with_a_block_in_work_is_not_noted() -> None:
+    cache = ring(6)
+    cache.append(0, frame_block(0, 3), frame_block(0, 3))
+    with pytest.raises(ValueError, match="in work"):
+        cache.mark(3)

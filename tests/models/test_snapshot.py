@@ -212,3 +212,35 @@ def test_a_paused_stream_makes_no_frames_and_goes_on_bit_for_bit(cascade: Cascad
     cascade.resume(rested)
     cascade.set_prompt(steady, "a desert at noon")
     assert torch.equal(run(cascade, rested, 2), run(cascade, steady, 2))
+
+
+def test_a_compact_snapshot_is_small_and_the_same_latents_go_on(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", size="0.5K", seed=1)
+    run(cascade, state, 1)
+    whole = cascade.snapshot(state)
+    compact = cascade.snapshot(state, max_bytes=whole.nbytes - 1)
+    assert not whole.compact and not cascade.snapshot(state, max_bytes=whole.nbytes).compact
+    assert compact.compact and compact.nbytes < whole.nbytes / 5
+    restored = cascade.restore(Snapshot.from_bytes(compact.to_bytes()))
+    # Nothing has left the window yet, so making its keys and values anew makes what was there.
+    frames, others = run(cascade, restored, 1), run(cascade, state, 1)
+    assert restored.last_latents_BCFHW is not None and state.last_latents_BCFHW is not None
+    assert torch.equal(restored.last_latents_BCFHW, state.last_latents_BCFHW)
+    assert frames.shape == others.shape
+    assert restored.cache_use == state.cache_use
+    assert (restored.groups, restored.frames_emitted) == (state.groups, state.frames_emitted)
+    # What the later stages remember is of the newest group alone, which shows least at the end.
+    assert (frames[-1].float() - others[-1].float()).abs().mean() < 8
+
+
+def test_a_compact_snapshot_of_a_change_to_come_keeps_it(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", size="0.5K", seed=1)
+    run(cascade, state, 1)
+    long_blend(cascade, state)
+    run(cascade, state, 1)
+    new_size(cascade, state)
+    restored = cascade.restore(cascade.snapshot(state, max_bytes=0))
+    assert restored.next_size.name == "1K"
+    assert restored.blend is not None and restored.blend.done == 1
+    assert run(cascade, restored, 1).shape == run(cascade, state, 1).shape
+    assert restored.blend.done == 2

@@ -153,3 +153,17 @@ def test_what_is_no_log_is_refused_in_words(server: LiveServer) -> None:
     answer = ask(server, "POST", "/v1/sessions/session_x/replay", {})
     assert (answer.status, answer.code) == (404, "unknown_session")
     assert "send its log" in answer.json["error"]["message"]
+
+
+async def test_a_session_that_has_not_begun_cannot_be_replayed_yet(start_server: Any) -> None:
+    # The first session keeps the engine for long enough that the second one is not opened meanwhile.
+    server = start_server(PATTERN_SECONDS=5)
+    server.wait_until_ready()
+    async with server.client() as first, server.client() as second:
+        started = await first.start()
+        await second.send("session.start", prompt="a hill")
+        await asyncio.to_thread(server.wait_for, lambda: len(server.sessions()) == 2, "second session")
+        listed = {session["id"] for session in server.sessions()}
+        (waiting,) = listed - {started["session_id"]}
+        answer = await asyncio.to_thread(ask, server, "POST", f"/v1/sessions/{waiting}/replay", {})
+        assert (answer.status, answer.code) == (404, "unknown_session")

@@ -20,7 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_are_private_and_modest() -> None:
     settings = load_settings(None, {})
     assert (settings.http.host, settings.http.port) == ("127.0.0.1", 8000)
-    assert (settings.preset, settings.stream.max_streams, settings.stream.ahead_ms) == ("mini", 2, 1500)
+    assert (settings.preset, settings.stream.max_streams, settings.stream.ahead_ms) == (None, 8, 1500)
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(

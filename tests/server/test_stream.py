@@ -306,7 +306,7 @@ async def test_stop_ends_at_once_with_a_replay_of_what_was_asked(server: LiveSer
 
 
 async def test_a_client_that_vanished_gives_its_place_to_the_next(start_server: Any) -> None:
-    server = start_server("--max-streams", "1")
+    server = start_server("--max-streams", "1", stream__max_queued=0)
     server.wait_until_ready()
     for number in (1, 2, 3):
         async with server.client() as client:

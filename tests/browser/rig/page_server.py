@@ -28,10 +28,16 @@ def free_port() -> int:
 
 @dataclass(kw_only=True)
 class PageServer:
-    """A server that serves the page; ``patterns`` gives it the engine that draws patterns instead of ``mini``."""
+    """A server that serves the page.
+
+    Attributes:
+        patterns: whether it has the engine that draws patterns instead of ``mini``.
+        settings: further ones, as environment variables.
+    """
 
     folder: Path
     patterns: bool
+    settings: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = field(default=None)
 
@@ -46,12 +52,14 @@ class PageServer:
     def launch(self) -> None:
         """Start it, without waiting until it is ready."""
         environment = {**os.environ, "ULTRAFLASH_DATA__FOLDER": str(self.folder / "data")}
-        # Sessions of earlier tests may still wait for their owners to come back.
-        environment["ULTRAFLASH_STREAM__MAX_STREAMS"] = "8"
+        # What pages get shall not depend on how busy the machine is, but where a test is about that.
+        environment["ULTRAFLASH_STREAM__CAPACITY"] = "1000"
+        environment["ULTRAFLASH_SIZE"] = "0.5K"
         if self.patterns:
             path = [str(PATTERNS_FOLDER), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
             environment["ULTRAFLASH_ENGINE"] = PATTERNS
+        environment.update(self.settings)
         command = [sys.executable, "-c", SERVE, "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)

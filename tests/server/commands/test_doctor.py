@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from ultraflash.models import device_memory
 from ultraflash.models.preset import available_presets
@@ -19,6 +20,7 @@ def test_it_names_devices_encoder_kernels_and_what_every_preset_needs(
     assert "block-sparse attention on cpu: gather" in out
     assert all(f"preset {name}\n" in out for name in available_presets())
     assert "ultraflash models pull ultraflash-1k" in out
+    assert "without --preset: mini, since there is no GPU" in out or torch.cuda.is_available()
     last = out.strip().splitlines()[-1]
     assert last.startswith("can run here: ")
     assert "mini" in last

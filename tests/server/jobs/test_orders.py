@@ -20,6 +20,7 @@ READY = WorkerReady(
     sizes=[["0.5K", 832, 480], ["1K", 1664, 960]],
     default_size="0.5K",
     max_prompt_chars=20,
+    frame_seconds={},
 )
 
 
@@ -45,6 +46,7 @@ def completed(order: Order, **fields: Any) -> Job:
         error_message=None,
         room_bytes=0,
         has_file=True,
+        key_id=None,
     )
     return replace(job, **fields)
 

@@ -45,7 +45,7 @@ def session(number: int = 1, **fields: Any) -> StoredSession:
         seed=2**63 - 1,
         start={"prompt": "ein Hügel", "max_frames": None},
         opened={"codec": "avc1.640028", "size": "0.5K", "width": 224, "height": 128, "fps": 16},
-        wishes={"bitrate": None, "paused": False, "pending": []},
+        wishes={"size": "auto", "bitrate": None, "paused": False, "pending": []},
         frames=9,
         generation=1,
         events=({"first_pts_us": 0.0, "group": 0, "prompt": "ein Hügel", "size": "0.5K"},),
@@ -68,7 +68,13 @@ def test_what_is_saved_is_found_again_and_a_log_grows(open_sessions: OpenStore, 
     found = open_sessions(ELSEWHERE).get(first.id)
     assert found == replace(later, updated_at=clock.now)
     assert found is not None
-    assert found.replay == {"model": "pattern", "seed": 2**63 - 1, "fps": 16, "events": list(later.events)}
+    assert found.replay == {
+        "model": "pattern",
+        "seed": 2**63 - 1,
+        "fps": 16,
+        "frames": 100,
+        "events": list(later.events),
+    }
 
 
 @pytest.mark.parametrize("unknown", ["session_0", "", "x\0y", "ä" * 300])

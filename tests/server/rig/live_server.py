@@ -41,6 +41,9 @@ class LiveServer:
                 "PYTHONPATH": os.pathsep.join(filter(None, path)),
                 "ULTRAFLASH_ENGINE": PATTERN,
                 "ULTRAFLASH_DATA__FOLDER": str(self.data),
+                # What streams get shall not depend on how busy the machine is, but where a test is about that.
+                "ULTRAFLASH_SIZE": "0.5K",
+                "ULTRAFLASH_STREAM__CAPACITY": "1000",
                 "ULTRAFLASH_DATA__SNAPSHOTS": str(folder / "snapshots"),
             }
         )
@@ -48,7 +51,7 @@ class LiveServer:
             key = name if name.isupper() else f"ULTRAFLASH_{name.upper()}"
             self._environment[key] = str(value)
         self.address = ""
-        self.log = folder / f"server-{time.monotonic_ns()}.log"
+        self.log = folder / "server.log"
 
     def __enter__(self) -> LiveServer:
         self.start()
@@ -58,6 +61,7 @@ class LiveServer:
         self.stop()
 
     def start(self) -> None:
+        self.log = self.folder / f"server-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log

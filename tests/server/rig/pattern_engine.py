@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -104,11 +105,13 @@ def read_number(frame_HWC: np.ndarray) -> int:
 
 class PatternEngine:
     """Deterministic pictures. In the environment, ``PATTERN_SECONDS`` is the work of a group and
-    ``PATTERN_LOAD_SECONDS`` that of loading."""
+    ``PATTERN_LOAD_SECONDS`` that of loading. ``PATTERN_COSTS`` is the path of a JSON file with the seconds of a group
+    by name of the size, which is read again for each group."""
 
     def __init__(self) -> None:
         self.preset = PatternPreset()
         self._seconds = float(os.environ.get("PATTERN_SECONDS", "0.01"))
+        self._costs = os.environ.get("PATTERN_COSTS")
 
     @classmethod
     def load(cls, preset: str, size: str | None = None) -> PatternEngine:
@@ -150,7 +153,7 @@ class PatternEngine:
         colours = frames_THWC[-count:].mean(axis=(1, 2)).tolist()
         state.reference = [colours[0]] * (count - len(colours)) + colours
 
-    def save_stream(self, state: PatternState) -> bytes:
+    def save_stream(self, state: PatternState, max_bytes: int | None = None) -> bytes:
         kept = {name: value for name, value in vars(state).items() if name not in ("size", "stage_seconds")}
         return json.dumps({**kept, "size": state.size.name}).encode()
 
@@ -168,7 +171,8 @@ class PatternEngine:
             raise RuntimeError("a fault on purpose")
         if state.prompt == "die":
             os._exit(9)
-        time.sleep(self._seconds)
+        seconds = json.loads(Path(self._costs).read_text())[state.size.name] if self._costs else self._seconds
+        time.sleep(seconds)
         state.blended = min(state.blended + 1, state.blend_groups)
         count = 12 if state.frames_emitted else 9
         frames = np.empty((count, state.size.height, state.size.width, 3), np.uint8)
@@ -183,5 +187,5 @@ class PatternEngine:
                 shade = 235 if number >> bit & 1 else 16
                 frames[offset, :SQUARE, bit * SQUARE : (bit + 1) * SQUARE] = shade
         state.frames_emitted += count
-        state.stage_seconds = {"base": self._seconds / 2, "sr": self._seconds / 2}
+        state.stage_seconds = {"base": seconds / 2, "sr": seconds / 2}
         return frames

@@ -16,6 +16,7 @@ from ultraflash.server.worker.playhead import PacingRule
 from ultraflash.server.worker.stream_snapshot import SnapshotRule
 from ultraflash.server.worker.video_job import JobCue, VideoJob, make_job_group
 
+NOT_KEPT = SnapshotRule(folder=None, share=0, max_bytes=0)
 RULE = PacingRule(ahead_us=1e9, ack_pause_s=1e9, ack_end_s=1e9, paused_end_s=1e9)
 PROMPTS = {
     1: PromptUpdate(prompt="a calm sea at dusk", event_id="cut"),
@@ -41,6 +42,7 @@ def stream(engine: Engine, log: SessionLog) -> list[np.ndarray]:
     command = OpenStream(
         stream_id="s",
         prompt="snowy mountains at dawn",
+        asked_size="0.5K",
         size="0.5K",
         seed=log.seed,
         fps=None,
@@ -53,8 +55,7 @@ def stream(engine: Engine, log: SessionLog) -> list[np.ndarray]:
         restore=False,
         changes=[],
     )
-    keeping = SnapshotRule(folder=None, share=0.0, max_bytes=0)
-    live = open_stream(engine, command, RULE, keeping, "0.5K", 0.0)
+    live = open_stream(engine, command, RULE, NOT_KEPT, engine.preset.size("0.5K"), 0.0)
     log.began(model=engine.preset.name, fps=live.fps, prompt=command.prompt, size=live.size.name)
     frames: list[np.ndarray] = []
     for number in range(GROUPS):
@@ -89,6 +90,7 @@ def test_a_replay_has_the_frames_of_the_stream_bit_for_bit() -> None:
         sizes=[[size.name, size.width, size.height] for size in preset.sizes],
         default_size=preset.default_size,
         max_prompt_chars=preset.max_prompt_chars,
+        frame_seconds={},
     )
     order = replay_order(ReplayLog.model_validate(log.replay(len(shown))), None, None, ready, 60)
     caught = CaughtFrames()

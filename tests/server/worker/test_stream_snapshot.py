@@ -97,7 +97,7 @@ def kept_by(keeping: StreamKeeping, engine: Engine, work_s: float) -> bool:
 class SlowKeeper(PatternEngine):
     """Takes about 20 ms of processor time for a snapshot."""
 
-    def save_stream(self, state: Any) -> bytes:
+    def save_stream(self, state: Any, max_bytes: int | None = None) -> bytes:
         end = time.thread_time() + 0.02
         while time.thread_time() < end:
             pass
@@ -131,6 +131,7 @@ def opening(first_index: int, changes: list[dict[str, Any]]) -> OpenStream:
     return OpenStream(
         stream_id=STREAM,
         prompt="a lighthouse by the sea at dawn",
+        asked_size="0.5K",
         size="0.5K",
         seed=7,
         fps=None,
@@ -147,7 +148,7 @@ def opening(first_index: int, changes: list[dict[str, Any]]) -> OpenStream:
 
 def opened(engine: Engine, folder: Path, first_index: int, changes: list[dict[str, Any]]) -> LiveStream:
     rule = SnapshotRule(folder=folder, share=1.0, max_bytes=2**30)
-    return open_stream(engine, opening(first_index, changes), PACING, rule, "0.5K", 0.0)
+    return open_stream(engine, opening(first_index, changes), PACING, rule, engine.preset.size("0.5K"), 0.0)
 
 
 def set_prompt(stream: LiveStream, prompt: str, transition: Any = "cut", groups: int = 1) -> None:

@@ -1,0 +1,308 @@
+"""Kill a real server again and again with streams and jobs in flight, and count what is lost.
+
+At random moments ``kill -9`` hits the worker, or the whole server, which is then started again. Owners of live streams
+are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was
+sent is decoded and compared with what one engine makes of the session's log without any kill; every video is
+downloaded and compared likewise. Counts, not times, are the result, so a busy machine is no hindrance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from provenance import ROOT, provenance
+
+sys.path.append(str(ROOT / "tests" / "server" / "rig"))
+
+from fault_jobs import JobCustomer, Video
+from live_server import PATTERN, LiveServer
+
+from ultraflash.server.client import Stream, connect
+from ultraflash.server.engine import CASCADE, Engine, load_engine
+from ultraflash.server.protocol import ServerEvent, SessionResumed
+
+ENGINES = {"pattern": PATTERN, "mini": CASCADE}
+PROMPTS = ("a red hill", "a blue lake at night", "snowy mountains at dawn", "a desert at noon", "a calm sea")
+# Below it a picture is another one; H.264 alone stays above.
+SAME_PICTURE_DB = 25.0
+PATIENCE_S = 60.0
+
+
+class Owner:
+    """One live stream, its packets, and what went wrong with it."""
+
+    def __init__(self, url: str, number: int, dice: random.Random, fps: float) -> None:
+        self.packets: list[bytes] = []
+        self.resumed: Counter[str] = Counter()
+        self.gaps = 0
+        self.longest_silence_s = 0.0
+        self.replay: dict[str, Any] | None = None
+        self._url = url
+        self._number = number
+        self._dice = dice
+        self._fps = fps
+        self._stop = asyncio.Event()
+        self._next_seq = 0
+        self._heard_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Watches and steers until told to stop."""
+        prompt = PROMPTS[self._number % len(PROMPTS)]
+        async with connect(
+            self._url, prompt=prompt, seed=self._number, size="0.5K", on_event=self._on_event
+        ) as stream:
+            stopping = asyncio.create_task(self._stop_later(stream))
+            async for packet in stream:
+                self._take(packet.header.seq, packet.data)
+                if self._dice.random() < 0.02:
+                    await stream.set_prompt(self._dice.choice(PROMPTS))
+                await asyncio.sleep(1 / self._fps)
+            await stopping
+            self.replay = None if stream.done is None else stream.done.replay
+
+    def stop(self) -> None:
+        """Ends the session; ``run`` returns with its log."""
+        self._stop.set()
+
+    def _take(self, seq: int, data: bytes) -> None:
+        self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - self._heard_at)
+        self._heard_at = time.monotonic()
+        self.gaps += seq != self._next_seq
+        self._next_seq = seq + 1
+        self.packets.append(data)
+
+    def _on_event(self, event: ServerEvent) -> None:
+        if isinstance(event, SessionResumed):
+            self.resumed[event.state] += 1
+
+    async def _stop_later(self, stream: Stream) -> None:
+        await self._stop.wait()
+        await stream.stop()
+
+
+def expected_frames(engine: Engine, replay: dict[str, Any]) -> Iterator[np.ndarray]:
+    """What one engine makes of a session's log, without end."""
+    begin, *changes = replay["events"]
+    state = engine.open(begin["prompt"], size=begin["size"], seed=replay["seed"])
+    group = index = 0
+    while True:
+        while (
+            changes
+            and changes[0].get("restarted")
+            and changes[0]["first_pts_us"] <= index * 1e6 / replay["fps"]
+        ):
+            begin = changes.pop(0)
+            state, group = engine.open(begin["prompt"], size=begin["size"], seed=replay["seed"]), 0
+        while changes and changes[0]["group"] == group and not changes[0].get("restarted"):
+            change = changes.pop(0)
+            engine.set_prompt(state, change["prompt"], transition="recompute", groups=1)
+        for frame in np.asarray(engine.next_group(state)):
+            yield frame
+            index += 1
+        group += 1
+
+
+def decoded(data: bytes, kind: str) -> Iterator[np.ndarray]:
+    """All frames of a bitstream or a file, uint8 RGB. Raises ``av.error.FFmpegError`` for one that is torn."""
+    with av.open(io.BytesIO(data), format=kind) as container:
+        for frame in container.decode(video=0):
+            yield frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG").to_ndarray()
+
+
+def wrong_pictures(shown: Iterator[np.ndarray], expected: Iterator[np.ndarray]) -> tuple[int, int]:
+    """Number of frames, and of those among them that show something else."""
+    frames = wrong = 0
+    for one, other in zip(shown, expected, strict=False):
+        error = np.mean((one.astype(float) - other.astype(float)) ** 2)
+        wrong += bool(10 * np.log10(255**2 / max(error, 1e-9)) < SAME_PICTURE_DB)
+        frames += 1
+    return frames, wrong
+
+
+class FaultRun:
+    """A server, those who use it, and the kills."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options = options
+        self._folder = folder
+        self._dice = random.Random(options.seed)
+        port = free_port()
+        self._server = LiveServer(
+            folder,
+            "--port",
+            str(port),
+            engine=ENGINES[options.engine],
+            stream__max_streams=options.streams,
+            jobs__checkpoint_s=0.2,
+            # A job in whose lifetime many workers die is given up as their killer, which here it is not.
+            jobs__max_attempts=1000,
+            PATTERN_SECONDS=0.05,
+        )
+        url = f"http://127.0.0.1:{port}"
+        pace = 64.0 if options.engine == "pattern" else 16.0
+        self._owners = [
+            Owner(url, number, random.Random(options.seed + number), pace)
+            for number in range(options.streams)
+        ]
+        self._customer = JobCustomer(url, random.Random(options.seed), jobs=options.jobs)
+        self._kills: Counter[str] = Counter()
+
+    async def run(self) -> dict[str, Any]:
+        """Everything; returns the counts."""
+        await asyncio.to_thread(self._server.start)
+        try:
+            await asyncio.to_thread(self._server.wait_until_ready)
+            owners = [asyncio.create_task(owner.run()) for owner in self._owners]
+            ordering = asyncio.create_task(self._customer.run())
+            await self._progress()
+            for _ in range(self._options.kills):
+                await self._kill_once()
+            await asyncio.to_thread(self._server.wait_until_ready)
+            await self._progress()
+            self._customer.stop()
+            await ordering
+            for owner in self._owners:
+                owner.stop()
+            results = await asyncio.gather(*owners, return_exceptions=True)
+            ended = [repr(result) for result in results if isinstance(result, BaseException)]
+            videos = await asyncio.to_thread(self._customer.collect)
+        finally:
+            await asyncio.to_thread(self._server.stop)
+        return self._counts(ended, videos)
+
+    async def _progress(self) -> None:
+        """Waits until every stream has gone on, or for as long as an owner may be away."""
+        before = [len(owner.packets) for owner in self._owners]
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and any(
+            len(owner.packets) < count + 24 for owner, count in zip(self._owners, before, strict=True)
+        ):
+            await asyncio.sleep(0.1)
+
+    async def _kill_once(self) -> None:
+        await asyncio.to_thread(self._server.wait_until_ready)
+        await asyncio.sleep(self._dice.uniform(0, self._options.longest_wait))
+        if self._dice.random() < self._options.server_share:
+            await asyncio.to_thread(self._server.stop, signal.SIGKILL)
+            await asyncio.to_thread(self._server.start)
+            self._kills["server"] += 1
+        else:
+            # It may be starting again just now.
+            with contextlib.suppress(ProcessLookupError):
+                for worker in self._server.worker_ids():
+                    os.kill(worker, signal.SIGKILL)
+            self._kills["worker"] += 1
+
+    def _counts(self, ended: list[str], videos: list[Video]) -> dict[str, Any]:
+        resumed: Counter[str] = Counter()
+        frames = wrong = 0
+        engine = load_engine(ENGINES[self._options.engine], "mini", None)
+        for owner in self._owners:
+            resumed += owner.resumed
+            if owner.replay is not None and owner.gaps == 0:
+                shown = decoded(b"".join(owner.packets), "h264")
+                made, off = wrong_pictures(shown, expected_frames(engine, owner.replay))
+                frames, wrong = frames + made, wrong + off + (made != len(owner.packets))
+        corrupt = [video.id for video in videos if video.file is not None and not whole(engine, video)]
+        states = Counter(video.status for video in videos)
+        return {
+            "kills": dict(self._kills),
+            "streams": len(self._owners),
+            "streams_lost": ended,
+            "resumed": dict(resumed),
+            "frames": frames,
+            "gaps": sum(owner.gaps for owner in self._owners),
+            "wrong_pictures": wrong,
+            "longest_silence_s": round(max(owner.longest_silence_s for owner in self._owners), 1),
+            "jobs": len(videos),
+            "jobs_completed": states["completed"],
+            "jobs_cancelled": states["cancelled"],
+            "jobs_lost": [f"{video.id} {video.status}" for video in videos if video.lost],
+            "corrupt_files": corrupt,
+            "tracebacks": sum(log.read_text().count("Traceback") for log in self._folder.glob("*.log")),
+        }
+
+
+def whole(engine: Engine, video: Video) -> bool:
+    """Whether a file has all frames of its video, and these frames."""
+    try:
+        begin = {"prompt": video.prompt, "size": "0.5K"}
+        expected = expected_frames(engine, {"seed": video.seed, "fps": 16, "events": [begin]})
+        return wrong_pictures(decoded(video.file or b"", "mp4"), expected) == (video.frames, 0)
+    except av.error.FFmpegError:
+        return False
+
+
+def faults_of(counts: dict[str, Any]) -> list[str]:
+    """What must not have happened and has."""
+    faults = [
+        name
+        for name in ("streams_lost", "gaps", "wrong_pictures", "jobs_lost", "corrupt_files", "tracebacks")
+        if counts[name]
+    ]
+    return faults + (["restarted"] if counts["resumed"].get("restarted") else [])
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    """Runs, prints the table, writes JSON; 1 where anything was lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="pattern")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--server-share", type=float, default=0.3, help="part of the kills that hit the server"
+    )
+    parser.add_argument("--streams", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
+    parser.add_argument(
+        "--longest-wait", type=float, default=3.0, help="seconds from readiness to a kill at most"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="an empty folder for data and logs, which are left there")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) if options.folder is None else options.folder
+        counts = asyncio.run(FaultRun(options, folder).run())
+    faults = faults_of(counts)
+    print("| | |\n|---|---|")
+    for name, value in counts.items():
+        shown = (
+            ", ".join(f"{key} {count}" for key, count in value.items()) if isinstance(value, dict) else value
+        )
+        print(f"| {name.replace('_', ' ')} | {shown if shown != [] else 0} |")
+    print(f"faults: {', '.join(faults) or 'none'}")
+    if options.json is not None:
+        given = {name: value for name, value in vars(options).items() if name not in ("json", "folder")}
+        result = {**provenance(), "options": given, "counts": counts, "faults": faults}
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

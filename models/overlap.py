@@ -1,0 +1,139 @@
+"""Generating a stream's next group in the background while the pictures of this one are made.
+
+The base generator of group k+1 needs nothing of upsampler, super-resolution and decoder of group k, so both run at the
+same time: two streams of a GPU, or two threads of a CPU. Both are done when a group is handed out, so nothing runs
+between two groups, and a stream is closed, paused or kept as ever.
+
+What was generated ahead is put aside, and the stream itself is as if it had not been: only the buffers of its window
+are further. Whatever makes the next group another one, such as a new prompt, takes them back to where they were
+(:func:`rewind`), and the next group is generated as without overlap. Hence the same frames in either case, bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ultraflash.models.ring_cache import RingMark
+from ultraflash.models.stream_state import StreamState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowMark:
+    """A stream's window as it was: what generating one more group is undone with."""
+
+    cache: RingMark
+    latents_BCFHW: Tensor
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """A group whose base latents are there before it is asked for.
+
+    Attributes:
+        latents_BCFHW: clean base latents.
+        after: the stream behind them, as far as the base is concerned.
+        before: its window ahead of them.
+    """
+
+    latents_BCFHW: Tensor
+    after: StreamState
+    before: WindowMark
+
+
+def mark(state: StreamState, frames: int) -> WindowMark:
+    """Note where a stream's window stands, and copy what ``frames`` more latent frames will overwrite."""
+    buffer_BCFHW, fields = state.window.capture()
+    return WindowMark(cache=state.base_cache.mark(frames), latents_BCFHW=buffer_BCFHW.clone(), fields=fields)
+
+
+def rewind(state: StreamState, before: WindowMark) -> None:
+    """Take a stream's window back to where it was noted."""
+    state.base_cache.rewind(before.cache)
+    state.window.restore(before.latents_BCFHW, **before.fields)
+
+
+@contextmanager
+def ahead_set_aside(state: StreamState) -> Iterator[None]:
+    """Within the block a stream's window is as if nothing had been generated ahead; then that is there again."""
+    if state.ahead is None:
+        yield
+        return
+    before = state.ahead.before
+    buffer_BCFHW, fields = state.window.capture()
+    latents_BCFHW = buffer_BCFHW.clone()
+    here = WindowMark(cache=state.base_cache.trade(before.cache), latents_BCFHW=latents_BCFHW, fields=fields)
+    state.window.restore(before.latents_BCFHW, **before.fields)
+    try:
+        yield
+    finally:
+        rewind(state, here)
+
+
+def adopt(state: StreamState, after: StreamState) -> None:
+    """Let a stream be what the base made of it."""
+    state.prompt_context = after.prompt_context
+    state.blend = after.blend
+    state.reference_BCFHW = after.reference_BCFHW
+    state.steps_saved = after.steps_saved
+    state.refreshes_skipped = after.refreshes_skipped
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all calls: torch keeps freed memory by stream, and does not give that of one to another."""
+    return torch.cuda.Stream(device)
+
+
+class Background(Generic[T]):
+    """A call on a thread of its own while the block below ``with`` runs; both have ended behind it.
+
+    On a GPU the call has a stream of its own too, which starts from what is queued on the present one. It has a thread
+    in either case: one thread could not feed two streams, since some steps wait for the device.
+    """
+
+    def __init__(self, device: torch.device, call: Callable[[], T]) -> None:
+        self._call = call
+        self._streams = (
+            (torch.cuda.current_stream(device), _side_stream(device)) if device.type == "cuda" else None
+        )
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="base-ahead", daemon=True)
+
+    def __enter__(self) -> Background[T]:
+        if self._streams is not None:
+            here, there = self._streams
+            there.wait_stream(here)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with torch.cuda.stream(self._streams[1]) if self._streams is not None else nullcontext():
+                self._results.append(self._call())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+
+    def result(self) -> T:
+        """What the call returns, waiting for it; what it raises is raised here."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._streams is not None:
+            here, there = self._streams
+            here.wait_stream(there)
+        return self._results[0]

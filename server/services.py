@@ -1,0 +1,119 @@
+"""What the web process runs behind its routes: sessions, jobs, keys, and what keeps files and tables tidy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from ultraflash.server.connection import StreamServer
+from ultraflash.server.jobs.database import open_database
+from ultraflash.server.jobs.ownership import own_name
+from ultraflash.server.jobs.service import JobService
+from ultraflash.server.keys.keyring import Keyring
+from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
+from ultraflash.server.keys.store import KeyStore
+from ultraflash.server.keys.tickets import Tickets
+from ultraflash.server.metrics import Metrics
+from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
+from ultraflash.server.session_archive import SessionArchive
+from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
+from ultraflash.server.session_store import SessionStore
+from ultraflash.server.settings import Settings
+from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
+from ultraflash.server.tracing import open_tracer
+from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+WORKER_STOP_S = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """One of each, sharing the settings, the worker and the database."""
+
+    server: StreamServer
+    jobs: JobService
+    keyring: Keyring
+    tickets: Tickets
+    shelf: RecordingShelf
+
+    @classmethod
+    def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
+        """Makes them; nothing runs yet. ``on_worker_failed`` is called once when no worker can be had, for good."""
+        server, store = _stream_server(settings, on_worker_failed)
+        logs = SessionLogs(
+            LiveLogs(server.sessions), RecordedLogs(settings.data.recordings), StoredLogs(store)
+        )
+        keyring = Keyring(
+            KeyStore.open(settings.data.database_url),
+            required=settings.http.key_required,
+            defaults=settings.keys.limits,
+        )
+        return cls(
+            server=server,
+            jobs=JobService(settings, server.supervisor, server.metrics, logs),
+            keyring=keyring,
+            tickets=Tickets(keyring, lifetime_s=settings.keys.ticket_s),
+            shelf=RecordingShelf(
+                settings.data.recordings,
+                quota_bytes=settings.data.recordings_quota_bytes,
+                expire_after_s=settings.data.recordings_expire_after_s,
+                in_use=server.sessions.is_recording,
+            ),
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Within it the worker and everything else runs; at its end sessions are over and files are closed."""
+        server = self.server
+        server.snapshots.open()
+        server.take_over()
+        alive = asyncio.create_task(server.sessions.keep_alive())
+        async with self.jobs.running():
+            supervision = asyncio.create_task(server.supervisor.run())
+            tidying = asyncio.create_task(keep_tidy(self.shelf, server.sessions.end_recordings))
+            revocation = asyncio.create_task(
+                end_sessions_of_dead_keys(server, self.keyring, server.settings.keys.check_every_s)
+            )
+            yield
+            revocation.cancel()
+            tidying.cancel()
+            await server.sessions.end_all()
+            await _stop_worker(server.supervisor, supervision)
+        alive.cancel()
+        await asyncio.to_thread(server.archive.close)
+        server.snapshots.close()
+        self.keyring.store.close()
+        server.tracer.close()
+
+
+def _stream_server(
+    settings: Settings, on_worker_failed: Callable[[], None] | None
+) -> tuple[StreamServer, SessionStore]:
+    me = own_name()
+    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
+    store = SessionStore(open_database(settings.data.database_url), me=me)
+    server = StreamServer(
+        settings=settings,
+        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
+        metrics=Metrics(),
+        tracer=open_tracer(
+            "web",
+            exporter=settings.traces.exporter,
+            endpoint=settings.traces.endpoint,
+            folder=settings.traces.folder_name,
+        ),
+        snapshots=snapshots,
+        archive=SessionArchive(store),
+    )
+    return server, store
+
+
+async def _stop_worker(supervisor: WorkerSupervisor, supervision: asyncio.Task[None]) -> None:
+    supervisor.stop()
+    _, unfinished = await asyncio.wait({supervision}, timeout=WORKER_STOP_S)
+    for task in unfinished:
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await supervision
