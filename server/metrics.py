@@ -78,7 +78,7 @@ class Metrics:
         )
         self.resumed = Counter(
             "ultraflash_streams_resumed",
-            "Streams that went on with another worker: from a snapshot, or anew.",
+            "Streams that went on with a new worker.",
             ["state"],
             registry=registry,
         )
