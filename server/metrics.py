@@ -77,10 +77,7 @@ class Metrics:
             registry=registry,
         )
         self.resumed = Counter(
-            "ultraflash_streams_resumed",
-            "Streams that went on with another worker: from a snapshot, or anew.",
-            ["state"],
-            registry=registry,
+            "ultraflash_streams_resumed", "Streams on a new worker.", ["state"], registry=registry
         )
         self.worker_restarts = Gauge(
             "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
