@@ -200,7 +200,9 @@ class JobDispatcher:
                 job.id, "video_too_large", f"The video has {size} bytes, more than all videos may have."
             )
             return
-        self._make_room(size)
+        reference_bytes = 0 if job.order.reference is None else job.order.reference.bytes
+        kept_bytes = size + self._tails.coming_bytes(path.parent) + reference_bytes
+        self._make_room(kept_bytes)
         with path.open("rb") as file:
             digest = sha256_of(file)
         try:
@@ -211,9 +213,8 @@ class JobDispatcher:
             message = "The finished video could not be stored; the server's log says why."
             self._fail(job.id, "storage_failed", message)
             return
-        tail_bytes = self._tails.keep(path.parent, job.id)
-        reference_bytes = 0 if job.order.reference is None else job.order.reference.bytes
-        if not self._store.complete(job.id, size + tail_bytes + reference_bytes, digest):
+        self._tails.keep(path.parent, job.id)
+        if not self._store.complete(job.id, kept_bytes, digest):
             self.remove_files(job.id)
             return
         self._metrics.jobs_ended.labels(status="completed").inc()

@@ -15,16 +15,21 @@ class Tails:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def keep(self, attempt: Path, job_id: str) -> int:
-        """Moves the checkpoint of a finished attempt here, if it has one; returns its bytes."""
+    def coming_bytes(self, attempt: Path) -> int:
+        """How large the tail of a finished attempt will be; 0 where it has none."""
+        if not (attempt / CHECKPOINT).exists():
+            return 0
+        return sum((attempt / name).stat().st_size for name in (JOURNAL, CHECKPOINT))
+
+    def keep(self, attempt: Path, job_id: str) -> None:
+        """Moves the checkpoint of a finished attempt here, if it has one."""
         tail = self._root / job_id
         shutil.rmtree(tail, ignore_errors=True)
         if not (attempt / CHECKPOINT).exists():
-            return 0
+            return
         tail.mkdir(parents=True)
         for name in (JOURNAL, CHECKPOINT):
             (attempt / name).rename(tail / name)
-        return sum(file.stat().st_size for file in tail.iterdir())
 
     def lend(self, job_id: str, folder: Path) -> Path | None:
         """Links a tail into a new folder, where it stays when the video is deleted; None where there is none."""

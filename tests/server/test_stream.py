@@ -260,7 +260,7 @@ async def test_stats_come_each_second_with_the_time_of_every_stage(server: LiveS
         for _ in range(3):
             stats: dict[str, Any] = await client.until("stats")
         took = asyncio.get_running_loop().time() - begin
-    assert set(stats["stages"]) == {"base", "sr", "encode"}
+    assert set(stats["stages"]) == {"base", "sr", "keep", "encode"}
     assert stats["generated_fps"] > 0
     assert stats["encoded_kbps"] > 0
     assert 0 <= stats["ahead_ms"] <= 1500
@@ -298,6 +298,7 @@ async def test_stop_ends_at_once_with_a_replay_of_what_was_asked(server: LiveSer
         "model": "pattern",
         "seed": 5,
         "fps": 16,
+        "frames": done["frames"],
         "events": [
             {"first_pts_us": 0.0, "group": 0, "prompt": "a red hill", "size": "0.5K"},
             {"first_pts_us": applied["first_pts_us"], "group": group, "prompt": "a blue hill"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from pattern_engine import PatternEngine, PatternState
 
 from ultraflash.server.settings import Settings
+from ultraflash.server.worker.cost_book import CostBook
 from ultraflash.server.worker.loop import WorkerLoop
 from ultraflash.server.worker.messages import CancelJob, Command, JobFinished, JobStopped, RunJob, Shutdown
+from ultraflash.server.worker.stream_sizes import StreamSizes
 
 CANCELLED_IN_GROUP = 3
 
@@ -46,6 +49,20 @@ def job(name: str, folder: Path, frames: int) -> RunJob:
     )
 
 
+def sizes_of(engine: CountingEngine) -> StreamSizes:
+    """Sizes of live streams, of which there are none here."""
+    pixels = {size.name: size.width * size.height for size in engine.preset.sizes}
+    return StreamSizes(
+        engine.preset,
+        possible=tuple(pixels),
+        largest=None,
+        adapt_named=False,
+        raise_after_s=10.0,
+        costs=CostBook(pixels),
+        clock=time.monotonic,
+    )
+
+
 def test_the_group_in_work_is_the_last_one(tmp_path: Path) -> None:
     commands: queue.Queue[Command] = queue.Queue()
     engine = CountingEngine(commands)
@@ -58,7 +75,7 @@ def test_the_group_in_work_is_the_last_one(tmp_path: Path) -> None:
 
     commands.put(job("long", tmp_path, 10_000))
     commands.put(job("short", tmp_path, 20))
-    WorkerLoop(engine, Settings().configure(None), commands, take).run()
+    WorkerLoop(engine, Settings().configure(None), sizes_of(engine), commands, take).run()
     assert engine.groups == {"long": CANCELLED_IN_GROUP, "short": 2}
     assert JobStopped(job_id="long") in reports
     assert not (tmp_path / "long" / "out.mp4").exists()
