@@ -20,7 +20,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TREE := build/tree
 PARTS := kernels models server training
 
-.PHONY: help serve test lint format types contracts unit browser audit torch readme clean
+.PHONY: help serve test lint format types contracts unit unit-server unit-rest browser audit torch readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -45,9 +45,16 @@ types: $(VENV)/.tests $(TREE)
 contracts: $(VENV)/.tests $(TREE)
 	PYTHONPATH=$(TREE) $(BIN)/lint-imports --no-cache
 
-# Two runs: what Playwright leaves in a process breaks the asyncio tests that come after it.
+# Apart from the browser's: what Playwright leaves in a process breaks the asyncio tests that come after it. Side by
+# side, since tests of the server wait more than they compute.
 unit: $(VENV)/.tests
-	$(BIN)/pytest -p no:playwright tests --ignore=tests/browser
+	$(MAKE) --no-print-directory -j2 unit-server unit-rest
+
+unit-server: $(VENV)/.tests
+	$(BIN)/pytest -p no:playwright tests/server
+
+unit-rest: $(VENV)/.tests
+	$(BIN)/pytest -p no:playwright tests --ignore=tests/server --ignore=tests/browser
 
 browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser

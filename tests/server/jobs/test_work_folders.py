@@ -61,10 +61,12 @@ def test_an_extension_goes_on_from_the_tail_of_its_source_even_when_that_is_dele
     tails = Tails(tmp_path / "tails")
     folders = WorkFolders(tmp_path / "work", ME, tails)
     source, _ = folders.prepare("video_1", None)
-    assert tails.keep(source, "video_1") == 0
+    assert tails.coming_bytes(source) == 0
+    tails.keep(source, "video_1")
     (source / JOURNAL).write_text("frames")
     (source / CHECKPOINT).write_text("stream")
-    assert tails.keep(source, "video_1") == len("frames" + "stream")
+    assert tails.coming_bytes(source) == len("frames" + "stream")
+    tails.keep(source, "video_1")
     _, before = folders.prepare("video_2", "video_1")
     tails.remove("video_1")
     assert before is not None

@@ -166,13 +166,13 @@ class PatternEngine:
         return PatternState(**{**kept, "size": self.preset.size(kept["size"])})
 
     def next_group(self, state: PatternState) -> np.ndarray:
-        """Frames; the prompt "fault" raises, "die" ends the process, "noise" fills any bitrate."""
+        """Frames. The prompt "fault" raises, "die" ends the process, "noise" fills any bitrate, "slow" is slow."""
         if state.prompt == "fault":
             raise RuntimeError("a fault on purpose")
         if state.prompt == "die":
             os._exit(9)
         seconds = json.loads(Path(self._costs).read_text())[state.size.name] if self._costs else self._seconds
-        time.sleep(seconds)
+        time.sleep(1.0 if state.prompt == "slow" else seconds)
         state.blended = min(state.blended + 1, state.blend_groups)
         count = 12 if state.frames_emitted else 9
         frames = np.empty((count, state.size.height, state.size.width, 3), np.uint8)
