@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
-from ultraflash.server.admission import claim_of
+from ultraflash.server.admission import claim_of, size_name
 from ultraflash.server.errors import (
     Busy,
     NotReady,
@@ -20,6 +21,7 @@ from ultraflash.server.errors import (
 )
 from ultraflash.server.keys.allowance import Allowances, check_prompt_length
 from ultraflash.server.keys.records import Caller, KeyLimits
+from ultraflash.server.logs import fields
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
@@ -49,6 +51,8 @@ from ultraflash.server.waiting_line import Ticket
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import AUTO, WorkerReady
 from ultraflash.server.worker.supervisor import WorkerSupervisor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,14 +102,22 @@ class StreamServer:
         for stored, owner in self.archive.store.take_over(SILENT_S):
             if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
                 continue
-            self.snapshots.adopt(stored.id, owner)
-            session = self.session(SessionStart.model_validate(stored.start), before=stored)
-            self.sessions.await_owner(session)
-            # Its limits are looked up when its owner is back.
-            self.allowances.began(
-                stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
-            )
+            try:
+                self._await_owner_of(stored, owner)
+            except Exception:
+                # One of another version must not keep the server from starting, nor the others from going on.
+                log.exception("a session cannot be gone on with", extra=fields(session=stored.id))
         self.snapshots.forget_the_gone()
+
+    def _await_owner_of(self, stored: StoredSession, server: str) -> None:
+        """Keeps the place of a session that ``server`` has left."""
+        self.snapshots.adopt(stored.id, server)
+        session = self.session(SessionStart.model_validate(stored.start), before=stored)
+        self.sessions.await_owner(session)
+        # Its limits are looked up when its owner is back.
+        self.allowances.began(
+            stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
+        )
 
     def capabilities(self) -> WorkerReady:
         """What the engine can make. Raises ``NotReady`` until it has said so."""
@@ -144,12 +156,10 @@ def check_prompt(prompt: str, ready: WorkerReady) -> None:
 
 
 def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
-    """Pixels a second of a stream; 0 for a size that the engine will refuse."""
-    wanted = ready.default_size if size == "auto" else size
-    for name, width, height in ready.sizes:
-        if wanted in (name, f"{width}x{height}"):
-            return int(width * height * (fps or ready.fps))
-    return 0
+    """Pixels a second of a stream. Raises ``UnknownSize``."""
+    wanted = ready.default_size if size == AUTO else size_name(size, ready)
+    width, height = next((width, height) for name, width, height in ready.sizes if name == wanted)
+    return int(width * height * (fps or ready.fps))
 
 
 class Connection(Peer):

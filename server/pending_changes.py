@@ -33,11 +33,21 @@ class PendingChanges:
             )
 
     def add(self, change: Change) -> None:
-        """A change waits from now on. Raises ``InvalidField`` for a cut over several groups."""
+        """A change waits from now on.
+
+        Raises ``InvalidField`` for a cut over several groups, and for the event id of a change of another kind.
+        """
         if isinstance(change, PromptUpdate) and change.transition == "cut" and change.groups is not None:
             raise InvalidField(
                 "prompt.update takes groups with the transition 'blend' only; a cut shows in the next group.",
                 param="groups",
+                event_id=change.event_id,
+            )
+        waiting = self._waiting.get(change.event_id)
+        if waiting is not None and type(waiting) is not type(change):
+            raise InvalidField(
+                f"The event_id {change.event_id!r} is that of a change of another kind, which waits; take another one.",
+                param="event_id",
                 event_id=change.event_id,
             )
         self._waiting[change.event_id] = change

@@ -90,7 +90,7 @@ async def keep_tidy(shelf: RecordingShelf, end_recordings: Callable[[], None]) -
         try:
             if await asyncio.to_thread(shelf.tidy):
                 end_recordings()
-        except OSError:
+        except Exception:
             log.exception("recordings could not be tidied; trying again")
         await asyncio.sleep(TIDY_EVERY_S)
 

@@ -18,10 +18,16 @@ from ultraflash.server.session_store import SessionStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLog:
-    """A session's log, and the grants of the tokens that open it."""
+    """A session's log, the grants of the tokens that open it, and whose it is.
+
+    Attributes:
+        key_id: of the API key that it was made with; of a recording nothing but its token is asked.
+    """
 
     log: ReplayLog
     grants: Sequence[Grant]
+    key_id: str | None = None
+    recorded: bool = False
 
 
 class LogShelf(Protocol):
@@ -46,7 +52,9 @@ class LiveLogs:
         # One that has not begun has nothing to be made again.
         if not session.replay["events"]:
             return None
-        return KeptLog(log=validated(session.replay, ReplayLog), grants=(session.owner_grant,))
+        return KeptLog(
+            log=validated(session.replay, ReplayLog), grants=(session.owner_grant,), key_id=session.key_id
+        )
 
 
 class RecordedLogs:
@@ -63,7 +71,7 @@ class RecordedLogs:
         # Where a server was killed in the middle, what it noted last is somewhat less than what it sent.
         noted = {"frames": sum(part["frames"] for part in document["parts"]), **document}
         fields = {name: noted[name] for name in ReplayLog.model_fields}
-        return KeptLog(log=validated(fields, ReplayLog), grants=(Grant(**document["token"]),))
+        return KeptLog(log=validated(fields, ReplayLog), grants=(Grant(**document["token"]),), recorded=True)
 
 
 class StoredLogs:
@@ -77,7 +85,7 @@ class StoredLogs:
         stored = self._store.get(session_id)
         if stored is None:
             return None
-        return KeptLog(log=validated(stored.replay, ReplayLog), grants=(stored.owner,))
+        return KeptLog(log=validated(stored.replay, ReplayLog), grants=(stored.owner,), key_id=stored.key_id)
 
 
 class SessionLogs:
@@ -86,9 +94,13 @@ class SessionLogs:
     def __init__(self, *shelves: LogShelf) -> None:
         self._shelves = shelves
 
-    def find(self, session_id: str, token: str | None) -> ReplayLog:
-        """The log of a session. Raises ``UnknownSession``, ``BadToken``, or ``InvalidField`` for too long a one."""
-        kept = [found for shelf in self._shelves if (found := shelf.get(session_id)) is not None]
+    def find(self, session_id: str, token: str | None, key_id: str | None) -> ReplayLog:
+        """The log of a session of this key.
+
+        Raises ``UnknownSession``, ``BadToken``, or ``InvalidField`` for too long a one.
+        """
+        found = [one for shelf in self._shelves if (one := shelf.get(session_id)) is not None]
+        kept = [one for one in found if one.recorded or one.key_id == key_id]
         if not kept:
             raise UnknownSession(
                 "This session is not known here any more, or never was; send its log as replay.",

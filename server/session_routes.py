@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
 from ultraflash.server.connection import StreamServer
@@ -28,7 +29,7 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
     """Adds the routes to the app."""
 
     @app.get("/v1/sessions")
-    def sessions(
+    async def sessions(
         request: Request,
         state: Literal["live", "ended", "interrupted"] = "live",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -38,7 +39,8 @@ def add_sessions(app: FastAPI, server: StreamServer) -> None:
         if state == "live":
             own = [session for session in server.sessions if session.key_id == key_id]
             return {"object": "list", "data": [session.summary() for session in own]}
-        stored = server.archive.store.page(state=state, limit=limit, key_id=key_id)
+        page = partial(server.archive.store.page, state=state, limit=limit, key_id=key_id)
+        stored = await run_in_threadpool(page)
         return {"object": "list", "data": [stored_summary(session) for session in stored]}
 
     @app.get("/v1/sessions/{session_id}")

@@ -51,6 +51,7 @@ class SessionTrail:
     def prompt_refused(self, event_id: str) -> None:
         """It is not going to be shown."""
         span, _ = self._prompts.pop(event_id, (None, 0.0))
+        self._shown_from.pop(event_id, None)
         if span is not None:
             span.end(failed=True)
 

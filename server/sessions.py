@@ -333,6 +333,11 @@ class LiveSession:
         else:
             self._on_change(report)
 
+    def on_fault(self) -> None:
+        """Ends the session, which has failed at a report of its stream."""
+        if not self.over:
+            self._fail("The server failed at this stream; its log says why.")
+
     def on_worker_lost(self) -> None:
         """Tells the owner, unless it happens again and again; the next worker carries on."""
         if self.state == "opening":

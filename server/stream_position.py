@@ -10,6 +10,8 @@ from ultraflash.server.worker.stream_snapshot import MOST_FRAMES_AGAIN
 
 # The largest number that a media header holds.
 MAX_INDEX = 2**32 - 1
+MOST_UNSTORED_S = 60
+"""How much further than it was last stored a stream can have come, beyond any doubt."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +55,8 @@ class StreamPosition:
         if pts_us is None or self.fps is None:
             return
         index = round(pts_us * self.fps / 1e6)
-        if 0 <= index < MAX_INDEX:
+        most = self.next_index + self.fps * MOST_UNSTORED_S
+        if 0 <= index < min(most, MAX_INDEX):
             self.next_index = index + 1
 
     @property

@@ -194,14 +194,17 @@ class JobDispatcher:
             self._tell_watchers()
 
     def _store_file(self, job: Job, path: Path) -> None:
-        size = path.stat().st_size
-        if size > self._store.limits.quota_bytes:
+        quota_bytes = self._store.limits.quota_bytes
+        kept_bytes = path.stat().st_size + (0 if job.order.reference is None else job.order.reference.bytes)
+        if kept_bytes > quota_bytes:
             self._fail(
-                job.id, "video_too_large", f"The video has {size} bytes, more than all videos may have."
+                job.id, "video_too_large", f"The video has {kept_bytes} bytes, more than all videos may have."
             )
             return
-        reference_bytes = 0 if job.order.reference is None else job.order.reference.bytes
-        kept_bytes = size + self._tails.coming_bytes(path.parent) + reference_bytes
+        tail_bytes = self._tails.coming_bytes(path.parent)
+        # Without its tail an extension makes all frames anew, which is better than no video.
+        with_tail = kept_bytes + tail_bytes <= quota_bytes
+        kept_bytes += tail_bytes if with_tail else 0
         self._make_room(kept_bytes)
         with path.open("rb") as file:
             digest = sha256_of(file)
@@ -213,7 +216,8 @@ class JobDispatcher:
             message = "The finished video could not be stored; the server's log says why."
             self._fail(job.id, "storage_failed", message)
             return
-        self._tails.keep(path.parent, job.id)
+        if with_tail:
+            self._tails.keep(path.parent, job.id)
         if not self._store.complete(job.id, kept_bytes, digest):
             self.remove_files(job.id)
             return

@@ -131,7 +131,7 @@ class JobService:
         """
         log = wish.replay
         if log is None:
-            log = await run_in_threadpool(self._sessions.find, session_id, wish.token)
+            log = await run_in_threadpool(self._sessions.find, session_id, wish.token, caller.key_id)
         order = replay_order(log, wish.size, wish.seconds, self._able(), self.settings.max_seconds)
         return await self._queue(
             order, Lineage(), _idempotency(key, f"replay {session_id}", wish, caller), caller

@@ -45,6 +45,9 @@ class StreamOwner(Protocol):
     def on_report(self, report: StreamReport) -> None:
         """Something happened to the stream."""
 
+    def on_fault(self) -> None:
+        """The last report could not be dealt with; the stream is to be given up."""
+
     def on_worker_lost(self) -> None:
         """The worker died and the stream with it."""
 
@@ -203,8 +206,14 @@ class WorkerSupervisor:
 
     def _route_to_owner(self, report: StreamReport) -> None:
         owner = self._owners.get(report.stream_id)
-        if owner is not None:
+        if owner is None:
+            return
+        try:
             owner.on_report(report)
+        except Exception:
+            # One session's fault is not the worker's, and not that of the others.
+            log.exception("a session failed at a report session=%s", report.stream_id)
+            owner.on_fault()
 
     def _all_owners(self) -> list[StreamOwner | JobOwner]:
         return [*self._owners.values(), *([] if self._jobs is None else [self._jobs])]

@@ -175,3 +175,32 @@ async def test_impatience_is_configured(start_server: Any) -> None:
         await client.ack(client.frames()[-1][0])
         client.acknowledge = True
         await client.until_frame(40)
+
+
+async def test_one_event_id_for_a_prompt_and_a_bad_size_ends_nothing(start_server: Any) -> None:
+    server = start_server(PATTERN_SECONDS=0.3)
+    server.wait_until_ready()
+    worker = server.worker_ids()
+    async with server.client() as client, server.client() as other:
+        await other.start()
+        await client.start()
+        await client.send("prompt.update", prompt="a lake", event_id="e")
+        await client.until("prompt.applied", event_id="e")
+        # While the group of the prompt is being made.
+        await client.send("session.control", size="8K", event_id="e")
+        assert (await client.until("error"))["code"] == "unknown_size"
+        await client.until_frame(60)
+        await other.until_frame(60)
+    assert server.worker_ids() == worker
+
+
+async def test_a_change_of_another_kind_cannot_take_the_place_of_one_that_waits(start_server: Any) -> None:
+    server = start_server(PATTERN_SECONDS=0.5)
+    server.wait_until_ready()
+    async with server.client() as client:
+        await client.start()
+        await client.send("prompt.update", prompt="a lake", event_id="e")
+        await client.send("session.control", size="1K", event_id="e")
+        error = await client.until("error")
+        assert (error["code"], error["event_id"]) == ("invalid_field", "e")
+        await client.until("prompt.applied", event_id="e")
