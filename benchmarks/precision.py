@@ -87,7 +87,7 @@ def compare(preset: Any, run: Run) -> tuple[list[dict[str, Any]], dict[str, str]
 
     Raises WrongFrames when one does not make what it should.
     """
-    from ultraflash.models.errors import MissingExtra, UnsupportedPrecision
+    from ultraflash.models.errors import BadConfig, MissingExtra, UnsupportedPrecision
 
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
@@ -95,7 +95,7 @@ def compare(preset: Any, run: Run) -> tuple[list[dict[str, Any]], dict[str, str]
     for variant in VARIANTS:
         try:
             cascade = load(preset, variant, run.device)
-        except (UnsupportedPrecision, MissingExtra) as error:
+        except (BadConfig, UnsupportedPrecision, MissingExtra) as error:
             left_out[variant] = error.message
             continue
         made = make(cascade, run)

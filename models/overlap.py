@@ -119,7 +119,15 @@ class Background(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._join()
+
+    def _join(self) -> None:
+        """Waits for the thread, and queues what comes behind all that it has queued, whether or not that went well:
+        what it writes to may go back to the pool next."""
         self._thread.join()
+        if self._streams is not None:
+            here, there = self._streams
+            here.wait_stream(there)
 
     def _run(self) -> None:
         try:
@@ -130,10 +138,7 @@ class Background(Generic[T]):
 
     def result(self) -> T:
         """What the call returns, waiting for it; what it raises is raised here."""
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
-        if self._streams is not None:
-            here, there = self._streams
-            here.wait_stream(there)
         return self._results[0]

@@ -30,7 +30,7 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=170),
         "classifier": ClassifierConfig(
-            steps=1500, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
+            steps=4000, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
         ),
         **_generator(ship),
         **_pictures(ship),
@@ -61,7 +61,7 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
         "base": BaseStageConfig(
             start_from=PICTURES_FILE,
             steps=20_000,
-            minutes=26,
+            minutes=50,
             batch_size=3,
             guidance_weight=0.5,
             learning_rate=6e-4,

@@ -88,13 +88,15 @@ def stream_groups(
     seed: int,
     then: Switch | None = None,
 ) -> Iterator[Tensor]:
-    """Shrunk groups (T, H, W, 3) of a stream of at least ``seconds``."""
+    """Shrunk groups (T, H, W, 3) of a stream of at least ``seconds``, of which those after a switch count from the
+    frame that it acts on."""
     state = cascade.open(prompt, size=size, seed=seed)
     fps = cascade.preset.fps
-    while state.frames_emitted < seconds * fps:
+    end = seconds * fps
+    while state.frames_emitted < end:
         if then is not None and state.frames_emitted >= then.at_s * fps:
             cascade.set_prompt(state, then.prompt, transition=then.transition, groups=then.groups)
-            then = None
+            end, then = state.frames_emitted + (seconds - then.at_s) * fps, None
         yield shrunk(cascade.next_group(state))
 
 
