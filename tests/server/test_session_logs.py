@@ -40,22 +40,22 @@ def recorded(root: Path, **fields: Any) -> str:
 def test_a_log_beside_a_recording_opens_with_the_recording_s_token(tmp_path: Path) -> None:
     token = recorded(tmp_path, frames=34)
     logs = SessionLogs(RecordedLogs(tmp_path / "nowhere"), RecordedLogs(tmp_path))
-    log = logs.find(ID, token)
+    log = logs.find(ID, token, None)
     assert (log.seed, log.frames, log.events[0].prompt) == (9, 34, "a hill")
     for wrong in (None, "", "x"):
         with pytest.raises(BadToken):
-            logs.find(ID, wrong)
+            logs.find(ID, wrong, None)
     with pytest.raises(UnknownSession):
-        logs.find("session_4567", token)
+        logs.find("session_4567", token, None)
     with pytest.raises(UnknownSession):
-        logs.find("../session_0123", token)
+        logs.find("../session_0123", token, None)
 
 
 def test_an_older_log_has_the_frames_of_its_parts(tmp_path: Path) -> None:
-    assert SessionLogs(RecordedLogs(tmp_path)).find(ID, recorded(tmp_path)).frames == 33
+    assert SessionLogs(RecordedLogs(tmp_path)).find(ID, recorded(tmp_path), None).frames == 33
 
 
 def test_a_log_that_is_too_long_is_refused_in_words(tmp_path: Path) -> None:
     token = recorded(tmp_path, events=[EVENT] * 1001)
     with pytest.raises(InvalidField, match="1000 items"):
-        SessionLogs(RecordedLogs(tmp_path)).find(ID, token)
+        SessionLogs(RecordedLogs(tmp_path)).find(ID, token, None)
