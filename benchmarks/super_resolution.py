@@ -61,25 +61,6 @@ def real_clips(folder: Path, *, frames: int, height: int, width: int) -> Iterato
         yield path.stem, "a video", cut.permute(0, 2, 3, 1).contiguous()
 
 
-def shrunk(frames_THWC: Tensor, factor: int) -> Tensor:
-    """uint8 frames, smaller by ``factor``, by area."""
-    small = functional.avg_pool2d(frames_THWC.permute(0, 3, 1, 2).float(), factor)
-    return small.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def through_latents(cascade: Any, encoder: Any, frames_THWC: Tensor) -> Tensor:
-    """What the preset's autoencoder leaves of 4n-3 frames, as its decoder shows them."""
-    from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
-
-    pictures = cascade.pictures
-    pixels = frames_THWC.permute(0, 3, 1, 2)[None].to(pictures.device).float() / 255
-    latent = encoder.encode(pixels, encoder.init_memory()).to(pictures.dtype)
-    with torch.inference_mode():
-        return pictures.decoder.decode_uint8(latent, pictures.decoder.init_memory())[
-            0, UNTRIMMED_FRAMES:
-        ].cpu()
-
-
 def by_pillow(resampling: Any) -> Enlarge:
     """Interpolation of single pictures."""
 
@@ -121,23 +102,13 @@ def _waifu2x(factor: int) -> Enlarge:
     )
 
 
-def by_preset(upscaler: Any, small_THWC: Tensor, prompt: str, factor: int) -> Tensor:
-    """The preset's own way, from latents."""
-    _, height, width, _ = small_THWC.shape
-    stream = upscaler.open(prompt, height=height, width=width, factor=factor)
-    made, start = [], 0
-    while start < len(small_THWC):
-        group = small_THWC[start : start + upscaler.group_frames(stream)]
-        made.append(upscaler.next_group(stream, group))
-        start += len(group)
-    return torch.cat(made)
-
-
 def measure(args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
     """A row per clip and method."""
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.frame_encoder import load_frame_encoder
     from ultraflash.models.upscaling import Upscaler
+    from ultraflash.training.evaluation.pictures import enlarged, through_latents
+    from ultraflash.training.evaluation.streams import shrunk
 
     cascade = Cascade.load(args.preset)
     encoder = load_frame_encoder(cascade.preset, device=cascade.pictures.device)
@@ -157,7 +128,7 @@ def measure(args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
         handed_on = through_latents(cascade, encoder, small)
         first = true_THWC[:PUBLIC_FRAMES]
         made: list[tuple[str, Callable[[], Tensor], Tensor]] = [
-            (args.preset, lambda s=small, p=prompt: by_preset(upscaler, s, p, size.factor), true_THWC),
+            (args.preset, lambda s=small, p=prompt: enlarged(upscaler, s, p, size.factor), true_THWC),
             *((m, lambda e=e, h=handed_on: e(h, size.factor), true_THWC) for m, e in plain.items()),
             *(
                 (m, lambda e=e, h=handed_on: e(h[:PUBLIC_FRAMES], size.factor), first)
@@ -166,9 +137,9 @@ def measure(args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
         ]
         for method, run, true in made:
             started = perf_counter()
-            enlarged = run()
-            milliseconds = 1e3 * (perf_counter() - started) / len(enlarged)
-            scores = compare(program, enlarged, true)
+            made_THWC = run()
+            milliseconds = 1e3 * (perf_counter() - started) / len(made_THWC)
+            scores = compare(program, made_THWC, true)
             rows.append(
                 {"clip": name, "method": method, "frames": len(true), "ms": round(milliseconds, 1), **scores}
             )

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,11 +22,9 @@ POOLED = {"psnr": "psnr_y", "ssim": "float_ssim", "vmaf": "vmaf"}
 def vmaf_ffmpeg() -> str | None:
     """An ffmpeg with libvmaf: that of the package imageio-ffmpeg, else the system's; None where neither has it."""
     candidates = [shutil.which("ffmpeg")]
-    try:
+    if find_spec("imageio_ffmpeg") is not None:
         import imageio_ffmpeg
-    except ImportError:
-        pass
-    else:
+
         candidates.insert(0, imageio_ffmpeg.get_ffmpeg_exe())
     for program in candidates:
         if program is None:

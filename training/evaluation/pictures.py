@@ -36,11 +36,11 @@ def picture_quality(cascade: Cascade, prompts: Sequence[TestPrompt], *, size: st
     for prompt in prompts:
         true = render(prompt.scene, frames=FRAMES, height=chosen.height, width=chosen.width)
         small = shrunk(true, chosen.factor)
-        enlarged = _decibels(_enlarged(upscaler, small, prompt.text, chosen.factor), true)
-        plain = _bicubic(_through_latents(cascade, encoder, small), chosen.factor)
-        found["autoencoder"].append(_decibels(_through_latents(cascade, encoder, true), true))
-        found["sr"].append(enlarged)
-        found["sr_gain"].append(enlarged - _decibels(plain, true))
+        of_sr = _decibels(enlarged(upscaler, small, prompt.text, chosen.factor), true)
+        plain = _bicubic(through_latents(cascade, encoder, small), chosen.factor)
+        found["autoencoder"].append(_decibels(through_latents(cascade, encoder, true), true))
+        found["sr"].append(of_sr)
+        found["sr_gain"].append(of_sr - _decibels(plain, true))
     return {name: mean(values) for name, values in found.items()}
 
 
@@ -48,7 +48,8 @@ def _decibels(made_THWC: Tensor, true_THWC: Tensor) -> float:
     return psnr((made_THWC.float() - true_THWC.float()) / 255)
 
 
-def _through_latents(cascade: Cascade, encoder: FrameEncoder, frames_THWC: Tensor) -> Tensor:
+def through_latents(cascade: Cascade, encoder: FrameEncoder, frames_THWC: Tensor) -> Tensor:
+    """What the cascade's autoencoder leaves of 4n-3 uint8 frames, as its decoder shows them."""
     pictures = cascade.pictures
     pixels = frames_THWC.permute(0, 3, 1, 2)[None].to(pictures.device).float() / 255
     latent = encoder.encode(pixels, encoder.init_memory()).to(pictures.dtype)
@@ -57,7 +58,8 @@ def _through_latents(cascade: Cascade, encoder: FrameEncoder, frames_THWC: Tenso
     return shown[0, UNTRIMMED_FRAMES:].cpu()
 
 
-def _enlarged(upscaler: Upscaler, small_THWC: Tensor, prompt: str, factor: int) -> Tensor:
+def enlarged(upscaler: Upscaler, small_THWC: Tensor, prompt: str, factor: int) -> Tensor:
+    """uint8 frames as the upscaler makes them ``factor`` times as large."""
     _, height, width, _ = small_THWC.shape
     stream = upscaler.open(prompt, height=height, width=width, factor=factor)
     made, start = [], 0
