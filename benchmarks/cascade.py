@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from provenance import provenance
+from result_table import markdown_table
 from torch import Tensor
 
 PROMPT = "a red hot air balloon over snowy mountains at dusk, camera drifting left"
@@ -182,8 +183,7 @@ def table(results: list[dict[str, Any]]) -> str:
         ]
         for result in results
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, rows)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from cascade import PROMPT, Run, WrongFrames, check_frames
 from provenance import provenance
+from result_table import markdown_table
 from torch import Tensor
 
 # Of red, green and blue in the luma of BT.709.
@@ -125,9 +126,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "motion",
         "steps saved",
         "commits skipped",
+        "SR window",
     ]
-    head += ["SR window"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         same = row["psnr_db"] is None
         lines.append(
@@ -143,7 +144,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{row['occupancy'].get('sr', 0.0):.2f}",
             ]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

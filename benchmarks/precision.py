@@ -24,6 +24,7 @@ import torch
 from cascade import PROMPT, Run, WrongFrames, check_frames
 from dynamic_cache import psnr
 from provenance import provenance
+from result_table import markdown_table
 from torch import Tensor
 
 VARIANTS = {
@@ -116,8 +117,8 @@ def compare(preset: Any, run: Run) -> tuple[list[dict[str, Any]], dict[str, str]
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [["linears", "fps", "speed", "base s", "sr s", "latents", "PSNR dB"], ["---"] * 7]
-    lines += [
+    head = ["linears", "fps", "speed", "base s", "sr s", "latents", "PSNR dB"]
+    lines = [
         [
             row["variant"],
             f"{row['fps']:.2f}",
@@ -129,7 +130,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from functools import partial
 
 from starlette.websockets import WebSocket
 
-from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UltraflashError, UnknownPreset
+from ultraflash.models.errors import UltraflashError, UnknownPreset
 from ultraflash.server.admission import claim_of, size_name
 from ultraflash.server.errors import (
     Busy,
@@ -26,6 +26,7 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.peer import Peer
+from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.protocol import (
     ClientEvent,
     KeyframeRequest,
@@ -141,18 +142,7 @@ def check_start(start: SessionStart, ready: WorkerReady) -> None:
     ):
         if value is not None:
             raise Unsupported(f"{name!r} is reserved and not supported yet; leave it out.", param=name)
-    check_prompt(start.prompt, ready)
-
-
-def check_prompt(prompt: str, ready: WorkerReady) -> None:
-    """The cheap part of what the engine checks, answered without waiting for the group in work."""
-    if not prompt.strip():
-        raise EmptyPrompt("The prompt is empty; describe what to show.", param="prompt")
-    if len(prompt.strip()) > ready.max_prompt_chars:
-        raise PromptTooLong(
-            f"The prompt has {len(prompt.strip())} characters; {ready.max_prompt_chars} are accepted.",
-            param="prompt",
-        )
+    usable_prompt(start.prompt, ready)
 
 
 def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
@@ -281,7 +271,7 @@ class Connection(Peer):
         elif isinstance(event, PromptUpdate):
             check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
-                check_prompt(event.prompt, self._server.supervisor.ready)
+                usable_prompt(event.prompt, self._server.supervisor.ready)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
             ready = self._server.supervisor.ready

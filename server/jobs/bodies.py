@@ -11,11 +11,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.types import Message
 
+from ultraflash.server.body_limit import limited
 from ultraflash.server.errors import (
     BadBody,
-    BodyTooLarge,
     InvalidField,
     MissingField,
     UnknownField,
@@ -42,12 +41,12 @@ async def read_body(
     ``file_fields`` may come as files and are bytes then.
     ``find_video`` turns a file in the field ``video`` into the id of the video that it is.
     """
-    limited = _limited(request, max_bytes)
+    bounded = Request(request.scope, limited(request.receive, max_bytes))
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind in FORMS:
-        fields = await _form_fields(limited, max_bytes, file_fields, find_video)
+        fields = await _form_fields(bounded, max_bytes, file_fields, find_video)
     elif kind in ("", "application/json"):
-        fields = _json_fields(await limited.body())
+        fields = _json_fields(await bounded.body())
     else:
         raise BadBody(f"The body must be application/json or multipart/form-data, not {kind!r}.")
     return validated(fields, model)
@@ -67,20 +66,6 @@ def validated(fields: dict[str, Any], model: type[ModelT]) -> ModelT:
     if first["type"] == "missing":
         raise MissingField(f"The field {param!r} is missing.", param=param)
     raise InvalidField(f"The field {param!r} cannot be used: {first['msg']}.", param=param)
-
-
-def _limited(request: Request, max_bytes: int) -> Request:
-    read = 0
-
-    async def receive() -> Message:
-        nonlocal read
-        message = await request.receive()
-        read += len(message.get("body", b""))
-        if read > max_bytes:
-            raise BodyTooLarge(f"The body has more than {max_bytes} bytes, which is all that is read.")
-        return message
-
-    return Request(request.scope, receive)
 
 
 def _json_fields(body: bytes) -> dict[str, Any]:

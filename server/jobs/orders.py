@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import secrets
 
-from ultraflash.models.errors import EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
+from ultraflash.models.errors import UnknownPreset, UnknownSize
 from ultraflash.server.errors import InvalidField, UnsupportedField, VideoGone, VideoNotReady
 from ultraflash.server.jobs.records import Cue, Job, Order, Reference
 from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
+from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.worker.messages import WorkerReady
 
 DEFAULT_SECONDS = 4.0
@@ -143,19 +144,6 @@ def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
     if not cues or cues[0].frame != 0:
         raise InvalidField("The first event of a replay has the prompt at first_pts_us 0.", param="replay")
     return cues
-
-
-def usable_prompt(prompt: str, ready: WorkerReady) -> str:
-    """The prompt without outer white space. Raises ``EmptyPrompt`` or ``PromptTooLong``."""
-    stripped = prompt.strip()
-    if not stripped:
-        raise EmptyPrompt("The prompt is empty; describe what to show.", param="prompt")
-    if len(stripped) > ready.max_prompt_chars:
-        raise PromptTooLong(
-            f"The prompt has {len(stripped)} characters; {ready.max_prompt_chars} are accepted.",
-            param="prompt",
-        )
-    return stripped
 
 
 def picture_size(text: str | None, ready: WorkerReady) -> tuple[int, int]:

@@ -10,11 +10,12 @@ import re
 from sqlalchemy.exc import OperationalError
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.body_limit import limited, too_large
 from ultraflash.server.error_response import error_response
-from ultraflash.server.errors import BodyTooLarge, NotReady
+from ultraflash.server.errors import NotReady
 from ultraflash.server.keys.keyring import Keyring
 from ultraflash.server.keys.records import ANYBODY, Caller
 from ultraflash.server.keys.tickets import Tickets
@@ -58,7 +59,7 @@ class KeyGate:
             return
         scope.setdefault("state", {})["caller"] = caller
         with log_ids(key=caller.key_id):
-            await self._app(scope, _limited(receive, limit), send)
+            await self._app(scope, limited(receive, limit), send)
 
     async def _identify(self, scope: Scope) -> Caller:
         """Raises ``Unauthorized``, or ``NotReady`` while the database is away."""
@@ -77,23 +78,4 @@ class KeyGate:
 def _check_length(declared: str | None, limit: int) -> None:
     """Refuses what says that it is too long before any of it is read. Raises ``BodyTooLarge``."""
     if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Stops reading a body that grows beyond the limit."""
-    read = 0
-
-    async def limited() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > limit:
-            raise _too_large(limit)
-        return message
-
-    return limited
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body has more than {limit} bytes, which is all that is read.")
+        raise too_large(limit)
