@@ -57,6 +57,7 @@ def test_browser_that_plays_no_h264_says_so(server, fox):
     )
     fox.visit(server.url)
     fox.wait_for("ultraflash.state === 'error'")
-    said = fox.evaluate("document.querySelector('#card').innerText")
-    assert "This browser plays neither WebCodecs nor Media Source Extensions" in said
+    reason = "This browser plays neither WebCodecs nor Media Source Extensions"
+    # The card is drawn after the state has changed.
+    fox.wait_for(f"document.querySelector('#card').innerText.includes({reason!r})")
     fox.shoot("firefox-without-codecs")
