@@ -75,7 +75,8 @@ def heads_of(
     at = batch[:, None] * x_batch + token[:, None].to(tl.int64) * x_token + column[None, :]
     x = tl.load(x_ptr + at, mask=filled[:, None] & within, other=0.0).to(tl.float32)
     if NORM:
-        scale = 1.0 / tl.sqrt(tl.sum(x * x, 1) / SIZE + eps)
+        # Of padding, whose sum is 0, the root may be 0 too.
+        scale = tl.where(filled, 1.0 / tl.sqrt(tl.sum(x * x, 1) / SIZE + eps), 0.0)
         x = x * scale[:, None] * tl.load(norm_weight_ptr + column, mask=column < SIZE, other=0.0)[None, :]
     if ROTATE:
         pair = tl.arange(0, WIDTH // 2)

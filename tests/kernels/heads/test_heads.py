@@ -89,6 +89,8 @@ def test_what_fills_blocks_up_is_zero_and_a_part_of_a_projection_is_read_in_plac
     made = to_heads(joint[:, :, 1], 2, grid=grid, backend="interpreter")
     assert torch.equal(made, grid.to_blocks(joint[:, :, 1].unflatten(2, (2, 8))))
     assert (made[0, 1, 1:] == 0).all()
+    normed = to_heads(joint[:, :, 1], 2, weight_E=torch.ones(16), eps=0.0, grid=grid, backend="interpreter")
+    assert (normed[0, 1, 1:] == 0).all()
 
 
 def test_what_does_not_fit_is_refused() -> None:
