@@ -107,15 +107,16 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> dict[str, Any]:
-    """What was measured, of which weights, and where."""
+    """What was measured, of which weights (None where no manifest names them), and where."""
     import torch
 
     from ultraflash.models.loading import part_folder
     from ultraflash.models.weights import MANIFEST, sha256_of
 
+    manifest = part_folder(preset, "base") / MANIFEST
     return {
         "preset": preset.name,
-        "weights_sha256": sha256_of(part_folder(preset, "base") / MANIFEST),
+        "weights_sha256": sha256_of(manifest) if manifest.exists() else None,
         "machine": {
             "system": platform.platform(),
             "torch": torch.__version__,
