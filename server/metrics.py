@@ -89,4 +89,10 @@ class Metrics:
             "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
         )
         self.job_frames = Counter("ultraflash_job_frames", "Encoded frames of video jobs.", registry=registry)
+        self.chore_failures = Counter(
+            "ultraflash_chore_failures",
+            "Rounds of background work of the web process that failed.",
+            ["chore"],
+            registry=registry,
+        )
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)

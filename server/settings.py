@@ -47,6 +47,7 @@ class HttpSettings(BaseModel):
         allowed_hosts: Host names that requests may carry; on loopback only loopback names unless given,
             so that a foreign name that resolves to this machine gets nowhere.
         allow_unauthenticated: listen beyond this machine although there are no API keys.
+        open_metrics: let `/metrics` be read without a key, which it can be then while the database is away, too.
         max_message_bytes: longest message that a client may send.
     """
 
@@ -58,6 +59,7 @@ class HttpSettings(BaseModel):
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
+    open_metrics: bool = False
     max_message_bytes: int = Field(default=65_536, ge=1024)
 
     @property
