@@ -84,6 +84,8 @@ class KeySettings(BaseModel):
         max_body_bytes: longest body of a request.
         check_every_s: how often live sessions are looked through for keys that have been revoked or have expired.
         ticket_s: life of tickets.
+        first_file: where `serve` puts the key that it makes at its first start, unless ``http.allow_unauthenticated``.
+            Without it none is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,6 +97,7 @@ class KeySettings(BaseModel):
     max_body_bytes: int | None = Field(default=16 * 2**20, ge=1024)
     check_every_s: float = Field(default=5.0, gt=0)
     ticket_s: float = Field(default=21_600.0, gt=0)
+    first_file: Path | None = None
 
     @property
     def limits(self) -> KeyLimits:
