@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-unauthenticated",
         action="store_true",
         default=None,
-        help="listen beyond this machine although there are no API keys",
+        help="let others reach the server although there are no API keys",
     )
     parser.add_argument(
         "--auth",

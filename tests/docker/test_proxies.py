@@ -30,7 +30,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     hosts = f'["{NAME}","127.0.0.1"]'
     folder = tmp_path_factory.mktemp("server")
     with LiveServer(
-        folder, http__allowed_hosts=hosts, stream__ahead_ms=100, stream__max_streams=8
+        folder,
+        "--allow-unauthenticated",
+        http__allowed_hosts=hosts,
+        stream__ahead_ms=100,
+        stream__max_streams=8,
     ) as running:
         running.wait_until_ready()
         yield running
