@@ -19,7 +19,7 @@ from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
-from ultraflash.models.device_memory import free_bytes
+from ultraflash.models.device_memory import free_bytes, gpu_memory
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
@@ -183,6 +183,10 @@ class Cascade:
             decoder=self._decoder,
             lora=self._lora,
         )
+
+    def gpu_memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes in use, by anybody, and in total of the GPU that it runs on, by its name; nothing on a CPU."""
+        return gpu_memory(self._device)
 
     def warm_up(self) -> None:
         """Compile the networks for every size that there is memory for, where the preset wants them compiled at all.
@@ -412,8 +416,7 @@ class Cascade:
         return state
 
     def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
-        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with; see
-        :meth:`snapshot`."""
+        """A stream as bytes for :meth:`load_stream` of this or another process; see :meth:`snapshot`."""
         return self.snapshot(state, max_bytes=max_bytes).to_bytes()
 
     def load_stream(self, data: bytes) -> StreamState:

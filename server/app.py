@@ -117,6 +117,7 @@ def _add_health(app: FastAPI, server: StreamServer, chores: Chores) -> None:
         for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0
             server.metrics.resident.labels(process=process).set(held)
+        server.metrics.show_gpus(server.supervisor.gpus)
         server.metrics.waiting.set(len(server.sessions.line))
         server.metrics.viewers.set(sum(len(session.audience.viewers) for session in server.sessions))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)

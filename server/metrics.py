@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -85,6 +87,18 @@ class Metrics:
         self.resident = Gauge(
             "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
         )
+        self.gpu_used = Gauge(
+            "ultraflash_gpu_memory_used_bytes",
+            "Memory of a GPU of the worker that is in use, by anybody.",
+            ["gpu"],
+            registry=registry,
+        )
+        self.gpu_total = Gauge(
+            "ultraflash_gpu_memory_total_bytes",
+            "Memory that a GPU of the worker has.",
+            ["gpu"],
+            registry=registry,
+        )
         self.jobs_ended = Counter(
             "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
         )
@@ -96,3 +110,11 @@ class Metrics:
             registry=registry,
         )
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)
+
+    def show_gpus(self, gpus: Mapping[str, Sequence[int]]) -> None:
+        """Bytes in use and in total by GPU; those that are not named have no values any more."""
+        for gauge in (self.gpu_used, self.gpu_total):
+            gauge.clear()
+        for name, (used, total) in gpus.items():
+            self.gpu_used.labels(gpu=name).set(used)
+            self.gpu_total.labels(gpu=name).set(total)
