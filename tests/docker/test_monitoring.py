@@ -72,6 +72,12 @@ def test_every_metric_of_dashboard_and_alerts_exists(
     assert all("ultraflash_" in text or text.startswith("up{") for text in asked)
 
 
+def test_every_metric_is_on_the_dashboard(dashboard: dict[str, Any]) -> None:
+    shown = " ".join(expressions(dashboard))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in known_series()}
+    assert {name for name in families if name not in shown} == set()
+
+
 def test_every_label_of_dashboard_and_alerts_exists(
     dashboard: dict[str, Any], alerts: list[dict[str, Any]]
 ) -> None:
