@@ -105,6 +105,17 @@ def test_metrics_are_not_for_the_world_and_readiness_is(proxy: Proxy) -> None:
     assert fetch(proxy, "/readyz").status == 200
 
 
+def test_tokens_in_addresses_are_not_in_the_log_of_the_proxy(proxy: Proxy) -> None:
+    log = proxy.folder / "access.log"
+    for query in ("token=uf_secretive", "ticket=uf_secretive"):
+        fetch(proxy, f"/v1/sessions/session_logged/recording?{query}").read()
+    deadline = time.monotonic() + 60
+    while log.read_text().count("session_logged") < 2:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    assert "uf_secretive" not in log.read_text()
+
+
 def test_another_host_name_gets_nothing_from_the_server(proxy: Proxy) -> None:
     try:
         answer = fetch(proxy, "/", name="other.example.com")
