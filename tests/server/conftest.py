@@ -14,6 +14,7 @@ sys.path.append(str(RIG))
 
 from live_server import LiveServer  # noqa: E402
 from postgres_server import running_postgres  # noqa: E402
+from s3_server import Bucket, running_s3  # noqa: E402
 
 StartServer = Callable[..., LiveServer]
 
@@ -45,3 +46,9 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 def postgres_url() -> Iterator[str]:
     """A PostgreSQL that the tests of a run share."""
     yield from running_postgres()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of S3 that the tests of a run share."""
+    yield from running_s3()
