@@ -85,6 +85,11 @@ class JobDispatcher:
         self._recovered_at = self._tidied_at = float("-inf")
         self._change = asyncio.Event()
 
+    @property
+    def running_id(self) -> str | None:
+        """The job that the worker has now."""
+        return None if self._running is None else self._running.id
+
     def wake(self) -> None:
         """Something may be there to do."""
         self._tidings.put_nowait("wake")
