@@ -1,6 +1,7 @@
 """Kill a real server again and again with streams and jobs in flight, and count what is lost.
 
-At random moments ``kill -9`` hits the worker, or the whole server, which is then started again. Owners of live streams
+At random moments ``kill -9`` hits the worker, or the whole server, which is then started again; with ``--replicas`` it
+hits a worker or the server of one of several replicas, and the front is left to deal with it. Owners of live streams
 are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was
 sent is decoded and compared with what one engine makes of the session's log without any kill; every video is
 downloaded and compared likewise. Counts, not times, are the result, so a busy machine is no hindrance.
@@ -148,6 +149,8 @@ class FaultRun:
             folder,
             "--port",
             str(port),
+            "--replicas",
+            str(options.replicas),
             engine=ENGINES[options.engine],
             stream__max_streams=options.streams,
             jobs__checkpoint_s=0.2,
@@ -168,13 +171,13 @@ class FaultRun:
         """Everything; returns the counts."""
         await asyncio.to_thread(self._server.start)
         try:
-            await asyncio.to_thread(self._server.wait_until_ready)
+            await asyncio.to_thread(self._wait_until_ready)
             owners = [asyncio.create_task(owner.run()) for owner in self._owners]
             ordering = asyncio.create_task(self._customer.run())
             await self._progress()
             for _ in range(self._options.kills):
                 await self._kill_once()
-            await asyncio.to_thread(self._server.wait_until_ready)
+            await asyncio.to_thread(self._wait_until_ready)
             await self._progress()
             self._customer.stop()
             await ordering
@@ -196,10 +199,20 @@ class FaultRun:
         ):
             await asyncio.sleep(0.1)
 
+    def _wait_until_ready(self) -> None:
+        self._server.wait_until_ready()
+        if self._options.replicas > 1:
+            self._server.wait_for_metric(
+                f'ultraflash_replicas{{state="ready"}} {float(self._options.replicas)}'
+            )
+
     async def _kill_once(self) -> None:
-        await asyncio.to_thread(self._server.wait_until_ready)
+        await asyncio.to_thread(self._wait_until_ready)
         await asyncio.sleep(self._dice.uniform(0, self._options.longest_wait))
-        if self._dice.random() < self._options.server_share:
+        of_server = self._dice.random() < self._options.server_share
+        if self._options.replicas > 1:
+            self._kill_in_a_replica(of_server)
+        elif of_server:
             await asyncio.to_thread(self._server.stop, signal.SIGKILL)
             await asyncio.to_thread(self._server.start)
             self._kills["server"] += 1
@@ -209,6 +222,14 @@ class FaultRun:
                 for worker in self._server.worker_ids():
                     os.kill(worker, signal.SIGKILL)
             self._kills["worker"] += 1
+
+    def _kill_in_a_replica(self, of_server: bool) -> None:
+        replica = self._dice.choice(self._server.worker_ids())
+        # It may be starting again just now.
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for process in [replica] if of_server else children(replica):
+                os.kill(process, signal.SIGKILL)
+        self._kills["replica" if of_server else "worker"] += 1
 
     def _counts(self, ended: list[str], videos: list[Video]) -> dict[str, Any]:
         resumed: Counter[str] = Counter()
@@ -260,6 +281,11 @@ def faults_of(counts: dict[str, Any]) -> list[str]:
     return faults + (["restarted"] if counts["resumed"].get("restarted") else [])
 
 
+def children(process: int) -> list[int]:
+    """Process ids of the children of a process."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -277,6 +303,7 @@ def main() -> int:
     parser.add_argument(
         "--server-share", type=float, default=0.3, help="part of the kills that hit the server"
     )
+    parser.add_argument("--replicas", type=int, default=1, help="servers behind one front")
     parser.add_argument("--streams", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
     parser.add_argument(

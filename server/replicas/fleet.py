@@ -135,10 +135,7 @@ class Fleet:
         with listening_socket("127.0.0.1", 0) as listener:
             host, port = listener.getsockname()[:2]
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _BOOT,
-                str(listener.fileno()),
+                *replica_command(listener.fileno()),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(listener.fileno(),),
                 env={**os.environ, **device_environment(slot.number)},
@@ -169,6 +166,11 @@ class Fleet:
             log.warning("replica %d does not end; killing it", slot.number)
             _signal(process, process.kill)
             return await ending
+
+
+def replica_command(listener: int) -> list[str]:
+    """What starts a replica on a listening socket of that number, which it inherits; its settings go to stdin."""
+    return [sys.executable, "-c", _BOOT, str(listener)]
 
 
 def _signal(process: asyncio.subprocess.Process, send: Callable[[], None]) -> None:

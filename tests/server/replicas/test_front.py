@@ -1,4 +1,4 @@
-"""Two replicas behind one address: streams are shared out, viewers find them, and a killed one costs nobody its work."""
+"""Two replicas behind one address: streams are shared out, viewers find them, and a killed one costs nobody work."""
 
 from __future__ import annotations
 
