@@ -17,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
+from ultraflash.server.error_response import error_body
 from ultraflash.server.origins import Gate
 from ultraflash.server.replicas.directory import Directory, Replica
 from ultraflash.server.replicas.http_relay import ask_all, relay
@@ -30,6 +31,7 @@ OF_A_SESSION = re.compile(r"/v1/(?:sessions|stream)/(session_[0-9a-f]+)(?:/.*)?"
 OF_A_VIDEO = re.compile(r"/v1/videos/(video_[0-9a-f]+)(/.*)?")
 # Comes back within this time, or has gone.
 PATIENCE_S = 30.0
+DOOR = "/replica/"
 
 
 class Front:
@@ -131,7 +133,9 @@ class Front:
         await self._socket_relay(websocket).run_viewer(websocket.path_params["session_id"])
 
     async def anything(self, request: Request) -> Response:
-        """Everything else."""
+        """Everything else, but for the door between front and replicas."""
+        if request.url.path.startswith(DOOR):
+            return JSONResponse(error_body("not_found", "Not Found", param=None, status=404), status_code=404)
         return await relay(request, await self._replica_for(request), self._directory)
 
     async def _replica_for(self, request: Request) -> Replica | None:

@@ -20,14 +20,16 @@ from ray import serve
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.jobs.database import open_database
+from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
 from ultraflash.server.replicas.autoscaler import queue_eta_s
 from ultraflash.server.replicas.directory import Directory, Replica, Seen
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
-from ultraflash.server.settings import Settings, load_settings
+from ultraflash.server.settings import Settings, check_binding, load_settings
 
+EVERYWHERE = "0.0.0.0"
 LOOK_EVERY_S = 1.0
 # A replica reports at each check of its health; one that has not for so long is not sent anything.
 SILENT_AFTER_S = 5.0
@@ -36,7 +38,7 @@ _SECRET_BYTES = 24
 
 
 def build(args: Mapping[str, str]) -> Any:
-    """The application, as ``serve run`` and ``serve deploy`` want it. Raises ``BadConfig``.
+    """The application, as ``serve run`` and ``serve deploy`` want it. Raises ``BadConfig`` or ``UnsafeBinding``.
 
     Args:
         args: settings by their dotted names; ``config``, a file of settings; ``gpus``, of each replica (default 0).
@@ -50,10 +52,13 @@ def build(args: Mapping[str, str]) -> Any:
             "and data.artifacts to a place that all of them reach, such as s3://bucket/videos.",
             param="data.database",
         )
+    # Ray's proxies, and replicas for the front, listen beyond their machines.
+    http = settings.http.model_copy(update={"host": EVERYWHERE})
     open_database(settings.data.database_url).dispose()
+    check_binding(http, has_keys=any_keys(settings.data.database_url, None))
     secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
     replicas = settings.replicas.model_copy(update={"secret": secret})
-    document = settings.model_copy(update={"replicas": replicas}).model_dump_json()
+    document = settings.model_copy(update={"http": http, "replicas": replicas}).model_dump_json()
     scaling = {
         "min_replicas": replicas.least,
         "initial_replicas": replicas.count,

@@ -145,22 +145,23 @@ class SocketRelay:
             session_id = str(event.get("session_id"))
             wanted = await self._directory.owner_of(session_id, patience_s=self._resume_s)
         self._settled = True
+        authentication, self._authentication = self._authentication, None
         if wanted is None or wanted == self._replica:
             return True
         try:
-            await self._move_to(wanted)
+            await self._move_to(wanted, authentication)
         except ReplicaUnreachable:
             await self._turn_away()
             return False
         return True
 
-    async def _move_to(self, replica: Replica) -> None:
+    async def _move_to(self, replica: Replica, authentication: str | None = None) -> None:
         """Connects to a replica, and says who the client is. Raises ``ReplicaUnreachable``."""
         upstream = await self._dial(replica)
         await self._hang_up()
         self._replica, self._upstream = replica, upstream
-        if self._authentication is not None:
-            await upstream.send(self._authentication)
+        if authentication is not None:
+            await upstream.send(authentication)
         self._downstream = asyncio.create_task(self._pump(upstream))
 
     async def _dial(self, replica: Replica) -> ClientConnection:

@@ -8,7 +8,9 @@ import signal
 import time
 from typing import Any
 
+import httpx
 import pytest
+from key_holders import make_key
 from live_server import PATIENCE_S, LiveServer, StreamClient
 from pattern_engine import read_number
 from replicas_client import alive, kill_replica, replica_ids, sessions_by_replica
@@ -185,3 +187,31 @@ def test_replicas_that_cannot_serve_end_the_front_and_say_why(start_server: Any)
     front = start_server("--replicas", "2", "--preset", "broken")
     assert front.process.wait(120) == 2
     assert "cannot be loaded" in front.output()
+
+
+async def test_nobody_but_the_front_can_look_into_a_replica_and_keys_go_through_it(
+    start_front: StartFront,
+) -> None:
+    secret = "a secret that is long enough"
+    front: LiveServer = start_front(replicas__secret=secret)
+    address = front.output().split("replica 0 is process")[1].split(" at ")[1].split()[0]
+    for shown, status in (("", 404), ("another secret", 404), (secret, 200)):
+        answer = httpx.get(f"http://{address}/replica/state", headers={"X-Ultraflash-Replica": shown})
+        assert answer.status_code == status
+        assert front.get("/replica/state", **{"X-Ultraflash-Replica": shown})[0] == 404
+    ann = make_key(front, "ann")
+    assert front.get("/v1/models")[0] == 401
+    assert front.get("/metrics")[0] == 401
+    assert front.get("/v1/models", **ann.headers)[0] == 200
+    async with front.client() as other, front.client() as client, front.client() as stranger:
+        for one in (other, client):
+            # The second one moves to the free replica with its stream, and has to be known there too.
+            await one.send("session.authenticate", key=ann.secret)
+            await one.start("a hill")
+            await one.until_frame(5)
+        sessions = await asyncio.to_thread(sessions_by_replica, front)
+        assert sessions == {0: 1, 1: 1}
+        await stranger.send("session.authenticate", key="uf_nothing")
+        await stranger.send("session.start", prompt="a hill")
+        assert (await stranger.until("error"))["code"] == "unauthorized"
+        assert (await stranger.until_closed())[0] == 1008

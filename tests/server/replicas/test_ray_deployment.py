@@ -35,7 +35,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "data.database": f"sqlite:///{tmp_path / 'jobs.db'}",
         "data.snapshots": str(tmp_path / "snapshots"),
         "replicas.count": "2",
-        "http.allowed_hosts": '["127.0.0.1"]',
+        "http.allow_unauthenticated": "true",
     }
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
