@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 5.0
 ASK_AGAIN_S = 0.25
+# A session that was sent to a replica is seen there by then.
+UNSEEN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class Directory:
         self._complete = complete
         self._headers = {SECRET_HEADER: secret}
         self._turn = itertools.count()
+        self._begun: list[tuple[Replica, float]] = []
 
     async def look(self) -> Sequence[Seen]:
         """All replicas as they are now, by number."""
@@ -76,10 +79,17 @@ class Directory:
         ]
         return self.newest
 
-    async def for_new_session(self) -> Replica | None:
-        """Where a stream would begin soonest; among equals, where there is most room. None where no replica runs."""
+    async def for_new_session(self, *, begins: bool = False) -> Replica | None:
+        """Where a stream would begin soonest; among equals, where there is most room. None where no replica runs.
+
+        One that ``begins`` counts at once, though the replica does not know of it yet: several may come together.
+        """
         seen = await self.look()
-        best = min(seen, key=_burden, default=None)
+        recently = time.monotonic() - UNSEEN_S
+        self._begun = [(replica, at) for replica, at in self._begun if at > recently]
+        best = min(seen, key=self._burden, default=None)
+        if best is not None and begins:
+            self._begun.append((best.replica, time.monotonic()))
         return None if best is None else best.replica
 
     async def owner_of(self, session_id: str, *, patience_s: float = 0.0) -> Replica | None:
@@ -142,11 +152,11 @@ class Directory:
             log.debug("replica %d does not answer: %s", replica.number, error)
             return None
 
-
-def _burden(seen: Seen) -> tuple[bool, float, float, int, int]:
-    """What speaks against starting a stream there, the heaviest first."""
-    state = seen.state
-    if state is None:
-        return True, math.inf, 0.0, 0, seen.replica.number
-    eta_s = math.inf if state.eta_s is None else state.eta_s
-    return not state.ready, eta_s, state.share, len(state.sessions) + state.waiting, seen.replica.number
+    def _burden(self, seen: Seen) -> tuple[bool, float, int, float, int, int]:
+        """What speaks against starting a stream there, the heaviest first."""
+        state, number = seen.state, seen.replica.number
+        if state is None:
+            return True, math.inf, 0, 0.0, 0, number
+        eta_s = math.inf if state.eta_s is None else state.eta_s
+        begun = sum(replica == seen.replica for replica, _ in self._begun)
+        return not state.ready, eta_s, begun, state.share, len(state.sessions) + state.waiting, number

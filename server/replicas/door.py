@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -41,7 +42,11 @@ class ReplicaDoor:
         server, jobs = self._services.server, self._services.jobs
         supervisor, sessions = server.supervisor, server.sessions
         running = [session.claim for session in sessions]
-        queued, pixels = await run_in_threadpool(jobs.store.work_before)
+        try:
+            queued, pixels = await run_in_threadpool(jobs.store.work_before)
+        except OperationalError:
+            # Live streams go on without the database, and have to be found.
+            queued, pixels = 0, 0.0
         return ReplicaState(
             ready=supervisor.is_ready,
             stage=supervisor.status.stage,

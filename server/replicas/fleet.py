@@ -117,7 +117,7 @@ class Fleet:
             failures = 0 if steady else failures + 1
             log.warning("replica %d has gone with status %d", slot.number, status)
             self.restarts += 1
-            await self._on_lost()
+            await self._tell_loss()
             if status == CANNOT_SERVE or failures >= GIVE_UP_AFTER:
                 log.error("replica %d is given up", slot.number)
                 break
@@ -129,6 +129,13 @@ class Fleet:
         del self._slots[slot.number]
         if slot.wanted and not self._slots:
             self._on_given_up()
+
+    async def _tell_loss(self) -> None:
+        try:
+            await self._on_lost()
+        except Exception:
+            # The next life is more important.
+            log.exception("the loss of a replica could not be dealt with")
 
     async def _live_once(self, slot: Slot) -> int:
         """One life of a replica; returns its exit status."""

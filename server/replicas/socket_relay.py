@@ -140,7 +140,7 @@ class SocketRelay:
             if self._closing():
                 await self._turn_away("This server is being stopped; start the session on another one.")
                 return False
-            wanted = await self._directory.for_new_session()
+            wanted = await self._directory.for_new_session(begins=True)
         else:
             session_id = str(event.get("session_id"))
             wanted = await self._directory.owner_of(session_id, patience_s=self._resume_s)

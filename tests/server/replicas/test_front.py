@@ -139,6 +139,8 @@ def test_what_a_client_asks_of_the_front_is_what_a_server_answers(start_front: S
         url = ask(front, "POST", "/v1/tickets", {"path": path}).json["url"]
         assert ask(front, "GET", url).body == whole
     assert ask(front, "DELETE", f"/v1/videos/{video['id']}").json["deleted"] is True
+    # A front that told what it asks of its replicas would tell tickets.
+    assert "ticket=" not in front.output()
 
 
 def test_a_job_is_cancelled_wherever_it_is_made(start_front: StartFront) -> None:
