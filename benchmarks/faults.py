@@ -35,9 +35,9 @@ sys.path.append(str(ROOT / "tests" / "server" / "rig"))
 from fault_jobs import JobCustomer, Video
 from live_server import PATTERN, LiveServer
 
-from ultraflash.server.client import Stream, connect
+from ultraflash.server.client import FramePacket, Stream, connect
 from ultraflash.server.engine import CASCADE, Engine, load_engine
-from ultraflash.server.protocol import ServerEvent, SessionResumed
+from ultraflash.server.protocol import MediaFlags, ServerEvent, SessionResumed
 
 ENGINES = {"pattern": PATTERN, "mini": CASCADE}
 PROMPTS = ("a red hill", "a blue lake at night", "snowy mountains at dawn", "a desert at noon", "a calm sea")
@@ -50,9 +50,9 @@ class Owner:
     """One live stream, its packets, and what went wrong with it."""
 
     def __init__(self, url: str, number: int, dice: random.Random, fps: float) -> None:
-        self.packets: list[bytes] = []
+        self.packets: dict[int, bytes] = {}
         self.resumed: Counter[str] = Counter()
-        self.gaps = 0
+        self.gaps = self.left_out = 0
         self.longest_silence_s = 0.0
         self.replay: dict[str, Any] | None = None
         self._url = url
@@ -70,8 +70,9 @@ class Owner:
             self._url, prompt=prompt, seed=self._number, size="0.5K", on_event=self._on_event
         ) as stream:
             stopping = asyncio.create_task(self._stop_later(stream))
+            self._heard_at = time.monotonic()
             async for packet in stream:
-                self._take(packet.header.seq, packet.data)
+                self._take(packet)
                 if self._dice.random() < 0.02:
                     await stream.set_prompt(self._dice.choice(PROMPTS))
                 await asyncio.sleep(1 / self._fps)
@@ -82,12 +83,18 @@ class Owner:
         """Ends the session; ``run`` returns with its log."""
         self._stop.set()
 
-    def _take(self, seq: int, data: bytes) -> None:
+    def _take(self, packet: FramePacket) -> None:
+        seq, flags = packet.header.seq, packet.header.flags
         self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - self._heard_at)
         self._heard_at = time.monotonic()
-        self.gaps += seq != self._next_seq
+        missing = seq - self._next_seq
+        # What a busy connection could not carry is left out and flagged, which is no loss of the stream.
+        if missing > 0 and MediaFlags.DISCONTINUITY in flags:
+            self.left_out += missing
+        else:
+            self.gaps += missing != 0
         self._next_seq = seq + 1
-        self.packets.append(data)
+        self.packets[seq] = packet.data
 
     def _on_event(self, event: ServerEvent) -> None:
         if isinstance(event, SessionResumed):
@@ -238,8 +245,10 @@ class FaultRun:
         for owner in self._owners:
             resumed += owner.resumed
             if owner.replay is not None and owner.gaps == 0:
-                shown = decoded(b"".join(owner.packets), "h264")
-                made, off = wrong_pictures(shown, expected_frames(engine, owner.replay))
+                shown = decoded(b"".join(owner.packets.values()), "h264")
+                frames_of_log = enumerate(expected_frames(engine, owner.replay))
+                expected = (frame for seq, frame in frames_of_log if seq in owner.packets)
+                made, off = wrong_pictures(shown, expected)
                 frames, wrong = frames + made, wrong + off + (made != len(owner.packets))
         corrupt = [video.id for video in videos if video.file is not None and not whole(engine, video)]
         states = Counter(video.status for video in videos)
@@ -249,6 +258,7 @@ class FaultRun:
             "streams_lost": ended,
             "resumed": dict(resumed),
             "frames": frames,
+            "frames_left_out": sum(owner.left_out for owner in self._owners),
             "gaps": sum(owner.gaps for owner in self._owners),
             "wrong_pictures": wrong,
             "longest_silence_s": round(max(owner.longest_silence_s for owner in self._owners), 1),
