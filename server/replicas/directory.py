@@ -92,6 +92,23 @@ class Directory:
             self._begun.append((best.replica, time.monotonic()))
         return None if best is None else best.replica
 
+    async def free_place(self, *, other_than: Replica) -> Replica | None:
+        """Another replica where a stream would begin at once, if there is one; the place counts as taken."""
+        best = await self.for_new_session()
+        state = next((seen.state for seen in self.newest if seen.replica == best), None)
+        taken = any(replica == best for replica, _ in self._begun)
+        if (
+            best is None
+            or best == other_than
+            or taken
+            or state is None
+            or not state.ready
+            or state.eta_s != 0
+        ):
+            return None
+        self._begun.append((best, time.monotonic()))
+        return best
+
     async def owner_of(self, session_id: str, *, patience_s: float = 0.0) -> Replica | None:
         """The replica that runs a session. While one is missing, it is waited for, since it may have been its."""
         deadline = time.monotonic() + patience_s

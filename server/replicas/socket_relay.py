@@ -1,7 +1,8 @@
 """WebSockets through the front: one connection here, one to the replica that it belongs to.
 
 A connection is free to move between replicas until it has a session: with ``session.start`` it goes to where a stream
-begins soonest, with ``session.resume`` to the replica that runs the session. Then it stays.
+begins soonest, with ``session.resume`` to the replica that runs the session. Then it stays, unless it waits in a queue
+while another replica has a place.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import websockets
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 # Seconds of video would wait in a larger one, unseen by the replica, which adapts to what its client has read.
 RECEIVE_BUFFER_BYTES = 64 * 1024
 OPEN_WITHIN_S = 10.0
+# How often a client that waits is looked for a place elsewhere.
+RECONSIDER_S = 1.0
 # "Service restart": clients come back after it, as after any connection that was lost.
 REPLICA_LOST = 1012
 HANDSHAKE = {"host", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
@@ -68,6 +71,8 @@ class SocketRelay:
         self._downstream: asyncio.Task[None] | None = None
         self._authentication: str | None = None
         self._settled = False
+        self._start: str | None = None
+        self._in_line = False
 
     async def run_viewer(self, session_id: str) -> None:
         """Relays a viewer of a session."""
@@ -99,23 +104,43 @@ class SocketRelay:
 
     async def _relay(self) -> None:
         """Until either side has closed."""
+        receiving = asyncio.ensure_future(self._client.receive())
         while True:
-            receiving = asyncio.ensure_future(self._client.receive())
-            over = await self._first_of(receiving)
-            if over:
+            assert self._downstream is not None
+            await asyncio.wait(
+                {receiving, self._downstream},
+                timeout=None if self._start is None else RECONSIDER_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if receiving.done():
+                message = receiving.result()
+                if message["type"] == "websocket.disconnect":
+                    await self._leave(message.get("code"))
+                    return
+                await self._pass_on(message)
+                receiving = asyncio.ensure_future(self._client.receive())
+            elif self._downstream.done():
                 receiving.cancel()
                 return
-            message = receiving.result()
-            if message["type"] == "websocket.disconnect":
-                await self._leave(message.get("code"))
-                return
-            await self._pass_on(message)
+            elif self._in_line:
+                await self._reconsider()
 
-    async def _first_of(self, receiving: asyncio.Future[Any]) -> bool:
-        """Waits for a message of the client; returns whether the replica's side has ended before."""
-        assert self._downstream is not None
-        await asyncio.wait({receiving, self._downstream}, return_when=asyncio.FIRST_COMPLETED)
-        return not receiving.done()
+    async def _reconsider(self) -> None:
+        """Leaves the queue for a replica that has a place, if there is one by now."""
+        assert self._replica is not None
+        free = await self._directory.free_place(other_than=self._replica)
+        if free is None:
+            return
+        try:
+            upstream = await self._dial(free)
+        except ReplicaUnreachable:
+            return
+        # Looking took a while, in which its turn may have come where it is.
+        if self._start is None or not self._in_line:
+            await upstream.close()
+            return
+        self._in_line = False
+        await self._go_on_with(free, upstream, [self._authentication, self._start])
 
     async def _pass_on(self, message: Any) -> None:
         text = message.get("text")
@@ -145,23 +170,29 @@ class SocketRelay:
             session_id = str(event.get("session_id"))
             wanted = await self._directory.owner_of(session_id, patience_s=self._resume_s)
         self._settled = True
-        authentication, self._authentication = self._authentication, None
+        self._start = text if kind == "session.start" else None
         if wanted is None or wanted == self._replica:
             return True
         try:
-            await self._move_to(wanted, authentication)
+            await self._move_to(wanted)
         except ReplicaUnreachable:
             await self._turn_away()
             return False
         return True
 
-    async def _move_to(self, replica: Replica, authentication: str | None = None) -> None:
+    async def _move_to(self, replica: Replica) -> None:
         """Connects to a replica, and says who the client is. Raises ``ReplicaUnreachable``."""
-        upstream = await self._dial(replica)
+        await self._go_on_with(replica, await self._dial(replica), [self._authentication])
+
+    async def _go_on_with(
+        self, replica: Replica, upstream: ClientConnection, said: Sequence[str | None]
+    ) -> None:
+        """Leaves the replica where it is, and tells the new one what the client has ``said`` so far."""
         await self._hang_up()
         self._replica, self._upstream = replica, upstream
-        if authentication is not None:
-            await upstream.send(authentication)
+        for text in said:
+            if text is not None:
+                await upstream.send(text)
         self._downstream = asyncio.create_task(self._pump(upstream))
 
     async def _dial(self, replica: Replica) -> ClientConnection:
@@ -197,6 +228,7 @@ class SocketRelay:
             while True:
                 message = await upstream.recv()
                 if isinstance(message, str):
+                    self._note_place(message)
                     await self._client.send_text(message)
                 else:
                     await self._client.send_bytes(message)
@@ -206,6 +238,16 @@ class SocketRelay:
             await _quietly(self._client.close(code, reason))
         except (WebSocketDisconnect, RuntimeError) as error:
             log.debug("the client has gone: %s", error)
+
+    def _note_place(self, text: str) -> None:
+        """Follows whether the client waits in a queue. What it has said is forgotten when it has its session."""
+        if self._start is None:
+            return
+        kind = _read(text).get("type")
+        if kind == "queue.status":
+            self._in_line = True
+        elif kind in ("session.started", "session.done", "error"):
+            self._in_line, self._start, self._authentication = False, None, None
 
     async def _leave(self, code: int | None) -> None:
         """The client has gone: a good-bye is passed on as one, a lost connection as a lost one."""

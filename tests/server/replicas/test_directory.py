@@ -80,6 +80,18 @@ async def test_streams_that_come_together_do_not_all_go_to_one(make_directory: M
     assert [replica.number for replica in begun if replica is not None] == [0, 1, 2, 0]
 
 
+async def test_a_client_that_waits_finds_a_place_once_and_elsewhere(make_directory: MakeDirectory) -> None:
+    full = state(eta_s=30.0, waiting=1)
+    directory = make_directory(full, FREE)
+    here = Replica(number=0, address="127.0.0.1:9000")
+    there = await directory.free_place(other_than=here)
+    assert there == Replica(number=1, address="127.0.0.1:9001")
+    assert await directory.free_place(other_than=here) is None
+    assert await make_directory(full, FREE).free_place(other_than=there) is None
+    for other in (full, state(eta_s=None), state(ready=False), None):
+        assert await make_directory(full, other).free_place(other_than=here) is None
+
+
 async def test_a_session_is_where_it_says_it_is(make_directory: MakeDirectory) -> None:
     directory = make_directory(FREE, state(sessions=("session_1",), job="video_1"))
     owner, worker = await directory.owner_of("session_1"), await directory.worker_on("video_1")

@@ -217,3 +217,23 @@ async def test_nobody_but_the_front_can_look_into_a_replica_and_keys_go_through_
         await stranger.send("session.start", prompt="a hill")
         assert (await stranger.until("error"))["code"] == "unauthorized"
         assert (await stranger.until_closed())[0] == 1008
+
+
+async def test_a_queue_starts_a_replica_which_takes_who_waits(start_front: StartFront) -> None:
+    front: LiveServer = start_front("--max-replicas", "2", replicas=1, stream__max_streams=1)
+    async with front.client() as first, front.client() as second:
+        await first.start("a red hill")
+        await first.until_frame(10)
+        await second.send("session.start", prompt="a blue hill")
+        await second.until("queue.status")
+
+        async def go_on() -> None:
+            while True:
+                await first.step()
+
+        playing = asyncio.create_task(go_on())
+        await second.until("session.started")
+        await second.until_frame(20)
+        playing.cancel()
+        assert await asyncio.to_thread(sessions_by_replica, front) == {0: 1, 1: 1}
+    assert "replica 1 is started, the queue is long" in front.output()
