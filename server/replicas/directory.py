@@ -142,15 +142,15 @@ class Directory:
     async def take_over(self) -> None:
         """Lets a replica that has room go on with the sessions of one that is gone."""
         replica = await self.for_new_session()
-        if replica is None:
+        if replica is None or all(seen.state is None for seen in self.newest):
             return
         try:
             url = f"http://{replica.address}{TAKE_OVER_PATH}"
             answer = await self.http.post(url, headers=self._headers, timeout=ANSWER_WITHIN_S)
             answer.raise_for_status()
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             # The next life of the lost replica looks for them too.
-            log.exception("replica %d did not take the sessions of a lost one over", replica.number)
+            log.warning("replica %d did not take the sessions of a lost one over: %s", replica.number, error)
 
     async def _best_known(self) -> list[Replica]:
         running = list(self._replicas())

@@ -3,6 +3,8 @@
 ``serve run ultraflash.server.replicas.ray_deployment:build preset=mini``; the arguments are settings by their dotted
 names, ``config`` names a file. Sessions are relayed to the replica that runs them, as by ``ultraflash serve
 --replicas``; Ray starts the replicas, replaces them, and decides by ``queue_policy`` how many there are.
+
+Built with Ray Serve 2.60 and not yet run on a live cluster.
 """
 
 from __future__ import annotations

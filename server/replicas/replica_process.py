@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-from typing import BinaryIO
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.logs import set_up_logging
@@ -24,7 +23,7 @@ def main() -> None:
         return
     settings = Settings.model_validate_json(line)
     set_up_logging("web", level=settings.log_level, form=settings.log_format)
-    threading.Thread(target=_stop_at_end_of, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_stop_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         serving = Serving(settings)
     except UltraflashError as error:
@@ -36,7 +35,11 @@ def main() -> None:
     raise SystemExit(serving.run(listener))
 
 
-def _stop_at_end_of(pipe: BinaryIO) -> None:
-    """Asks this process to stop once nobody holds the other end of the pipe."""
-    pipe.read()
+def _stop_at_end_of(pipe: int) -> None:
+    """Asks this process to stop once nobody holds the other end of the pipe.
+
+    Not by a buffered file, whose lock a thread that waits would hold when the interpreter ends.
+    """
+    while os.read(pipe, 1024):
+        continue
     os.kill(os.getpid(), signal.SIGTERM)
