@@ -65,6 +65,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         openapi_url="/v1/openapi.json",
     )
     app.state.server = server
+    app.state.services = services
     # The last one is the outermost: the log, then hosts and headers, then keys.
     app.add_middleware(
         KeyGate,

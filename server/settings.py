@@ -261,6 +261,50 @@ class JobSettings(BaseModel):
     checkpoint_s: float = Field(default=5.0, ge=0)
 
 
+class ReplicaSettings(BaseModel):
+    """Several servers behind one address; see docs/SCALING.md.
+
+    Attributes:
+        count: servers to begin with; 1 without ``max`` is a server without a front.
+        min, max: bounds within which the queue decides; by default always ``count``.
+        scale_up_eta_s: a queue that would take longer for some seconds starts one more.
+        scale_down_idle_s: time for which nobody has needed one that is stopped.
+        drain_s: time that live sessions have to end when the front is told to stop.
+        secret: opens the door between front and replicas; a front makes one up.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(default=1, ge=1, le=256)
+    min: int | None = Field(default=None, ge=1, le=256)
+    max: int | None = Field(default=None, ge=1, le=256)
+    scale_up_eta_s: float = Field(default=10.0, gt=0)
+    scale_down_idle_s: float = Field(default=300.0, gt=0)
+    drain_s: float = Field(default=30.0, ge=0)
+    secret: str | None = Field(default=None, repr=False, min_length=16)
+
+    @property
+    def least(self) -> int:
+        """Never fewer."""
+        return self.count if self.min is None else self.min
+
+    @property
+    def most(self) -> int:
+        """Never more."""
+        return self.count if self.max is None else self.max
+
+    @property
+    def with_front(self) -> bool:
+        """Whether there is more than one server, or may be."""
+        return self.most > 1
+
+    @model_validator(mode="after")
+    def _count_is_within_its_bounds(self) -> ReplicaSettings:
+        if not self.least <= self.count <= self.most:
+            raise ValueError("min must not exceed count, nor count max")
+        return self
+
+
 class TraceSettings(BaseModel):
     """Where traces go; they need the extra ``otel``.
 
@@ -315,6 +359,7 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
+    replicas: ReplicaSettings = Field(default_factory=ReplicaSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
 
     def configure(self, snapshots: Path | None) -> Configure:

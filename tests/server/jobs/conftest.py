@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Postgres, why_no_postgres
 
 from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.records import METADATA, Cue, Order
@@ -15,20 +13,6 @@ from ultraflash.server.jobs.store import JobStore, StoreLimits
 
 ME = "this-host:1:aa"
 LIMITS = StoreLimits(max_queued=100, quota_bytes=2**30, max_attempts=3, lease_s=30.0, expire_after_s=3600.0)
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL that the tests share."""
-    if missing := why_no_postgres():
-        pytest.skip(missing)
-    with tempfile.TemporaryDirectory() as folder:
-        postgres = Postgres(Path(folder))
-        postgres.start()
-        try:
-            yield postgres.url
-        finally:
-            postgres.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
