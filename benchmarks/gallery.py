@@ -27,6 +27,7 @@ from ultraflash.training.vista.painter import render
 
 MOMENTS = 3
 BAND = 22
+GAP = 3
 DRAWN, MADE = "#7a4a00", "#0b4f8a"
 """What marks a maker, on the band in its pictures and around them on the page."""
 
@@ -67,9 +68,9 @@ def strip(frames_THWC: Tensor, words: str, *, color: str, width: int) -> Image.I
     picked = torch.linspace(0, frames_THWC.shape[0] - 1, MOMENTS).round().long().tolist()
     pictures = [Image.fromarray(frames_THWC[i].numpy()) for i in picked]
     height = round(pictures[0].height * width / pictures[0].width)
-    sheet = Image.new("RGB", (MOMENTS * width, height + BAND), color)
+    sheet = Image.new("RGB", (MOMENTS * (width + GAP) - GAP, height + BAND), color)
     for column, picture in enumerate(pictures):
-        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, 0))
+        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (column * (width + GAP), 0))
     ImageDraw.Draw(sheet).text((6, height + 3), words, fill="white", font=ImageFont.load_default(size=13))
     return sheet
 

@@ -4,10 +4,10 @@
     python benchmarks/prompt_change.py --json benchmarks/results/prompt_change.json
 
 The same streams change from one prompt to the next with the past kept, with the window's keys and values made anew
-under the new prompt, and with the text blended over several groups. Adherence is read by the classifier at the end of
-``--after`` seconds; a jump is a change between two frames after the switch above the 99th percentile of the changes of
-streams without one. The first row is of those streams themselves: some pass that limit too, so no way of changing
-does better but by chance.
+under the new prompt, with the frames faded over besides, and with the text blended over several groups. Adherence is
+read by the classifier at the end of ``--after`` seconds; a jump is a change between two frames after the switch above
+the 99th percentile of the changes of streams without one. The first row is of those streams themselves: some pass that
+limit too, so no way of changing does better but by chance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from typing import Any
 
 from provenance import provenance
 
-WAYS: tuple[tuple[Any, int], ...] = (("keep", 1), ("recompute", 1), ("blend", 2), ("blend", 4))
+WAYS: tuple[tuple[Any, int], ...] = (
+    ("keep", 1),
+    ("recompute", 1),
+    ("fade", 1),
+    ("fade", 2),
+    ("fade", 3),
+    ("blend", 2),
+    ("blend", 4),
+)
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
-from ultraflash.models.prompt_change import Transition
+from ultraflash.models.transition import Transition
 from ultraflash.training.evaluation.camera import pan_of
 from ultraflash.training.evaluation.classifier import KINDS, FrameReader
 from ultraflash.training.evaluation.intervals import Measure, share
@@ -144,11 +144,12 @@ def prompt_switch(
     *,
     before_s: float = 3.0,
     after_s: float = 3.0,
-    transition: Transition = "recompute",
+    transition: Transition | None = None,
     groups: int = 1,
     ordinary: Sequence[Clip],
 ) -> SwitchMeasures:
-    """Streams that begin with one prompt and go on with the next, by a transition over so many groups.
+    """Streams that begin with one prompt and go on with the next, by a transition over so many groups or as
+    the preset says.
 
     A jump is a change between two frames after the switch above the 99th percentile of the changes in ``ordinary``
     clips.

@@ -30,7 +30,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .met, .missed { white-space: nowrap }
 .met { color: #2a8a3a } .missed { color: #c0392b }
 figure { margin: 0 0 2rem } figcaption { font-weight: 600 } .what { opacity: .8; font-size: .9em }
-.row { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .3rem; margin-bottom: .4rem }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .3rem; margin-bottom: .4rem }
 .row div { font-size: .85em } img { width: 100%; display: block }
 svg { vertical-align: middle }
 """

@@ -1,38 +1,46 @@
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.training.evaluation.long_streams import MOMENTS, LongStream, long_stream
 from ultraflash.training.evaluation.streams import make_prompts, stream_groups
 
 PROMPTS = make_prompts(3, split="test", seed=0)
-SECONDS = 3.0
+SECONDS = 1.5
+FPS = 16
 
 
-def made(*, prompts: int) -> tuple[Cascade, LongStream]:
-    cascade = Cascade.load("mini")
-    stream = long_stream(cascade, PROMPTS[:prompts], seconds=SECONDS, size="0.5K", seed=5, ends_s=1.0)
-    return cascade, stream
+@pytest.fixture(scope="module")
+def cascade() -> Cascade:
+    return Cascade.load("mini")
 
 
-def test_the_ends_and_the_moments_are_frames_of_one_stream() -> None:
-    cascade, stream = made(prompts=1)
-    frames = torch.cat(list(stream_groups(cascade, PROMPTS[0].text, seconds=SECONDS, size="0.5K", seed=5)))
-    fps = cascade.preset.fps
-    assert fps <= len(stream.start) < fps + 12 and fps <= len(stream.end) < fps + 12
-    assert torch.equal(stream.start, frames[: len(stream.start)])
-    assert torch.equal(stream.end, frames[-len(stream.end) :])
+@pytest.fixture(scope="module")
+def unchanged(cascade: Cascade) -> Tensor:
+    """The frames of a stream with the first prompt, shrunk."""
+    groups = stream_groups(cascade, PROMPTS[0].text, seconds=SECONDS, size="0.5K", seed=5)
+    return torch.cat(list(groups))
+
+
+def made(cascade: Cascade, *, prompts: int) -> LongStream:
+    return long_stream(cascade, PROMPTS[:prompts], seconds=SECONDS, size="0.5K", seed=5, ends_s=0.5)
+
+
+def test_the_ends_and_the_moments_are_frames_of_one_stream(cascade: Cascade, unchanged: Tensor) -> None:
+    stream = made(cascade, prompts=1)
+    assert torch.equal(stream.start, unchanged[:9])
+    assert torch.equal(stream.end, unchanged[-12:])
     assert len(stream.moments) == MOMENTS
-    assert stream.moments[0][0] == 0 and SECONDS - stream.moments[-1][0] <= 1 / fps
-    assert all(torch.equal(frame, frames[round(seconds * fps)]) for seconds, frame in stream.moments)
+    assert [round(seconds * FPS) for seconds, _ in stream.moments] == [0, 3, 6, 9, 12, 14, 17, 20, 23]
+    assert all(torch.equal(frame, unchanged[round(seconds * FPS)]) for seconds, frame in stream.moments)
 
 
-def test_prompts_follow_each_other_at_equal_times() -> None:
-    cascade, stream = made(prompts=3)
-    plain = torch.cat(list(stream_groups(cascade, PROMPTS[0].text, seconds=SECONDS, size="0.5K", seed=5)))
+def test_prompts_follow_each_other_at_equal_times(cascade: Cascade, unchanged: Tensor) -> None:
+    stream = made(cascade, prompts=3)
     assert [stay.prompt for stay in stream.stays] == PROMPTS
-    # The first change comes after a third of the stream, at the group's end that follows: up to it nothing differs.
-    assert torch.equal(stream.moments[1][1], plain[round(stream.moments[1][0] * cascade.preset.fps)])
-    assert not torch.equal(stream.end[-12:], plain[-12:])
-    assert torch.equal(stream.stays[-1].frames_THWC, stream.end[-12:])
+    assert torch.equal(stream.stays[0].frames_THWC, unchanged[:9])
+    assert not torch.equal(stream.stays[1].frames_THWC, unchanged[9:21])
+    assert torch.equal(stream.stays[2].frames_THWC, stream.end)
