@@ -28,7 +28,7 @@ from ultraflash.training.evaluation.streams import (
 )
 from ultraflash.training.vista.painter import render
 
-_READ_FRAMES = 2 * PATCH_FRAMES
+READ_FRAMES = 2 * PATCH_FRAMES
 """Frames at the end of a clip that its attributes are read from."""
 
 
@@ -68,7 +68,7 @@ def adherence(clips: Sequence[Clip], reader: FrameReader) -> dict[str, Measure]:
     held-out pair the share that shows both halves of it (``pair``)."""
     right: dict[str, list[bool]] = defaultdict(list)
     for clip in clips:
-        seen = reader.read(clip.frames_THWC[-_READ_FRAMES:])
+        seen = reader.read(clip.frames_THWC[-READ_FRAMES:])
         claims = {name: value for name, value in clip.prompt.claims.items() if name in KINDS}
         for name, value in claims.items():
             right[name].append(seen[name] == value)
@@ -115,7 +115,7 @@ def realism(
 ) -> float:
     """Frechet distance of made to drawn frames, as a multiple of that of drawn to other drawn ones."""
     features = [
-        torch.cat([reader.features(clip.frames_THWC[-_READ_FRAMES:]) for clip in clips])
+        torch.cat([reader.features(clip.frames_THWC[-READ_FRAMES:]) for clip in clips])
         for clips in (made, drawn, others)
     ]
     return frechet_distance(features[0], features[1]) / frechet_distance(features[2], features[1])
