@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from ultraflash.models.errors import MissingExtra
 from ultraflash.training.evaluation.long_streams import LongStream, light
 
@@ -40,7 +42,7 @@ def contact_sheet(streams: Sequence[LongStream]) -> Image.Image:
     for stream, lines, band in zip(streams, texts, bands, strict=True):
         for column, (seconds, frame) in enumerate(stream.moments):
             left = _GAP + column * (size[0] + _GAP)
-            pen.text((left, top), f"{seconds:.0f} s", fill="black", font=font)
+            pen.text((left, top), moment_words(seconds, frame), fill="black", font=font)
             picture = Image.fromarray(frame.numpy()).resize(size, Image.Resampling.LANCZOS)
             sheet.paste(picture, (left, top + _LINE))
         for number, line in enumerate(lines):
@@ -49,10 +51,19 @@ def contact_sheet(streams: Sequence[LongStream]) -> Image.Image:
     return sheet
 
 
+def moment_words(seconds: float, frame_HWC: Tensor) -> str:
+    """When a frame was shown, and its light: a stream may drift before the first ten seconds are over."""
+    mean, deviation = light(frame_HWC[None])
+    return f"{seconds:.0f} s: mean {mean:.0f}, contrast {deviation:.0f}"
+
+
 def caption_lines(stream: LongStream) -> list[str]:
     """The prompts with the times at which they come, and how light and contrast went."""
     stay_s = stream.seconds / len(stream.prompts)
     told = " / ".join(f"{k * stay_s:.0f} s: {prompt.text}" for k, prompt in enumerate(stream.prompts))
     (mean_a, std_a), (mean_b, std_b) = light(stream.start), light(stream.end)
-    wandered = f"mean {mean_a:.0f} to {mean_b:.0f}, contrast {std_a:.0f} to {std_b:.0f} grey levels"
+    wandered = (
+        f"from the first to the last seconds: mean {mean_a:.0f} to {mean_b:.0f}, "
+        f"contrast {std_a:.0f} to {std_b:.0f} grey levels"
+    )
     return [*textwrap.wrap(told, _LETTERS_PER_LINE), wandered]

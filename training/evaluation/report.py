@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.evaluation.bars import BARS, Bar, number_at, value_of
-from ultraflash.training.evaluation.contact_sheet import caption_lines
+from ultraflash.training.evaluation.contact_sheet import caption_lines, moment_words
 from ultraflash.training.evaluation.long_streams import LongStream
 from ultraflash.training.evaluation.measures import Clip
 from ultraflash.training.evaluation.streams import shrunk
@@ -76,7 +76,7 @@ def write_report(
         parts.append("<h2>Long streams</h2>")
     for stream in long_streams:
         *told, wandered = caption_lines(stream)
-        shown = [(f"{seconds:.0f} s", frame) for seconds, frame in stream.moments]
+        shown = [(moment_words(seconds, frame), frame) for seconds, frame in stream.moments]
         parts.append(_figure(" ".join(told), {wandered: shown}))
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -77,6 +78,10 @@ def page_of(path: Path, **changes: object) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+def text_of_moments(text: str) -> list[str]:
+    return re.findall(r">(\d+ s: mean \d+), contrast 0</div>", text)
+
+
 def test_a_row_says_what_was_wanted_and_whether_it_was_met(tmp_path: Path) -> None:
     rows = {row[0]: row for row in page_of(tmp_path / "report.html").rows[1:]}
     assert rows["pans go where the prompt says"][1:] == [">= 0.9", "0.95", "0.80 to 1.00", "20", "met"]
@@ -102,6 +107,7 @@ def test_long_streams_can_stand_alone(tmp_path: Path) -> None:
     assert len(page.pictures) == 3
     assert "mean 100 to 60, contrast 0 to 0 grey levels" in page.pictures[0]
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text_of_moments(text) == ["0 s: mean 100", "20 s: mean 80", "40 s: mean 60"]
     assert "Seen pairs" not in text and "Held-out pairs" not in text
     assert f"0 s: {PROMPTS[0].text} / 20 s: {PROMPTS[1].text}" in text
 
