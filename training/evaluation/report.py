@@ -28,7 +28,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem
 table { border-collapse: collapse } td, th { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #8884 }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .met, .missed { white-space: nowrap }
-.met { color: #2a8a3a } .missed { color: #c0392b }
+.met { color: light-dark(#1d7a2d, #6fd184) } .missed { color: light-dark(#b03024, #ff8f80) }
 figure { margin: 0 0 2rem } figcaption { font-weight: 600 } .what { opacity: .8; font-size: .9em }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .3rem; margin-bottom: .4rem }
 .row div { font-size: .85em } img { width: 100%; display: block }
@@ -121,7 +121,7 @@ def _plot(bar: Bar, found: Any) -> str:
     left, right = min(0.0, low), max(1.0, high, 1.1 * max(ticks))
     at = {x: f"{5 + 150 * (x - left) / (right - left):.1f}" for x in (low, value, high, *ticks)}
     marks = "".join(
-        f'<line x1="{at[tick]}" x2="{at[tick]}" y1="1" y2="13" stroke="#c0392b"/>' for tick in ticks
+        f'<line x1="{at[tick]}" x2="{at[tick]}" y1="1" y2="13" stroke="#d9534f"/>' for tick in ticks
     )
     return (
         f'<svg width="160" height="14" role="img" aria-label="{value:.3g}, wanted {html.escape(bar.wanted)}">'
