@@ -151,7 +151,7 @@ def _add_models(app: FastAPI, server: StreamServer) -> None:
             "default_preset": ready.model,
             "transports": ["webcodecs", "fmp4"],
             "codecs": ["avc1"],
-            "transitions": ["cut", "blend"],
+            "transitions": ["cut", "fade", "blend"],
             "max_ahead_ms": server.settings.stream.ahead_ms,
             "max_streams": server.settings.stream.max_streams,
         }

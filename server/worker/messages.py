@@ -90,12 +90,12 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPrompt:
-    """Changes the prompt from the next group on, at once or, with ``blend``, over ``groups`` groups."""
+    """Changes the prompt from the next group on, at once or, with ``fade`` and ``blend``, over ``groups`` groups."""
 
     stream_id: str
     event_id: str
     prompt: str
-    transition: Literal["cut", "blend"]
+    transition: Literal["cut", "fade", "blend"]
     groups: int
     trace: str | None = None
 

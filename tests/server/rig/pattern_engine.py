@@ -143,11 +143,11 @@ class PatternEngine:
         return PatternState(prompt=self.check_prompt(prompt), size=self.preset.size(size), seed=seed)
 
     def set_prompt(self, state: PatternState, prompt: str, *, transition: str, groups: int) -> None:
-        """A blend goes from one colour to the other in equal steps."""
-        assert transition == "blend" or (transition, groups) == ("recompute", 1)
+        """A blend goes from one colour to the other in equal steps, and so does a fade here."""
+        assert transition in ("fade", "blend") or (transition, groups) == ("recompute", 1)
         state.old_colour = state.colour
         state.prompt = self.check_prompt(prompt)
-        state.blend_groups, state.blended = (groups, 0) if transition == "blend" else (1, 1)
+        state.blend_groups, state.blended = (groups, 0) if transition != "recompute" else (1, 1)
 
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
