@@ -63,8 +63,7 @@ def machine() -> Iterator[str]:
     """Versions, and every device with its free memory."""
     import torch
 
-    from ultraflash.models.cascade import fastest_dtype
-    from ultraflash.models.device_memory import free_bytes
+    from ultraflash.models.device import fastest_dtype, free_bytes
 
     yield f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}"
     for device in devices():
@@ -109,7 +108,7 @@ def kernels() -> Iterator[str]:
 
 def presets(console: Console) -> Iterator[tuple[str, bool]]:
     """Prints a section for every preset; yields its name and whether it can run on the best device."""
-    from ultraflash.models.device_memory import free_bytes
+    from ultraflash.models.device import free_bytes
     from ultraflash.models.inventory import inventory
     from ultraflash.models.preset import available_presets, load_preset
 
@@ -131,7 +130,7 @@ def presets(console: Console) -> Iterator[tuple[str, bool]]:
 
 def default() -> str:
     """What ``serve`` and ``generate`` run without ``--preset``, and why."""
-    from ultraflash.models.device_memory import free_bytes
+    from ultraflash.models.device import free_bytes
     from ultraflash.models.preset_choice import choose_preset
 
     device = devices()[0]
@@ -141,7 +140,7 @@ def default() -> str:
 
 def _sizes(preset: Preset, device: torch.device, free: int | None) -> Iterator[tuple[str, bool]]:
     """A line for every size, and whether it fits; without knowledge of the memory everything does."""
-    from ultraflash.models.cascade import fastest_dtype
+    from ultraflash.models.device import fastest_dtype
     from ultraflash.models.memory_plan import memory_plan
 
     for size in preset.sizes:

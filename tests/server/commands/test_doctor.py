@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ultraflash.models import device_memory
+from ultraflash.models import device
 from ultraflash.models.preset import available_presets
 from ultraflash.server.cli import main
 
@@ -29,7 +29,7 @@ def test_it_names_devices_encoder_kernels_and_what_every_preset_needs(
 def test_where_nothing_fits_it_says_so_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_memory, "free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(device, "free_bytes", lambda _: 1 << 20)
     status, out = doctor(capsys)
     assert status == 1
     assert "0.0 GiB free" in out
