@@ -27,7 +27,8 @@ from typing import Any
 
 import av
 import numpy as np
-from provenance import ROOT, provenance
+
+from ultraflash.models.provenance import ROOT, provenance
 
 sys.path.append(str(ROOT / "tests" / "server" / "rig"))
 

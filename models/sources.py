@@ -20,7 +20,8 @@ class Source:
     """The official files of one network.
 
     Args:
-        part: which network: ``base``, ``sr``, ``decoder``, ``text``, or ``upsampler_x`` and the factor.
+        part: which network: ``base``, ``sr``, ``decoder``, ``text``, ``vae`` (Wan's, for streams that start from
+            pictures), or ``upsampler_x`` and the factor.
         store: name of its folder on this machine.
         repo: repository on the Hugging Face hub.
         files: names in that repository, or patterns of names; of the latent upsampler the file that fits is taken.
@@ -40,7 +41,7 @@ class Source:
     lora_live: bool = False
 
     def __post_init__(self) -> None:
-        known = ("base", "sr", "decoder", "text")
+        known = ("base", "sr", "decoder", "text", "vae")
         factor = self.part.removeprefix("upsampler_x")
         if self.part not in known and not (factor != self.part and factor.isdecimal()):
             raise BadConfig(

@@ -17,12 +17,14 @@ from ultraflash.models.checkpoints.naming import (
     upsampler_factor,
     wan_names,
 )
+from ultraflash.models.checkpoints.vae_naming import wan_vae_names
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import Source
 from ultraflash.models.tiny_decoder import DecoderConfig, EncoderConfig, TinyDecoder, TinyEncoder
 from ultraflash.models.upsampler import LatentUpsampler
+from ultraflash.models.wan_vae import VAE, wan_vae
 from ultraflash.models.weights import check_fit, write_manifest
 
 LORA = "lora"
@@ -78,6 +80,8 @@ def official_networks(preset: Preset, source: Source, files: Iterable[Path]) -> 
         found = _autoencoder(preset, _read_all(weights), source=str(weights[0]))
     elif source.part == "text":
         found = {"text": umt5_names(_read_all(weights), source=str(weights[0]))}
+    elif source.part == VAE:
+        found = {VAE: wan_vae_names(_read_all(weights), source=str(weights[0]))}
     else:
         found = _transformer(source, weights)
     net = None if source.part == "text" else blueprint(preset, source.part)
@@ -103,7 +107,10 @@ def blueprint(preset: Preset, part: str) -> nn.Module:
 
     Raises:
         MissingWeights: the preset has no such network.
+        MissingExtra: it is Wan's VAE, and diffusers is not installed.
     """
+    if part == VAE:
+        return wan_vae()
     with torch.device("meta"):
         if part == "base":
             return CausalDiT(preset.base.dit).cast(torch.bfloat16)

@@ -109,7 +109,7 @@ def kernels() -> Iterator[str]:
 def presets(console: Console) -> Iterator[tuple[str, bool]]:
     """Prints a section for every preset; yields its name and whether it can run on the best device."""
     from ultraflash.models.device import free_bytes
-    from ultraflash.models.inventory import inventory
+    from ultraflash.models.inventory import extras, inventory
     from ultraflash.models.preset import available_presets, load_preset
 
     device = devices()[0]
@@ -122,6 +122,11 @@ def presets(console: Console) -> Iterator[tuple[str, bool]]:
             lines.append(f"weights: {', '.join(missing)} missing; ultraflash models pull {name}")
         else:
             lines.append("weights: here")
+        lines += [
+            f"starting from pictures: {state.part} missing; ultraflash models pull {name}"
+            for state in extras(preset)
+            if state.form == "missing"
+        ]
         fits = list(_sizes(preset, device, free))
         lines += [line for line, _ in fits]
         _print(console, f"preset {name}", lines)

@@ -40,6 +40,7 @@ def test_without_a_network_the_files_the_repositories_and_the_folders_are_named(
         f"into {tmp_path / 'models' / 'longlive'}",
         "sr_dit_sparse.pth of https://huggingface.co/xin1u/UltraFlash",
         "models_t5_umt5-xxl-enc-bf16.pth, google/umt5-xxl/* of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B",
+        "Wan2.1_VAE.pth of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B",
     ):
         assert told in caught.value.message
     assert not (tmp_path / "models").exists()

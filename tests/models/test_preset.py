@@ -53,7 +53,7 @@ def test_official_presets_make_the_published_sizes_and_say_where_every_network_c
     assert preset.base.schedule.timesteps == pytest.approx((1000, 937.5, 2500 / 3, 625))
     assert preset.base.dit.head_dim == 128
     assert preset.upsampler.keys() == factors
-    parts = {"base", "decoder", "text", *(f"upsampler_x{factor}" for factor in factors)}
+    parts = {"base", "decoder", "text", "vae", *(f"upsampler_x{factor}" for factor in factors)}
     parts |= {"sr"} if preset.sr else set()
     assert {source.part for source in preset.sources} == parts
     assert (preset.sr is None) == (name == "self-forcing")

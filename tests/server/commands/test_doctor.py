@@ -19,7 +19,8 @@ def test_it_names_devices_encoder_kernels_and_what_every_preset_needs(
     assert "H.264 by x264: works" in out
     assert "block-sparse attention on cpu: gather" in out
     assert all(f"preset {name}\n" in out for name in available_presets())
-    assert "ultraflash models pull ultraflash-1k" in out
+    assert "missing; ultraflash models pull ultraflash-1k" in out
+    assert "starting from pictures: vae missing" in out
     assert "without --preset: mini, since there is no GPU" in out or torch.cuda.is_available()
     last = out.strip().splitlines()[-1]
     assert last.startswith("can run here: ")

@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit, the machine and the versions that every result carries."""
+"""Where a number comes from: the commit, the machine and the versions that every result of a benchmark carries."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the tree, with ``+changes`` when files differ from it; ``unknown`` outside a repository."""
+    """The commit of the tree, with ``+changes`` when files differ from it; ``unknown`` for an installed package, be it
+    inside somebody's repository."""
     git = ["git", "-C", str(ROOT)]
     try:
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", str(Path(__file__).resolve())],
+            check=True,
+            capture_output=True,
+        )
         head = subprocess.run(
             [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
         ).stdout.strip()
