@@ -42,8 +42,7 @@ class Source:
 
     def __post_init__(self) -> None:
         known = ("base", "sr", "decoder", "text", "vae")
-        factor = self.part.removeprefix("upsampler_x")
-        if self.part not in known and not (factor != self.part and factor.isdecimal()):
+        if self.part not in known and self.factor is None:
             raise BadConfig(
                 f"a source is of {', '.join(known)} or upsampler_x2, not {self.part!r}", param="sources"
             )
@@ -53,6 +52,12 @@ class Source:
             raise BadConfig(f"the source of {self.part} names a repo and files", param="sources")
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in (*self.files, self.lora)):
             raise BadConfig(f"files of {self.repo} are named as they are in it", param="sources")
+
+    @property
+    def factor(self) -> int | None:
+        """How far the upsampler of this source enlarges; None where it is of another network."""
+        name, _, factor = self.part.partition("_x")
+        return int(factor) if name == "upsampler" and factor.isdecimal() else None
 
     @property
     def folder(self) -> Path:

@@ -154,3 +154,13 @@ def test_a_file_that_is_no_preset_is_a_typed_error(tmp_path: Path, content: byte
     with pytest.raises(UltraflashError) as caught:
         load_preset(path)
     assert caught.value.code == "bad_config"
+
+
+@pytest.mark.parametrize("name", available_presets())
+def test_the_page_about_presets_names_each_and_every_file_and_folder_of_its_weights(name: str) -> None:
+    page = (PRESETS / "README.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in page
+    for source in load_preset(name).sources:
+        for told in (*source.files, source.store, source.lora):
+            assert not told or f"`{told}`" in page, told
+        assert f"`{source.repo}`" in page or source.factor == 3
