@@ -60,6 +60,13 @@ class Source:
         return int(factor) if name == "upsampler" and factor.isdecimal() else None
 
     @property
+    def told(self) -> str:
+        """Its files and where they are from, for a message."""
+        names = ", ".join((*self.files, *([self.lora] if self.lora else [])))
+        of_factor = "" if self.factor is None else f" (that of factor {self.factor})"
+        return f"{names}{of_factor} of https://huggingface.co/{self.repo}"
+
+    @property
     def folder(self) -> Path:
         """Where the files lie on this machine once fetched."""
         return models_home() / self.store
