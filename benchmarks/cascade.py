@@ -23,9 +23,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from provenance import provenance
 from result_table import markdown_table
-
-from ultraflash.models.provenance import provenance
 
 
 class WrongFrames(Exception):

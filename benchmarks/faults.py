@@ -27,8 +27,7 @@ from typing import Any
 
 import av
 import numpy as np
-
-from ultraflash.models.provenance import ROOT, provenance
+from provenance import ROOT, provenance
 
 sys.path.append(str(ROOT / "tests" / "server" / "rig"))
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from attention_case import Case, Tensors, WrongNumbers, check, draw, full_case, mini_cases
+from provenance import installed, provenance
 from torch import Tensor
 
 from ultraflash.kernels.backends import has_triton
@@ -29,7 +30,6 @@ from ultraflash.kernels.block_sparse import block_sparse_attention, forward
 from ultraflash.kernels.block_sparse.past import PastBlocks
 from ultraflash.kernels.tiles import architecture, survivors
 from ultraflash.kernels.tuning import tune, tuning_name
-from ultraflash.models.provenance import installed, provenance
 
 Call = Callable[[], Tensor]
 

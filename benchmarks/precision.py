@@ -23,10 +23,9 @@ from typing import Any
 import torch
 from cascade import PROMPT, Run, WrongFrames, check_frames
 from dynamic_cache import psnr
+from provenance import provenance
 from result_table import markdown_table
 from torch import Tensor
-
-from ultraflash.models.provenance import provenance
 
 VARIANTS = {
     "float32": (torch.float32, "native"),

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ultraflash.models.provenance import provenance
+from provenance import provenance
 
 WAYS: tuple[tuple[Any, int], ...] = (("keep", 1), ("recompute", 1), ("blend", 2), ("blend", 4))
 

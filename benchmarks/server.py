@@ -35,8 +35,7 @@ from typing import Any
 import websockets
 from players import Owner, Seen, Watcher, WrongStream
 from playout import slope
-
-from ultraflash.models.provenance import provenance
+from provenance import provenance
 
 MAIN = "from ultraflash.server.cli import main; raise SystemExit(main())"
 READY_S = 600.0

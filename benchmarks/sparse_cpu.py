@@ -23,11 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from attention_case import Case, Tensors, WrongNumbers, check, draw, full_case, mini_cases
+from provenance import provenance
 from torch import Tensor
 
 from ultraflash.kernels.block_sparse import block_sparse_attention
 from ultraflash.models.device import fastest_dtype
-from ultraflash.models.provenance import provenance
 
 
 def gather(tensors: Tensors) -> Tensor:

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from provenance import provenance
 from torch import Tensor
 from torch.nn import functional
 from video_quality import compare, vmaf_ffmpeg
-
-from ultraflash.models.provenance import provenance
 
 Enlarge = Callable[[Tensor, int], Tensor]
 MEASURES = ("psnr", "ssim", "vmaf", "flicker")

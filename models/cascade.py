@@ -20,7 +20,8 @@ from ultraflash.models.base_stage import BaseStage
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
-from ultraflash.models.device import best_device, fastest_dtype, free_bytes
+from ultraflash.models.device import best_device, fastest_dtype
+from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of

@@ -23,6 +23,7 @@ NOTHING_RUNS = 1
 """Exit status where no preset can run."""
 OPTIONAL = {
     "triton": "sparse attention on a GPU",
+    "flash_attn": "attention on a GPU",
     "xformers": "attention on a GPU",
     "torchao": "float8 linear layers on a GPU",
     "transformers": "the text encoder of the official presets",
@@ -63,7 +64,8 @@ def machine() -> Iterator[str]:
     """Versions, and every device with its free memory."""
     import torch
 
-    from ultraflash.models.device import fastest_dtype, free_bytes
+    from ultraflash.models.device import fastest_dtype
+    from ultraflash.models.device_memory import free_bytes
 
     yield f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}"
     for device in devices():
@@ -102,13 +104,23 @@ def kernels() -> Iterator[str]:
         else:
             choice = "gather"
         yield f"block-sparse attention on {device}: {choice}"
+        yield f"dense attention on {device}: {_dense_choice(device)}"
     for package, use in OPTIONAL.items():
         yield f"{package}: {'installed' if find_spec(package) else 'not installed'} ({use})"
 
 
+def _dense_choice(device: torch.device) -> str:
+    """The backends that a tiny call finds right, the one that is used first."""
+    from ultraflash.kernels.attention import AUTOMATIC, backend_problem
+
+    right = [name for name in AUTOMATIC if backend_problem(name, device) is None]
+    others = f" ({', '.join(right[1:])} would do too)" if right[1:] else ""
+    return f"{right[0]}{others}" if right else "nothing works"
+
+
 def presets(console: Console) -> Iterator[tuple[str, bool]]:
     """Prints a section for every preset; yields its name and whether it can run on the best device."""
-    from ultraflash.models.device import free_bytes
+    from ultraflash.models.device_memory import free_bytes
     from ultraflash.models.inventory import extras, inventory
     from ultraflash.models.preset import available_presets, load_preset
 
@@ -135,7 +147,7 @@ def presets(console: Console) -> Iterator[tuple[str, bool]]:
 
 def default() -> str:
     """What ``serve`` and ``generate`` run without ``--preset``, and why."""
-    from ultraflash.models.device import free_bytes
+    from ultraflash.models.device_memory import free_bytes
     from ultraflash.models.preset_choice import choose_preset
 
     device = devices()[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ultraflash.models import cascade as cascade_module
 from ultraflash.models.activation_peak import activation_peak
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.device import _available, _left_in_container, free_bytes
+from ultraflash.models.device_memory import _available, _left_in_container, free_bytes
 from ultraflash.models.errors import NotEnoughMemory, UnknownSize
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, largest_that_fits, memory_plan
 from ultraflash.models.preset import Preset, available_presets, load_preset

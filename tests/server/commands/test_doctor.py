@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ultraflash.models import device
+from ultraflash.models import device_memory
 from ultraflash.models.preset import available_presets
 from ultraflash.server.cli import main
 
@@ -18,6 +18,7 @@ def test_it_names_devices_encoder_kernels_and_what_every_preset_needs(
     assert status == 0
     assert "H.264 by x264: works" in out
     assert "block-sparse attention on cpu: gather" in out
+    assert "dense attention on cpu: sdpa (chunked would do too)" in out
     assert all(f"preset {name}\n" in out for name in available_presets())
     assert "missing; ultraflash models pull ultraflash-1k" in out
     assert "starting from pictures: vae missing" in out
@@ -30,7 +31,7 @@ def test_it_names_devices_encoder_kernels_and_what_every_preset_needs(
 def test_where_nothing_fits_it_says_so_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "free_bytes", lambda _: 1 << 20)
+    monkeypatch.setattr(device_memory, "free_bytes", lambda _: 1 << 20)
     status, out = doctor(capsys)
     assert status == 1
     assert "0.0 GiB free" in out
