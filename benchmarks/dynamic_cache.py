@@ -22,10 +22,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from cascade import PROMPT, Run, WrongFrames, check_frames
+from cascade import Run, WrongFrames, check_frames
 from provenance import provenance
 from result_table import markdown_table
 from torch import Tensor
+
+from ultraflash.server.size_timing import PROMPT
 
 # Of red, green and blue in the luma of BT.709.
 LUMA = (0.2126, 0.7152, 0.0722)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from provenance import provenance
 WAYS: tuple[tuple[Any, int], ...] = (("keep", 1), ("recompute", 1), ("blend", 2), ("blend", 4))
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for every way and every time after the change."""
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for every way and every time after the change, as soon as it is there."""
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.classifier import FrameReader
@@ -39,24 +40,19 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     settings = StreamSettings(size=args.size or preset.default_size, seed=args.seed)
     prompts = make_prompts(args.streams, split="test", seed=args.seed)
     ordinary = list(made_clips(cascade, prompts, settings, seconds=args.before))
-    rows = []
     for transition, groups in WAYS:
         for after_s in args.after:
             found = prompt_switch(
                 cascade, prompts, reader, settings,
                 before_s=args.before, after_s=after_s, transition=transition, groups=groups, ordinary=ordinary,
             )  # fmt: skip
-            rows.append(
-                {
-                    "transition": transition,
-                    "groups": groups,
-                    "after_s": after_s,
-                    "adherence": asdict(found.adherence["all"]),
-                    "without_jump": asdict(found.without_jump),
-                }
-            )
-            print(rows[-1], file=sys.stderr)
-    return rows
+            yield {
+                "transition": transition,
+                "groups": groups,
+                "after_s": after_s,
+                "adherence": asdict(found.adherence["all"]),
+                "without_jump": asdict(found.without_jump),
+            }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -90,12 +86,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
     args = parse_args(argv)
-    rows = measure(args)
+    report: dict[str, Any] = {"benchmark": "prompt_change", "preset": args.preset, "streams": args.streams}
+    rows: list[dict[str, Any]] = []
+    report |= {**provenance(), "rows": rows}
+    for row in measure(args):
+        rows.append(row)
+        print(row, file=sys.stderr)
+        if args.json:  # after every row, so that a run that is cut short leaves what it has
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
     print(table(rows))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {"benchmark": "prompt_change", "preset": args.preset, **provenance(), "rows": rows}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
