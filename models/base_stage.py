@@ -36,7 +36,7 @@ class BaseStage:
         self.forget_ahead(state)
         if state.blend is not None or state.recompute_window:
             with state.clock.measure("prompt"):
-                self._change_prompt(state)
+                self.change_prompt(state)
         with state.clock.measure("base"):
             return self._generate(state)
 
@@ -63,14 +63,7 @@ class BaseStage:
             rewind(state)
             state.ahead = None
 
-    @torch.inference_mode()
-    def _generate_ahead(self, after: StreamState) -> Tensor:
-        """Latents of the group after the one in work, on a thread of its own."""
-        if after.blend is not None:
-            self._change_prompt(after)
-        return self._generate(after)
-
-    def _change_prompt(self, state: StreamState) -> None:
+    def change_prompt(self, state: StreamState) -> None:
         """Take a blend one group further, and make the window anew where that was asked for."""
         if state.blend is not None:
             blend = replace(state.blend, done=state.blend.done + 1)
@@ -79,6 +72,13 @@ class BaseStage:
         if state.recompute_window:
             self.blocks.recompute_window(state)
             state.recompute_window = False
+
+    @torch.inference_mode()
+    def _generate_ahead(self, after: StreamState) -> Tensor:
+        """Latents of the group after the one in work, on a thread of its own."""
+        if after.blend is not None:
+            self.change_prompt(after)
+        return self._generate(after)
 
     def _generate(self, state: StreamState) -> Tensor:
         start, made = state.latent_frames, []
