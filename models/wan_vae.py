@@ -111,8 +111,9 @@ class WanVideoEncoder:
             vae = network.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         except OSError as error:
             raise MissingWeights(
-                f"no VAE in {folder}; put {WAN_FILE} of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B into it, or what "
-                "is in the folder vae of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+                f"no VAE in {folder}; fetch it with `ultraflash models pull` and the preset's name, or put {WAN_FILE} "
+                "of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B into it, or what is in the folder vae of "
+                "https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
                 param="weights",
             ) from error
         return cls(vae.to(device))
