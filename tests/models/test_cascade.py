@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ultraflash.kernels.pixels import pack
-from ultraflash.models.cascade import Cascade, best_device
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.device import best_device
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
 from ultraflash.models.patch_autoencoder import PatchDecoder
