@@ -104,7 +104,7 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             ema_decay=0.95,
             autocast=True,
         ),
-        "seams": SeamsConfig(steps=160, export_to=ship),
+        "seams": SeamsConfig(steps=240, export_to=ship),
     }
 
 

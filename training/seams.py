@@ -41,7 +41,8 @@ class SeamsConfig(StageConfig):
     Args:
         preset: whose generator's seams are mended.
         blocks: blocks of a clip, the later of which see the marred ones before them.
-        sigmas: least and largest noise level that clips are remade from.
+        sigmas: least and largest noise level that clips are remade from. From more noise one step makes a mean of many
+            pictures, and the map would learn to expect that.
         channels: how many of the first channels are changed, see `SeamMender.fit`.
         ridge: see there.
         test_clips: clips of the test split to measure on.
@@ -49,7 +50,7 @@ class SeamsConfig(StageConfig):
 
     preset: str = "mini"
     blocks: int = 2
-    sigmas: tuple[float, float] = (0.5, 0.95)
+    sigmas: tuple[float, float] = (0.4, 0.7)
     channels: int = 6
     ridge: float = 0.01
     test_clips: int = 20
