@@ -102,6 +102,17 @@ def test_planes_for_a_video_encoder_are_those_of_the_rgb_frames(cascade: Cascade
     assert (planes.int() - wanted.int()).abs().max() <= 2
 
 
+def test_seams_are_mended_in_what_is_shown_while_the_window_keeps_what_was_made(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", seed=1)
+    cascade.next_group(state)
+    (_, made_BCFHW), *_ = state.window.blocks()
+    mender = cascade.networks.base.seams
+    assert mender is not None and state.last_latents_BCFHW is not None
+    with torch.no_grad():
+        torch.testing.assert_close(state.last_latents_BCFHW, mender(made_BCFHW))
+    assert not torch.equal(state.last_latents_BCFHW, made_BCFHW)
+
+
 def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:
     first, again, other = (run(cascade, cascade.open("a calm sea", seed=seed), 3) for seed in (1, 1, 2))
     assert torch.equal(first, again)
