@@ -19,6 +19,7 @@ from ultraflash.server.errors import (
     UnknownSession,
     Unsupported,
 )
+from ultraflash.server.jobs.references import References
 from ultraflash.server.keys.allowance import Allowances, check_prompt_length
 from ultraflash.server.keys.records import Caller, KeyLimits
 from ultraflash.server.logs import fields
@@ -64,6 +65,7 @@ class StreamServer:
         snapshots: where the worker keeps the states of live streams.
         archive: where sessions are stored.
         sessions: live ones.
+        references: pictures that sessions start from.
         allowances: whose they are, and how much each key uses.
     """
 
@@ -72,6 +74,7 @@ class StreamServer:
     metrics: Metrics
     snapshots: SnapshotFolder
     archive: SessionArchive
+    references: References
     tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
     allowances: Allowances = field(init=False)

@@ -27,14 +27,17 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
 
 from ultraflash.server.access import Grant
-from ultraflash.server.jobs.database import READING
-from ultraflash.server.jobs.ownership import surely_gone
-from ultraflash.server.jobs.records import METADATA
+from ultraflash.server.database import METADATA, READING
+from ultraflash.server.ownership import surely_gone
+
+KEEP_REFERENCE_S = 3600.0
+"""How long the picture that a session started from stays behind its end."""
 
 StoredState = Literal["live", "ended", "interrupted"]
 
@@ -60,6 +63,8 @@ SESSION_EVENTS = Table(
     Column("number", Integer, primary_key=True),
     Column("data", Text, nullable=False),
 )
+
+SESSION_TABLES = (SESSIONS, SESSION_EVENTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +125,14 @@ class SessionStore:
     """Blocking; called from threads. ``me`` is the name of this life of this server."""
 
     def __init__(self, engine: Engine, *, me: str, clock: Callable[[], float] = time.time) -> None:
-        """Lays the tables where they are missing."""
-        METADATA.create_all(engine)
         self._engine = engine
         self._reader = engine.execution_options(**{READING: True})
         self._me = me
         self._clock = clock
 
-    def close(self) -> None:
-        """Lets the connections go."""
-        self._engine.dispose()
+    def as_saved(self, session: StoredSession) -> StoredSession:
+        """A session as it will be found when it has been stored, which is about to happen."""
+        return replace(session, updated_at=self._clock())
 
     def save(self, session: StoredSession) -> None:
         """Stores a session of this server, or what has changed of it. Its log only ever grows."""
@@ -197,6 +200,14 @@ class SessionStore:
                     connection.execute(update(SESSIONS).where(SESSIONS.c.id == row["id"]).values(mine))
                     taken.append((replace(_session_of(connection, row), state="interrupted"), row["owner"]))
         return taken
+
+    def references_in_use(self) -> set[str]:
+        """Ids of what live sessions started from, and those that were over only just, which may be made again."""
+        recent = or_(SESSIONS.c.state == "live", SESSIONS.c.updated_at > self._clock() - KEEP_REFERENCE_S)
+        query = select(SESSIONS.c.document).where(recent, SESSIONS.c.document.contains('"image": "'))
+        with self._reader.begin() as connection:
+            documents = [json.loads(text) for text in connection.execute(query).scalars()]
+        return {document["start"]["image"] for document in documents if document["start"].get("image")}
 
     def forget_older(self, keep_s: float) -> int:
         """Forgets sessions that are over and of which nothing was heard for so long; returns how many."""

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.ownership import surely_gone
 from ultraflash.server.settings import DataSettings
 from ultraflash.server.worker.stream_snapshot import slot_paths
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from ultraflash.server.database import READING
 from ultraflash.server.errors import (
     IdempotencyConflict,
     JobFault,
@@ -26,9 +27,7 @@ from ultraflash.server.errors import (
     UnknownVideo,
     VideoTooLarge,
 )
-from ultraflash.server.jobs.database import READING
 from ultraflash.server.jobs.key_limits import check_key
-from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.records import (
     EVENTS,
     FINAL,
@@ -46,6 +45,7 @@ from ultraflash.server.jobs.records import (
     script_of,
 )
 from ultraflash.server.keys.records import ANYBODY, Caller
+from ultraflash.server.ownership import surely_gone
 
 _ID = re.compile(r"video_[0-9a-f]{24}")
 Clock = Callable[[], float]
@@ -79,10 +79,6 @@ class JobStore:
         self._reader = engine.execution_options(**{READING: True})
         self._me = me
         self._clock = clock
-
-    def close(self) -> None:
-        """Lets the connections go."""
-        self._engine.dispose()
 
     def create(
         self,
@@ -252,20 +248,24 @@ class JobStore:
             self._fail(connection, job_id, code, message)
             return True
 
-    def give_back(self, job_id: str) -> None:
-        """The worker died on the job: it goes back to its place in the queue, or fails when it did so too often."""
+    def give_back(self, job_id: str) -> bool:
+        """The worker died on the job: it goes back to its place in the queue, or fails when it did so too often.
+
+        Returns whether it has failed.
+        """
         with self._engine.begin() as connection:
             job = self._mine(connection, job_id)
             if job is None:
-                return
+                return False
             row = connection.execute(select(JOBS.c.furthest_frame).where(JOBS.c.id == job_id)).scalar_one()
             attempts = 1 if job.frames_done > row else job.attempts + 1
             self._set(connection, job_id, attempts=attempts, furthest_frame=max(row, job.frames_done))
             if attempts >= self.limits.max_attempts:
                 died = f"The worker died {attempts} times on this video without getting further."
                 self._fail(connection, job_id, JobFault.code, died)
-            else:
-                self._requeue(connection, job_id)
+                return True
+            self._requeue(connection, job_id)
+            return False
 
     def recover(self, running: str | None) -> list[str]:
         """Puts the jobs of servers that are gone back into the queue; returns their ids.
@@ -286,19 +286,22 @@ class JobStore:
                 self._requeue(connection, job_id)
         return lost
 
-    def cancel(self, job_id: str) -> Job:
-        """Ends a job that is not over; a cancelled one stays as it is. Raises ``UnknownVideo``, ``NotCancellable``."""
+    def cancel(self, job_id: str) -> tuple[Job, bool]:
+        """Ends a job that is not over; a cancelled one stays as it is.
+
+        Returns the job, and whether this has ended it. Raises ``UnknownVideo`` or ``NotCancellable``.
+        """
         with self._engine.begin() as connection:
             job = _job(connection, job_id, lock=True)
             if job.state == "cancelled":
-                return job
+                return job, False
             if job.over:
                 raise NotCancellable(
                     f"The job is {job.state}; only one that is queued or in progress can be cancelled."
                 )
             self._finish(connection, job_id, "cancelled", room_bytes=0)
             self._log(connection, job_id, "cancelled", progress=job.progress)
-            return _job(connection, job_id)
+            return _job(connection, job_id), True
 
     def delete(self, job_id: str) -> Job:
         """Forgets a job; returns what it was. Raises ``UnknownVideo``."""
