@@ -171,8 +171,7 @@ def reference_format(engine: Engine) -> ReferenceFormat:
     """What streams of an engine can start from. Raises ``Unsupported``, or what the engine lacks for it."""
     if not isinstance(engine, ReferenceTaker):
         raise Unsupported(
-            f"{engine.preset.name} cannot start from a picture: leave input_reference out.",
-            param="input_reference",
+            f"{engine.preset.name} cannot start from a picture: leave it out.", param="input_reference"
         )
     return engine.reference_format()
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from ultraflash.server.connection import StreamServer
 from ultraflash.server.database import open_database
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.records import JOB_TABLES
@@ -29,6 +28,7 @@ from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, 
 from ultraflash.server.session_store import SESSION_TABLES, SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
+from ultraflash.server.stream_server import StreamServer
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 

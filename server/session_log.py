@@ -16,11 +16,20 @@ class SessionLog:
     Args:
         seed: of the noise.
         changed: called after each entry.
+        image: id of the picture that the stream starts from; None for none.
         before: what has been logged before this server took the session over.
     """
 
-    def __init__(self, seed: int, changed: Callable[[], None], before: StoredSession | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        changed: Callable[[], None],
+        *,
+        image: str | None = None,
+        before: StoredSession | None = None,
+    ) -> None:
         self.seed = seed
+        self._image = image
         self.model = "" if before is None else before.model
         self._changed = changed
         self._fps: int | None = None if before is None else before.opened["fps"]
@@ -73,6 +82,7 @@ class SessionLog:
             "fps": self._fps,
             "frames": frames,
             "events": list(self._events),
+            **({} if self._image is None else {"image": self._image}),
         }
 
     def _add(self, entry: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ class StoredSession:
         state: ``live`` while a server runs it, or did when it was last heard of; ``interrupted`` when that server has
             died and its owner did not come back.
         reason: why it ended, as in ``session.done``.
-        start: the fields of ``session.start``.
+        start: the fields of ``session.start``, with the id of its picture for ``image``.
         opened: what the worker made of them: codec, size, width, height, fps.
         wishes: what its owner wants beside what the log says: size as asked for, bitrate, paused, and changes that
             wait (``pending``).
@@ -118,7 +118,13 @@ class StoredSession:
             "fps": self.opened["fps"],
             "frames": self.frames,
             "events": [dict(event) for event in self.events],
+            **({} if self.image is None else {"image": self.image}),
         }
+
+    @property
+    def image(self) -> str | None:
+        """Id of the picture that it started from."""
+        return self.start.get("image")
 
 
 class SessionStore:

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
 from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.audience import Audience
+from ultraflash.server.error_events import error_event, refusal_event
 from ultraflash.server.errors import (
     EngineFault,
     EngineRestarting,
     NotReady,
-    ProtocolError,
     UnexpectedEvent,
     UnknownSession,
 )
@@ -28,7 +27,6 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
-    ErrorEvent,
     PlaybackAck,
     PromptApplied,
     PromptUpdate,
@@ -78,13 +76,6 @@ ENGINE_FAULT = 1011
 SessionState = Literal["opening", "live", "lost", "refused", "done"]
 
 
-def error_event(error: UltraflashError, event_id: str | None = None) -> ErrorEvent:
-    """An error as clients see it."""
-    if isinstance(error, ProtocolError):
-        event_id = event_id or error.event_id
-    return ErrorEvent(code=error.code, message=error.message, retryable=error.retryable, event_id=event_id)
-
-
 class LiveSession:
     """One session from ``session.start`` to ``session.done``."""
 
@@ -117,7 +108,7 @@ class LiveSession:
         # What a killed server has recorded is complete up to there; its parts are not gone on with.
         records = start.record and before is None
         recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
-        self._record = SessionRecord(self._at, recording, self.keep, before)
+        self._record = SessionRecord(self._at, recording, self.keep, before, image=start.image)
         self._trail = SessionTrail(tracer, self.session_id, size=start.size, prompt_chars=len(start.prompt))
         self._steering = Steering(
             self.session_id,
@@ -221,6 +212,10 @@ class LiveSession:
             "seconds": round(self._at.next_us / 1e6, 3),
             "viewers": len(self.audience.viewers),
         }
+
+    def start_from(self, reference: Path) -> None:
+        """A stream of this session that is a new one starts from the frames in that file."""
+        self._at.reference = str(reference)
 
     def open(self, owner: OwnerSeat) -> None:
         """Asks the worker for the stream."""
@@ -399,14 +394,7 @@ class LiveSession:
 
     def _on_refused(self, report: CommandRefused) -> None:
         self._metrics.refused.labels(code=report.code).inc()
-        self.audience.tell_owner(
-            ErrorEvent(
-                code=report.code,
-                message=report.message,
-                retryable=report.retryable,
-                event_id=report.event_id,
-            )
-        )
+        self.audience.tell_owner(refusal_event(report))
         if report.event_id is not None:
             self._steering.pending.forget(report.event_id)
             self._trail.prompt_refused(report.event_id)

@@ -26,6 +26,7 @@ class StreamPosition:
         paused: by the owner.
         next_index: number of the next frame.
         playhead_us: what the owner has seen.
+        reference: file of the frames that a new stream starts from; None for none.
     """
 
     prompt: str
@@ -39,6 +40,7 @@ class StreamPosition:
     next_index: int = 0
     generation: int = 0
     playhead_us: float = 0.0
+    reference: str | None = None
 
     @property
     def next_us(self) -> float:
@@ -97,6 +99,7 @@ class StreamPosition:
             playhead_us=self.playhead_us,
             restore=restore,
             changes=changes,
+            reference=self.reference,
             trace=trace,
         )
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     config = uvicorn.Config(
         app,
         ws_per_message_deflate=False,
-        ws_max_size=settings.http.max_message_bytes,
+        ws_max_size=settings.http.longest_message(settings.stream.max_image_bytes),
         timeout_graceful_shutdown=3,
         server_header=False,
         access_log=False,

@@ -139,8 +139,12 @@ class References:
     async def fetch(self, reference: Reference) -> Path:
         """A copy of frames in the folder of uploads, which is the caller's to remove. Raises ``VideoGone``."""
         path = self._folder / f"{secrets.token_hex(8)}.npy"
-        await run_in_threadpool(self._artifacts.fetch_reference, reference.id, path)
+        await run_in_threadpool(self.bring, reference.id, path)
         return path
+
+    def bring(self, reference_id: str, path: Path) -> None:
+        """Copies frames to a file. Blocking. Raises ``VideoGone``."""
+        self._artifacts.fetch_reference(reference_id, path)
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -119,15 +119,19 @@ class JobService:
     async def replay(self, session_id: str, wish: ReplaySession, key: str | None, caller: Caller) -> Job:
         """Queues a session as a video, by its own log or by the one that is known here.
 
-        Raises ``UnknownSession``, ``BadToken``, or what ``replay_order`` does.
+        Raises ``UnknownSession``, ``BadToken``, ``VideoGone`` where the picture has gone that the session started
+        from, or what ``replay_order`` does.
         """
         log = wish.replay
         if log is None:
             log = await run_in_threadpool(self._sessions.find, session_id, wish.token, caller.key_id)
-        order = replay_order(log, wish.size, wish.seconds, self._able(), self.settings.max_seconds)
-        return await self._queue(
-            order, Lineage(), _idempotency(key, f"replay {session_id}", wish, caller), caller
-        )
+        async with self.references.held(log.image):
+            reference = None if log.image is None else await self.references.find(log.image)
+            order = replay_order(
+                log, wish.size, wish.seconds, self._able(), self.settings.max_seconds, reference
+            )
+            idempotency = _idempotency(key, f"replay {session_id}", wish, caller)
+            return await self._queue(order, Lineage(), idempotency, caller)
 
     async def check_owner(self, job_id: str, caller: Caller) -> None:
         """Raises ``UnknownVideo`` for a video that is another caller's."""

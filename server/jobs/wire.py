@@ -116,6 +116,11 @@ class ReplayLog(_Request):
     fps: int = Field(ge=1, le=MAX_FPS)
     frames: int = Field(ge=0, description="Frames that the session had.")
     events: list[ReplayEvent] = Field(min_length=1, max_length=MAX_REPLAY_EVENTS)
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Name that the picture has here which the session started from.",
+    )
 
 
 class ReplaySession(_Request):

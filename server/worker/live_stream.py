@@ -24,6 +24,7 @@ from ultraflash.server.worker.messages import (
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
 from ultraflash.server.worker.playout import Playout
+from ultraflash.server.worker.reference_start import start_from
 from ultraflash.server.worker.stream_snapshot import (
     SnapshotFiles,
     SnapshotRule,
@@ -119,6 +120,7 @@ def open_stream(
     first_index, made_index, groups = command.first_index, command.first_index, 0
     if kept is None:
         state, snapshot = engine.open(command.prompt, size=size.name, seed=command.seed), None
+        start_from(engine, state, command.reference)
     else:
         state, snapshot = kept
         first_index, made_index = max(first_index, snapshot.next_index), snapshot.next_index

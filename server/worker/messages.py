@@ -8,12 +8,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgpack
 
+from ultraflash.models.errors import UnknownSize
+
 # The size of a stream that leaves it to the server.
 AUTO = "auto"
+
+
+class NamedSize(NamedTuple):
+    """A picture size of the loaded preset, in pixels."""
+
+    name: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +78,7 @@ class OpenStream:
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+        reference: a file with the frames to start from, as ``ReadReference`` has them written; None for none.
         trace: context of the session's span, under which the worker's spans go.
     """
 
@@ -85,6 +96,7 @@ class OpenStream:
     playhead_us: float
     restore: bool
     changes: list[dict[str, Any]]
+    reference: str | None = None
     trace: str | None = None
 
 
@@ -225,6 +237,17 @@ class WorkerReady:
     default_size: str
     max_prompt_chars: int
     frame_seconds: dict[str, float]
+
+    def size(self, text: str) -> NamedSize:
+        """A size by name or ``WxH``; the default one for ``auto``. Raises ``UnknownSize``, which says what there is."""
+        wanted = text.strip().lower()
+        wanted = self.default_size.lower() if wanted == AUTO else wanted
+        found = [NamedSize(*size) for size in self.sizes]
+        for size in found:
+            if wanted in (size.name.lower(), f"{size.width}x{size.height}"):
+                return size
+        choices = ", ".join(f"{size.name} ({size.width}x{size.height})" for size in found)
+        raise UnknownSize(f"{self.model} cannot make the size {text!r}; it makes {choices}.", param="size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
