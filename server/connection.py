@@ -254,7 +254,7 @@ class Connection(Peer):
             ready = self._server.supervisor.ready
             if event.size is not None and ready is not None:
                 event = event.model_copy(update={"size": self._countable(event.size, ready)})
-                rate = pixel_rate(ready, event.size or AUTO, session.fps)
+                rate = pixel_rate(ready, event.size or AUTO, session.asked_fps)
                 self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):

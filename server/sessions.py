@@ -105,9 +105,10 @@ class LiveSession:
         self.audience = Audience(self.feed)
         self._start = start
         self._at = first_position(start) if before is None else stored_position(before)
-        # What a killed server has recorded is complete up to there; its parts are not gone on with.
-        records = start.record and before is None
-        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
+        recording: Recording | None = None
+        if start.record:
+            begin = Recording.begin if before is None else Recording.gone_on_with
+            recording = begin(recordings, self.session_id, token_s=limits.token_s)
         self._record = SessionRecord(self._at, recording, self.keep, before, image=start.image)
         self._trail = SessionTrail(tracer, self.session_id, size=start.size, prompt_chars=len(start.prompt))
         self._steering = Steering(
@@ -184,6 +185,11 @@ class LiveSession:
             raise NotReady("The engine has not said yet what it can make.")
         frames_left = None if at.max_frames is None else max(0, at.max_frames - at.next_index)
         return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
+
+    @property
+    def asked_fps(self) -> int | None:
+        """Frames per second, of a session that is being opened as far as its owner has asked for them."""
+        return self._at.fps
 
     @property
     def fps(self) -> int:
@@ -271,6 +277,8 @@ class LiveSession:
         self._forsaken = False
         # How far it came is known best by whom it sent the frames to.
         self._at.went_on_to(last_us)
+        if self._record.recording is not None:
+            self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
         self.on_worker_ready()
         self.keep()
@@ -349,8 +357,10 @@ class LiveSession:
             )
 
     def on_worker_ready(self) -> None:
-        """Goes on with the new worker."""
+        """Goes on with the new worker, which is told once more what the old one was told before it opened."""
         self._open_stream()
+        if self.state == "opening":
+            self._steering.repeat()
 
     def _open_stream(self) -> None:
         """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
