@@ -26,7 +26,6 @@ from ultraflash.server.media.signatures import PICTURES
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.peer import Peer
-from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.protocol import (
     ClientEvent,
     KeyframeRequest,
@@ -44,7 +43,7 @@ from ultraflash.server.protocol import (
 from ultraflash.server.session_start import check_start, picture_of, pixel_rate
 from ultraflash.server.sessions import DONE, LiveSession
 from ultraflash.server.stream_server import StreamServer
-from ultraflash.server.waiting_line import Ticket
+from ultraflash.server.waiting_line import Applicant
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import AUTO, WorkerReady
 
@@ -82,12 +81,12 @@ class Connection(Peer):
         self._server = server
         self._caller = caller
         self._session: LiveSession | None = None
-        self._ticket: Ticket | None = None
+        self._applicant: Applicant | None = None
         self._picture: asyncio.Task[None] | None = None
         self._reads = False
 
     def _waits_for_start(self) -> bool:
-        waits = self._ticket is not None or self._reads
+        waits = self._applicant is not None or self._reads
         return not waits and (self._session is None or self._session.state == "refused")
 
     def _may_be_long(self, text: str) -> bool:
@@ -123,7 +122,7 @@ class Connection(Peer):
     @property
     def _waits_for_place(self) -> bool:
         """Whether a session was asked for that has not begun."""
-        return self._ticket is not None or self._reads
+        return self._applicant is not None or self._reads
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
@@ -177,11 +176,11 @@ class Connection(Peer):
 
     def _enter_line(self, wish: Wish) -> None:
         begin = partial(self._admitted, wish)
-        self._ticket = Ticket(claim=wish.claim, begin=begin, tell=self._outbox.put_event)
+        self._applicant = Applicant(claim=wish.claim, begin=begin, tell=self._outbox.put_event)
         try:
-            self._server.sessions.line.enter(self._ticket)
+            self._server.sessions.line.enter(self._applicant)
         except Busy:
-            self._ticket = None
+            self._applicant = None
             raise
 
     def _countable(self, size: str, ready: WorkerReady) -> str:
@@ -191,7 +190,7 @@ class Connection(Peer):
 
     def _admitted(self, wish: Wish) -> None:
         """There is a place, perhaps after a wait, so that what goes wrong now is told from here."""
-        self._ticket = None
+        self._applicant = None
         try:
             # Others of the same key may have begun in the meantime.
             self._server.allowances.check_start(self._caller, wish.rate)
@@ -200,9 +199,9 @@ class Connection(Peer):
             self._answer(error)
 
     def _leave_line(self) -> None:
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            self._server.sessions.line.leave(ticket)
+        applicant, self._applicant = self._applicant, None
+        if applicant is not None:
+            self._server.sessions.line.leave(applicant)
 
     def _begin(self, wish: Wish) -> None:
         session = self._server.begin(wish.start, key_id=self._caller.key_id, frames=wish.frames)
@@ -248,7 +247,7 @@ class Connection(Peer):
         elif isinstance(event, PromptUpdate):
             check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
-                usable_prompt(event.prompt, self._server.supervisor.ready)
+                self._server.supervisor.ready.check_prompt(event.prompt)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
             ready = self._server.supervisor.ready

@@ -11,10 +11,11 @@ from sqlalchemy import Engine
 
 from ultraflash.server.database import open_database
 from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.jobs.catalogue import StoreLimits
 from ultraflash.server.jobs.records import JOB_TABLES
 from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.service import JobService
-from ultraflash.server.jobs.store import JobStore, StoreLimits
+from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.keys.keyring import Keyring
 from ultraflash.server.keys.records import API_KEYS
 from ultraflash.server.keys.revocation import end_sessions_of_dead_keys

@@ -7,7 +7,6 @@ import binascii
 
 from ultraflash.models.errors import UnknownPreset
 from ultraflash.server.errors import InvalidField, ReferenceRefused, Unsupported
-from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.protocol import SessionStart
 from ultraflash.server.worker.messages import WorkerReady
 
@@ -25,7 +24,7 @@ def check_start(start: SessionStart, ready: WorkerReady) -> None:
         raise Unsupported("None of the codecs can be made; this server makes H.264: avc1.*", param="codecs")
     if start.negative is not None:
         raise Unsupported("'negative' is reserved and not supported yet; leave it out.", param="negative")
-    usable_prompt(start.prompt, ready)
+    ready.check_prompt(start.prompt)
 
 
 def picture_of(image: str, max_bytes: int) -> bytes:

@@ -9,7 +9,6 @@ from ultraflash.models.errors import UnknownPreset
 from ultraflash.server.errors import InvalidField, UnsupportedField, VideoGone, VideoNotReady
 from ultraflash.server.jobs.records import Cue, Job, Order, Reference
 from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
-from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.worker.messages import AUTO, WorkerReady
 
 DEFAULT_SECONDS = 4.0
@@ -35,7 +34,7 @@ def new_order(
     fps = wish.fps or ready.fps
     return Order(
         model=ready.model,
-        cues=(Cue(frame=0, prompt=usable_prompt(wish.prompt, ready)),),
+        cues=(Cue(frame=0, prompt=ready.check_prompt(wish.prompt)),),
         width=width,
         height=height,
         fps=fps,
@@ -50,7 +49,7 @@ def remix_order(source: Job, prompt: str, ready: WorkerReady) -> Order:
     order = _order_of_completed(source, ready)
     return Order(
         model=order.model,
-        cues=(Cue(frame=0, prompt=usable_prompt(prompt, ready)),),
+        cues=(Cue(frame=0, prompt=ready.check_prompt(prompt)),),
         width=order.width,
         height=order.height,
         fps=order.fps,
@@ -71,7 +70,7 @@ def extension_order(source: Job, prompt: str, seconds: str, ready: WorkerReady, 
     _check_length(frames, order.fps, max_seconds, what="The source and its extension together")
     return Order(
         model=order.model,
-        cues=(*order.cues, Cue(frame=order.frames, prompt=usable_prompt(prompt, ready))),
+        cues=(*order.cues, Cue(frame=order.frames, prompt=ready.check_prompt(prompt))),
         width=order.width,
         height=order.height,
         fps=order.fps,
@@ -143,7 +142,7 @@ def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
         cues.append(
             Cue(
                 frame=frame,
-                prompt=usable_prompt(event.prompt, ready),
+                prompt=ready.check_prompt(event.prompt),
                 transition=event.transition,
                 groups=event.groups,
                 restarts=event.restarted and frame > 0,

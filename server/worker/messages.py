@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import msgpack
 
 from ultraflash.models.errors import UnknownSize
+from ultraflash.models.prompt_text import plain_prompt
 
 # The size of a stream that leaves it to the server.
 AUTO = "auto"
@@ -248,6 +249,10 @@ class WorkerReady:
                 return size
         choices = ", ".join(f"{size.name} ({size.width}x{size.height})" for size in found)
         raise UnknownSize(f"{self.model} cannot make the size {text!r}; it makes {choices}.", param="size")
+
+    def check_prompt(self, prompt: str) -> str:
+        """The prompt as far as it can be checked without the engine. Raises ``EmptyPrompt`` or ``PromptTooLong``."""
+        return plain_prompt(prompt, model=self.model, max_chars=self.max_prompt_chars)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

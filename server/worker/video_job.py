@@ -204,9 +204,9 @@ class VideoJob:
     seed: int
     writer: JobWriter
     cues: Sequence[JobCue]
-    reference: str | None
     frames: int
     kept_at: float
+    reference: str | None = None
     cues_shown: int = 1
     next_index: int = 0
 

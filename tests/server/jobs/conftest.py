@@ -16,8 +16,9 @@ import pytest
 
 from ultraflash.server.database import METADATA, open_database
 from ultraflash.server.errors import DataUnusable
+from ultraflash.server.jobs.catalogue import StoreLimits
 from ultraflash.server.jobs.records import JOB_TABLES, Cue, Order
-from ultraflash.server.jobs.store import JobStore, StoreLimits
+from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.keys.records import API_KEYS
 
 ME = "this-host:1:aa"
