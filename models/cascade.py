@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
@@ -23,7 +23,7 @@ from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
-from ultraflash.models.loading import Decoder, Networks, load_networks
+from ultraflash.models.loading import Decoder, Networks, channels_last, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import Ahead, Background, adopt, ahead_set_aside, mark, rewind
@@ -34,6 +34,7 @@ from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import Transition, blend_between, check_transition
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
+from ultraflash.models.sr_share import check_share, sr_shares
 from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
@@ -43,8 +44,6 @@ from ultraflash.models.window_latents import WindowLatents
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-NetT = TypeVar("NetT", bound=nn.Module)
 
 _log = logging.getLogger(__name__)
 
@@ -95,9 +94,9 @@ class Cascade:
         self._base = base.cast(dtype).to(device).eval()
         self._sr = None if sr is None else sr.cast(dtype).to(device).eval()
         self._upsamplers = {
-            factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
+            factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
         }
-        self._decoder = _channels_last(decoder.to(device, dtype)).eval()
+        self._decoder = channels_last(decoder.to(device, dtype)).eval()
         self._lora = lora
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
         self._identity = identity_of(preset, self.networks, dtype)
@@ -274,6 +273,14 @@ class Cascade:
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
         state.next_size = self.preset.size(size)
+
+    def sr_shares(self, size: str) -> tuple[float, ...]:
+        """What :meth:`set_sr_share` is good for at a size, all of it first. Raises UnknownSize."""
+        return sr_shares(self.preset, size)
+
+    def set_sr_share(self, state: StreamState, share: float) -> None:
+        """Keep only this share of super-resolution's pairs from the next group on; see :func:`check_share`."""
+        state.sr_share = check_share(share)
 
     def reference_format(self) -> ReferenceFormat:
         """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
@@ -476,11 +483,6 @@ class Cascade:
                 state.reference_BCFHW = given[:, :, frames:] if given.shape[2] > frames else None
             start += frames
         return torch.cat(blocks, dim=2)
-
-
-def _channels_last(net: NetT) -> NetT:
-    """Lay convolution weights out as the frames are: several times faster on a CPU."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def best_device() -> torch.device:

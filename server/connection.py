@@ -133,7 +133,7 @@ class Connection(Peer):
         rate = pixel_rate(ready, event.size, event.fps)
         self._server.allowances.check_start(self._caller, rate)
         claim = claim_of(event.size, event.fps, event.max_frames, ready=ready, limits=limits)
-        wish = Wish(start=event, claim=claim, rate=rate)
+        wish = Wish(start=event.model_copy(update={"image": None}), claim=claim, rate=rate)
         if event.image is None:
             self._enter_line(wish)
         else:
@@ -146,6 +146,8 @@ class Connection(Peer):
         try:
             upload = await run_in_threadpool(picture_of, image, self._max_image_bytes())
             async with references.read(upload, model, PICTURES) as reference:
+                # Megabytes, and this lasts as long as the connection.
+                del image, upload
                 frames = await references.fetch(reference)
                 try:
                     self._reads = False
@@ -160,7 +162,8 @@ class Connection(Peer):
             log.exception("a picture to start from could not be read")
             self._answer(EngineFault("The picture could not be read; the server's log says why."))
         finally:
-            self._reads = False
+            if self._picture is asyncio.current_task():
+                self._reads = False
 
     def _max_image_bytes(self) -> int:
         """Of a picture of this client. A key with small bodies has small pictures."""
@@ -170,7 +173,7 @@ class Connection(Peer):
         )
 
     def _drop_picture(self) -> None:
-        picture, self._picture = self._picture, None
+        picture, self._picture, self._reads = self._picture, None, False
         if picture is not None:
             picture.cancel()
 
@@ -232,7 +235,7 @@ class Connection(Peer):
         if self._session is not None:
             self._server.sessions.forget(self._session)
             self._session = None
-            self._drop_picture()
+        self._drop_picture()
 
     def _running(self, kind: str) -> LiveSession:
         if self._waits_for_place:

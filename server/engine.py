@@ -136,6 +136,17 @@ class StreamKeeper(Protocol):
         """
 
 
+@runtime_checkable
+class DetailChooser(Protocol):
+    """An engine that can make a size more cheaply, with sparser attention in super-resolution."""
+
+    def sr_shares(self, size: str) -> Sequence[float]:
+        """Shares of the attention that a size can be made with, 1, which is all of it, first."""
+
+    def set_sr_share(self, state: Any, share: float) -> None:
+        """Keeps only this share from the next group on."""
+
+
 class ReferenceFormat(Protocol):
     """Which frames a stream can start from: at most so many, of so many pixels, at so many a second."""
 

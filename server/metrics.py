@@ -87,7 +87,7 @@ class Metrics:
         )
         self.jobs_ended = Counter(
             "ultraflash_jobs_ended",
-            "Video jobs that are over: completed, failed, or cancelled, also by being deleted.",
+            "Video jobs that are over, deleted or not.",
             ["status"],
             registry=registry,
         )

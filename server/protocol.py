@@ -181,11 +181,12 @@ class PromptApplied(Event):
 
 
 class QualityChanged(Event):
-    """The size has changed, and why."""
+    """The size or its detail has changed, and why."""
 
     type: Literal["quality.changed"] = "quality.changed"
     size: str
     reason: str
+    sr_share: float | None = None
 
 
 class Stats(Event):

@@ -62,8 +62,12 @@ class SessionLog:
         self._add(entry)
 
     def size_shown(self, report: SizeShown) -> None:
-        """A size took effect."""
-        self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
+        """A size, or less or more detail of it, took effect."""
+        entry = {"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size}
+        # All of the attention goes without saying.
+        if report.sr_share != 1:
+            entry["sr_share"] = report.sr_share
+        self._add(entry)
 
     def changes_since(self, pts_us: float) -> list[dict[str, Any]]:
         """What took effect at that time or later, in the newest engine state."""

@@ -30,7 +30,6 @@ from ultraflash.server.protocol import (
     PlaybackAck,
     PromptApplied,
     PromptUpdate,
-    QualityChanged,
     SessionControl,
     SessionDone,
     SessionResumed,
@@ -54,7 +53,7 @@ from ultraflash.server.session_store import StoredSession
 from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.steering import Steering
-from ultraflash.server.stream_stats import StatsMeter, stats_event
+from ultraflash.server.stream_stats import StatsMeter, quality_event, stats_event
 from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import (
     CommandRefused,
@@ -386,6 +385,7 @@ class LiveSession:
         first_us = self._at.next_us
         if not report.restored:
             self._meter.begin()
+            self._at.sr_share = 1.0
             self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
         state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
         self._metrics.resumed.labels(state=state).inc()
@@ -434,10 +434,11 @@ class LiveSession:
             )
         else:
             self._at.size, self._at.asked_size = report.size, report.asked_size
+            self._at.sr_share = report.sr_share
             self._record.log.size_shown(report)
             if report.reason == "requested":
                 self._steering.pending.size_shown(report.event_id)
-            self.audience.tell_all(QualityChanged(size=report.size, reason=report.reason))
+            self.audience.tell_all(quality_event(report))
 
     def _on_media(self, packet: MediaPacket) -> None:
         self._trail.packet_sent(packet.seq, packet.pts_us)

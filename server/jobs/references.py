@@ -117,6 +117,8 @@ class References:
         async with self.held(digest):
             with self._place():
                 size = await self._read_and_put(upload, demuxer, digest)
+            # Megabytes, and the block may last.
+            del upload
             yield Reference(id=digest, bytes=size)
 
     @asynccontextmanager

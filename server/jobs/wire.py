@@ -103,6 +103,9 @@ class ReplayEvent(_Request):
     group: int = Field(ge=0, description="Number of that frame's group in the engine's stream.")
     prompt: str | None = None
     size: str | None = None
+    sr_share: float = Field(
+        default=1.0, gt=0, le=1, description="Of the attention of super-resolution; a replay keeps all of it."
+    )
     transition: Literal["cut", "blend"] = "cut"
     groups: int = Field(default=1, ge=1, le=MAX_BLEND_GROUPS, description="Over which a blend is spread.")
     restarted: bool = Field(default=False, description="A new stream of the same seed begins.")

@@ -76,6 +76,7 @@ class OpenStream:
     Attributes:
         asked_size: what its owner asked for, ``auto`` included.
         size: with which it begins; ``auto`` leaves that to the worker.
+        sr_share: of the attention of super-resolution, where it goes on from a snapshot.
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
@@ -97,6 +98,7 @@ class OpenStream:
     playhead_us: float
     restore: bool
     changes: list[dict[str, Any]]
+    sr_share: float = 1.0
     reference: str | None = None
     trace: str | None = None
 
@@ -324,6 +326,7 @@ class SizeShown:
 
     Attributes:
         event_id: of the control that asked for it; empty where nobody did.
+        sr_share: of the attention of super-resolution that is kept.
         asked_size: what the owner has asked for last.
         reason: ``requested``, ``overload`` or ``recovered``.
     """
@@ -335,6 +338,7 @@ class SizeShown:
     reason: str
     first_pts_us: float
     group: int
+    sr_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,6 +143,19 @@ async def test_while_the_picture_is_read_the_session_waits_and_can_be_given_up(s
     assert not server.sessions()
 
 
+async def test_a_session_that_is_refused_behind_its_picture_may_be_asked_for_again(
+    server: LiveServer,
+) -> None:
+    async with server.client() as client:
+        for _ in range(2):
+            await client.send("session.start", prompt="refuse me", image=data_url(picture(RED)))
+            assert (await client.until("error"))["code"] == "prompt_too_long"
+        await client.start("a hill", seed=7, image=data_url(picture(BLUE)), max_frames=12)
+        await client.until("session.done")
+    assert begins_with(shown(client), BLUE, colour("a hill", 7))
+    await asyncio.to_thread(server.wait_for, lambda: not uploads(server), "tidying")
+
+
 async def test_a_long_message_is_taken_only_where_a_session_may_start_from_it(server: LiveServer) -> None:
     async with server.client() as client:
         await client.start("a hill")
