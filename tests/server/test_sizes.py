@@ -99,7 +99,7 @@ async def test_a_stream_that_slows_down_gets_a_smaller_size_and_the_larger_one_a
 async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
     start_server: Any, machine: Machine
 ) -> None:
-    machine.takes(0.05, 0.15, 0.06)
+    machine.takes(0.05, 0.15, 0.04)
     server: LiveServer = start_server(
         size="1K", stream__raise_after_s=1, PATTERN_COSTS=machine.path, stream__capacity=1
     )
@@ -107,8 +107,8 @@ async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
     async with server.client() as client:
         await client.start()
         await client.until_frame(2 * GROUP)
-        # A group of 0.75 s takes 1.2 s with all of the attention and 0.6 s with half of it.
-        machine.takes(0.4, 1.2, 0.6)
+        # A group of 0.75 s takes 1.2 s with all of the attention and 0.3 s with half of it.
+        machine.takes(0.2, 1.2, 0.3)
         lower = await client.until("quality.changed")
         begun = client.frames()[-1][0].seq
         await client.until_frame(begun + 8 * GROUP)
@@ -117,7 +117,7 @@ async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
         await client.until("session.resumed", state="restored")
         await client.until_frame(client.frames()[-1][0].seq + GROUP)
         assert [event["type"] for event in client.events].count("quality.changed") == 1
-        machine.takes(0.05, 0.15, 0.06)
+        machine.takes(0.05, 0.15, 0.04)
         higher = await client.until("quality.changed")
         await client.until_frame(client.frames()[-1][0].seq + GROUP)
         await client.send("session.stop")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from live_server import PATIENCE_S
 from pattern_engine import read_number
 
 from ultraflash.models.cascade import Cascade
@@ -88,8 +89,10 @@ async def test_what_was_asked_for_before_the_session_began_outlives_the_worker(s
         await client.until("session.pong")
         os.kill(worker, signal.SIGKILL)
         await client.until("session.started")
-        assert (await client.until("prompt.applied", event_id="early"))["first_pts_us"] == 0
-        await client.until("quality.changed", size="1K", reason="requested")
+        # Reports of each second would be waited for without end.
+        applied = await asyncio.wait_for(client.until("prompt.applied", event_id="early"), PATIENCE_S)
+        assert applied["first_pts_us"] == 0
+        await asyncio.wait_for(client.until("quality.changed", size="1K", reason="requested"), PATIENCE_S)
         await client.until_frame(30)
         await client.send("session.stop")
         done = await client.until("session.done")
