@@ -86,10 +86,7 @@ class Metrics:
             "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
         )
         self.jobs_ended = Counter(
-            "ultraflash_jobs_ended",
-            "Video jobs that are over, deleted or not.",
-            ["status"],
-            registry=registry,
+            "ultraflash_jobs_ended", "Video jobs that are over.", ["status"], registry=registry
         )
         self.job_frames = Counter("ultraflash_job_frames", "Encoded frames of video jobs.", registry=registry)
         self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)
