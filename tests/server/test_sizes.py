@@ -99,25 +99,25 @@ async def test_a_stream_that_slows_down_gets_a_smaller_size_and_the_larger_one_a
 async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
     start_server: Any, machine: Machine
 ) -> None:
-    machine.takes(0.05, 0.15, 0.04)
+    """At four frames a second, where a group lasts 3 s: what else a busy machine does matters little beside that."""
+    machine.takes(0.2, 1.2, 0.3)
     server: LiveServer = start_server(
         size="1K", stream__raise_after_s=1, PATTERN_COSTS=machine.path, stream__capacity=1
     )
     server.wait_until_ready()
     async with server.client() as client:
-        await client.start()
+        await client.start(fps=4)
         await client.until_frame(2 * GROUP)
-        # A group of 0.75 s takes 1.2 s with all of the attention and 0.3 s with half of it.
-        machine.takes(0.2, 1.2, 0.3)
+        # Three times as long: 3.6 s for 3 s with all of the attention, and 0.9 s with half of it.
+        machine.takes(0.6, 3.6, 0.9)
         lower = await client.until("quality.changed")
-        begun = client.frames()[-1][0].seq
-        await client.until_frame(begun + 8 * GROUP)
+        await client.until_frame(client.frames()[-1][0].seq + 2 * GROUP)
         os.kill(server.worker_ids()[0], signal.SIGKILL)
         await client.until("error", code="engine_restarting")
         await client.until("session.resumed", state="restored")
         await client.until_frame(client.frames()[-1][0].seq + GROUP)
         assert [event["type"] for event in client.events].count("quality.changed") == 1
-        machine.takes(0.05, 0.15, 0.04)
+        machine.takes(0.1, 0.3, 0.1)
         higher = await client.until("quality.changed")
         await client.until_frame(client.frames()[-1][0].seq + GROUP)
         await client.send("session.stop")
@@ -129,18 +129,6 @@ async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
     assert [event["size"] for event in client.events if event["type"] == "stream.config"] == ["1K", "1K"]
     shares = [event.get("sr_share", 1.0) for event in done["replay"]["events"]]
     assert shares == [1.0, 0.5, 1.0]
-
-
-async def test_a_step_that_saves_nothing_is_not_taken(start_server: Any, machine: Machine) -> None:
-    machine.takes(0.05, 0.15, 0.148)
-    server: LiveServer = start_server(size="1K", PATTERN_COSTS=machine.path, stream__capacity=1)
-    server.wait_until_ready()
-    async with server.client() as client:
-        await client.start()
-        await client.until_frame(2 * GROUP)
-        machine.takes(0.4, 1.2, 1.19)
-        lower = await client.until("quality.changed")
-    assert (lower["size"], lower.get("sr_share")) == ("0.5K", None)
 
 
 async def test_a_size_asked_for_by_name_stays_whatever_it_costs_unless_the_setting_says_otherwise(
