@@ -44,6 +44,7 @@ PROMPTS = ("a red hill", "a blue lake at night", "snowy mountains at dawn", "a d
 # Below it a picture is another one; H.264 alone stays above.
 SAME_PICTURE_DB = 25.0
 PATIENCE_S = 60.0
+FRAMES_TO_SETTLE = 24
 
 
 class Owner:
@@ -181,11 +182,11 @@ class FaultRun:
             await asyncio.to_thread(self._wait_until_ready)
             owners = [asyncio.create_task(owner.run()) for owner in self._owners]
             ordering = asyncio.create_task(self._customer.run())
-            await self._progress()
+            await self._progress(FRAMES_TO_SETTLE)
             for _ in range(self._options.kills):
                 await self._kill_once()
             await asyncio.to_thread(self._wait_until_ready)
-            await self._progress()
+            await self._progress(FRAMES_TO_SETTLE)
             self._customer.stop()
             await ordering
             for owner in self._owners:
@@ -197,12 +198,12 @@ class FaultRun:
             await asyncio.to_thread(self._server.stop)
         return self._counts(ended, videos)
 
-    async def _progress(self) -> None:
-        """Waits until every stream has gone on, or for as long as an owner may be away."""
+    async def _progress(self, frames: int) -> None:
+        """Waits until every stream has gone on by so many frames, or for as long as an owner may be away."""
         before = [len(owner.packets) for owner in self._owners]
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and any(
-            len(owner.packets) < count + 24 for owner, count in zip(self._owners, before, strict=True)
+            len(owner.packets) < count + frames for owner, count in zip(self._owners, before, strict=True)
         ):
             await asyncio.sleep(0.1)
 
@@ -215,6 +216,7 @@ class FaultRun:
 
     async def _kill_once(self) -> None:
         await asyncio.to_thread(self._wait_until_ready)
+        await self._progress(self._options.frames_between)
         await asyncio.sleep(self._dice.uniform(0, self._options.longest_wait))
         of_server = self._dice.random() < self._options.server_share
         if self._options.replicas > 1:
@@ -318,6 +320,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
     parser.add_argument(
         "--longest-wait", type=float, default=3.0, help="seconds from readiness to a kill at most"
+    )
+    parser.add_argument(
+        "--frames-between",
+        type=int,
+        default=0,
+        help="frames that each stream gets between two kills: on a slow machine a stream is given up when its worker "
+        "dies again and again before a frame",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="an empty folder for data and logs, which are left there")

@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.base_stage import BaseStage
@@ -25,7 +25,7 @@ from ultraflash.models.device_memory import free_bytes, gpu_memory
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
-from ultraflash.models.loading import Decoder, Networks, load_networks
+from ultraflash.models.loading import Decoder, Networks, channels_last, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import ahead_set_aside
@@ -37,6 +37,7 @@ from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.prompt_encoder import PromptEncoder
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
+from ultraflash.models.sr_share import check_share, sr_shares
 from ultraflash.models.stage_clock import StageClock
 from ultraflash.models.stream_state import PromptContext, StreamState
 from ultraflash.models.streaming_attention import window_cache
@@ -48,8 +49,6 @@ from ultraflash.models.window_latents import WindowLatents
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-NetT = TypeVar("NetT", bound=nn.Module)
 
 _log = logging.getLogger(__name__)
 
@@ -93,10 +92,10 @@ class Cascade:
             text=text,
             base=base.cast(dtype).to(device).eval(),
             upsamplers={
-                factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
+                factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
             },
             sr=None if sr is None else sr.cast(dtype).to(device).eval(),
-            decoder=_channels_last(decoder.to(device, dtype)).eval(),
+            decoder=channels_last(decoder.to(device, dtype)).eval(),
             lora=lora,
         )
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
@@ -281,6 +280,14 @@ class Cascade:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
         state.next_size = self.preset.size(size)
 
+    def sr_shares(self, size: str) -> tuple[float, ...]:
+        """What :meth:`set_sr_share` is good for at a size, all of it first. Raises UnknownSize."""
+        return sr_shares(self.preset, size)
+
+    def set_sr_share(self, state: StreamState, share: float) -> None:
+        """Keep only this share of super-resolution's pairs from the next group on; see :func:`check_share`."""
+        state.sr_share = check_share(share)
+
     def reference_format(self) -> ReferenceFormat:
         """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
         return self._encoder.format
@@ -417,8 +424,3 @@ class Cascade:
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
             self._pictures.show(state, state.last_latents_BCFHW, start, StageClock(self._device))
-
-
-def _channels_last(net: NetT) -> NetT:
-    """Lay convolution weights out as the frames are: several times faster on a CPU."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

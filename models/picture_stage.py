@@ -35,6 +35,7 @@ class PictureStream(Protocol):
     dynamic_cache: DynamicCacheConfig
     groups: int
     prompt_context: PromptContext
+    sr_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,9 @@ class PictureStage:
             torch.full((1, 1), sr.timestep, device=self.device),
             state.prompt_context.sr,
             torch.arange(start, start + frames, device=self.device),
-            SparseAttention(picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule),
+            SparseAttention(
+                picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
+            ),
         )
         picture.sr.commit()
         sigma = sr.timestep / TRAIN_STEPS

@@ -11,12 +11,13 @@ from typing import Any
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
-from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
+from ultraflash.models.errors import BadConfig, UnknownPreset, UnknownSize
 from ultraflash.models.execution import ExecutionConfig
 from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.precision import PrecisionConfig
 from ultraflash.models.prediction import Prediction
+from ultraflash.models.prompt_text import plain_prompt
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
 from ultraflash.models.sources import Source
 from ultraflash.models.text_encoder import TextConfig
@@ -306,15 +307,7 @@ class Preset:
 
     def check_prompt(self, prompt: str) -> str:
         """Return ``prompt`` without outer white space, or raise EmptyPrompt or PromptTooLong."""
-        stripped = prompt.strip()
-        if not stripped:
-            raise EmptyPrompt("the prompt is empty; describe what to show", param="prompt")
-        if len(stripped) > self.max_prompt_chars:
-            raise PromptTooLong(
-                f"the prompt has {len(stripped)} characters; {self.name} accepts {self.max_prompt_chars}",
-                param="prompt",
-            )
-        return stripped
+        return plain_prompt(prompt, model=self.name, max_chars=self.max_prompt_chars)
 
 
 def available_presets() -> tuple[str, ...]:

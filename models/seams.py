@@ -34,8 +34,8 @@ class SeamMender(nn.Module):
             raise BadConfig(f"seams are mended between square tokens, not of {down}x{across}")
         self.side = down
         self.conv = nn.Conv2d(channels, channels * down**2, down + 2, stride=down)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, latent_BCFHW: Tensor) -> Tensor:
         """Mend latents frame by frame; same shape and dtype. H and W divide into tokens."""
@@ -71,7 +71,8 @@ class SeamMender(nn.Module):
         gram_KK += ridge * x_MK.shape[0] * torch.eye(gram_KK.shape[0], dtype=torch.float64)
         solution_KD = torch.linalg.solve(gram_KK, (x_MK.T @ y_MD).double()).float()
         outputs = y_MD.shape[1]
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
-        self.conv.weight[:outputs] = solution_KD[:-1].T.reshape(outputs, *self.conv.weight.shape[1:])
-        self.conv.bias[:outputs] = solution_KD[-1]
+        for parameter, part in zip(
+            self.conv.parameters(), (solution_KD[:-1].T, solution_KD[-1]), strict=True
+        ):
+            nn.init.zeros_(parameter)
+            parameter[:outputs] = part.reshape(outputs, *parameter.shape[1:])

@@ -179,6 +179,7 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
         "window": window_fields,
         "blend": blend,
         "recompute_window": state.recompute_window,
+        "sr_share": state.sr_share,
         "dynamic_cache": dataclasses.asdict(state.dynamic_cache),
         **{name: getattr(state, name) for name in _COUNTS},
     }
@@ -212,6 +213,8 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
             blend = blend_between(tensors["blend_source"].to(device), target, fields["blend"]["groups"])
             state.blend = dataclasses.replace(blend, done=fields["blend"]["done"])
         state.recompute_window = fields["recompute_window"]
+        # Snapshots of older versions kept all of it.
+        state.sr_share = fields.get("sr_share", 1.0)
         state.dynamic_cache = DynamicCacheConfig(**fields["dynamic_cache"])
         for name in _COUNTS:
             setattr(state, name, fields[name])

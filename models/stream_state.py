@@ -103,6 +103,7 @@ class StreamState:
         next_size: size from the next group on.
         clock: times its stages.
         dynamic_cache: what is left out for speed.
+        sr_share: share of the pairs of super-resolution's sparse attention that is kept, from the next group on.
         blend: the change of prompt in progress, if there is one.
         recompute_window: whether the window's keys and values are made anew before the next group.
         last_latents_BCFHW: clean base latents of the newest group: what a change of size warms up with.
@@ -124,6 +125,7 @@ class StreamState:
     next_size: Size
     clock: StageClock
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
+    sr_share: float = 1.0
     blend: PromptBlend | None = None
     recompute_window: bool = False
     last_latents_BCFHW: Tensor | None = None

@@ -156,6 +156,17 @@ class GpuUser(Protocol):
         """Bytes in use and in total of those that it runs on, by their names."""
 
 
+@runtime_checkable
+class DetailChooser(Protocol):
+    """An engine that can make a size more cheaply, with sparser attention in super-resolution."""
+
+    def sr_shares(self, size: str) -> Sequence[float]:
+        """Shares of the attention that a size can be made with, 1, which is all of it, first."""
+
+    def set_sr_share(self, state: Any, share: float) -> None:
+        """Keeps only this share from the next group on."""
+
+
 class ReferenceFormat(Protocol):
     """Which frames a stream can start from: at most so many, of so many pixels, at so many a second."""
 
@@ -191,8 +202,7 @@ def reference_format(engine: Engine) -> ReferenceFormat:
     """What streams of an engine can start from. Raises ``Unsupported``, or what the engine lacks for it."""
     if not isinstance(engine, ReferenceTaker):
         raise Unsupported(
-            f"{engine.preset.name} cannot start from a picture: leave input_reference out.",
-            param="input_reference",
+            f"{engine.preset.name} cannot start from a picture: leave it out.", param="input_reference"
         )
     return engine.reference_format()
 

@@ -20,7 +20,7 @@ def http_options(settings: Settings) -> dict[str, Any]:
     """How uvicorn is to speak, for a server as for a front."""
     return {
         "ws_per_message_deflate": False,
-        "ws_max_size": settings.http.max_message_bytes,
+        "ws_max_size": settings.http.longest_message(settings.stream.max_image_bytes),
         "timeout_graceful_shutdown": GRACE_S,
         "server_header": False,
         "access_log": False,

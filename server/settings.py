@@ -48,7 +48,7 @@ class HttpSettings(BaseModel):
             so that a foreign name that resolves to this machine gets nowhere.
         allow_unauthenticated: let others reach the server although there are no API keys.
         open_metrics: let `/metrics` be read without a key, which it can be then while the database is away, too.
-        max_message_bytes: longest message that a client may send.
+        max_message_bytes: longest message that a client may send, but for a ``session.start`` with an image.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +61,10 @@ class HttpSettings(BaseModel):
     allow_unauthenticated: bool = False
     open_metrics: bool = False
     max_message_bytes: int = Field(default=65_536, ge=1024)
+
+    def longest_message(self, max_image_bytes: int) -> int:
+        """Bytes of any message, one with a picture of so many bytes in base64 included."""
+        return self.max_message_bytes + 4 * (max_image_bytes // 3 + 1)
 
     @property
     def on_loopback(self) -> bool:
@@ -129,6 +133,7 @@ class StreamSettings(BaseModel):
         max_viewers: viewers of one session.
         token_s: life of viewer tokens.
         start_timeout_s: time for ``session.start`` after connecting.
+        max_image_bytes: largest picture in ``session.start``, before it is written as text; those of jobs count too.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told at least.
         keep_s: how long the log of a session is kept after its end.
@@ -153,6 +158,7 @@ class StreamSettings(BaseModel):
     max_viewers: int = Field(default=100, ge=0)
     token_s: float = Field(default=86_400.0, gt=0)
     start_timeout_s: float = Field(default=60.0, gt=0)
+    max_image_bytes: int = Field(default=8 * 2**20, ge=1024, le=32 * 2**20)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
     keep_s: float = Field(default=30 * 86_400.0, gt=0)

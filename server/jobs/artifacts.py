@@ -60,6 +60,13 @@ class ArtifactStore:
         """Moves frames that videos start from to their place, anew if they are there; returns their bytes."""
         return self._move(file, self._reference(digest))
 
+    def reference_bytes(self, digest: str) -> int:
+        """Bytes of frames that videos start from. Raises ``VideoGone``."""
+        try:
+            return int(self._files.size(self._reference(digest)))
+        except FileNotFoundError as error:
+            raise VideoGone("What this starts from is no longer there; send the picture again.") from error
+
     def fetch_reference(self, digest: str, path: Path) -> None:
         """Copies frames that a video starts from to a file here. Raises ``VideoGone``."""
         try:

@@ -94,8 +94,10 @@ class JobDispatcher:
         """Something may be there to do."""
         self._tidings.put_nowait("wake")
 
-    def stop(self, job_id: str) -> None:
-        """Stops the work on a job that is not wanted any more; the store knows already."""
+    def stop(self, job_id: str, *, ended: bool) -> None:
+        """Stops the work on a job that is not wanted any more, which has ``ended`` it; the store knows already."""
+        if ended:
+            self._metrics.jobs_ended.labels(status="cancelled").inc()
         if self._running is not None and self._running.id == job_id:
             self._supervisor.send(CancelJob(job_id=job_id))
         self._tell_watchers()
@@ -171,7 +173,7 @@ class JobDispatcher:
             return
         if isinstance(tiding, WorkerLost):
             if self._sent_in_life < tiding.next_life:
-                await self._release(self._store.give_back, job.id, goes_on=True)
+                await self._release(self._give_back, job.id, goes_on=True)
         elif tiding.job_id != job.id:
             return
         elif isinstance(tiding, JobProgress):
@@ -230,9 +232,14 @@ class JobDispatcher:
             return
         self._metrics.jobs_ended.labels(status="completed").inc()
 
+    def _give_back(self, job_id: str) -> None:
+        if self._store.give_back(job_id):
+            self._metrics.jobs_ended.labels(status="failed").inc()
+
     def _fail(self, job_id: str, code: str, message: str) -> None:
-        self._metrics.jobs_ended.labels(status="failed").inc()
-        self._store.fail(job_id, code, message)
+        # Where the claim is lost the job is another server's, or over already, and was counted there.
+        if self._store.fail(job_id, code, message):
+            self._metrics.jobs_ended.labels(status="failed").inc()
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):

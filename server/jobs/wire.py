@@ -103,6 +103,9 @@ class ReplayEvent(_Request):
     group: int = Field(ge=0, description="Number of that frame's group in the engine's stream.")
     prompt: str | None = None
     size: str | None = None
+    sr_share: float = Field(
+        default=1.0, gt=0, le=1, description="Of the attention of super-resolution; a replay keeps all of it."
+    )
     transition: Literal["cut", "fade", "blend"] = "cut"
     groups: int = Field(
         default=1, ge=1, le=MAX_SPREAD_GROUPS, description="Over which a fade or a blend is spread."
@@ -118,6 +121,11 @@ class ReplayLog(_Request):
     fps: int = Field(ge=1, le=MAX_FPS)
     frames: int = Field(ge=0, description="Frames that the session had.")
     events: list[ReplayEvent] = Field(min_length=1, max_length=MAX_REPLAY_EVENTS)
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Name that the picture has here which the session started from.",
+    )
 
 
 class ReplaySession(_Request):

@@ -11,12 +11,13 @@ from types import FrameType
 
 import uvicorn
 
-from ultraflash.server.jobs.database import open_database
+from ultraflash.server.database import open_database
 from ultraflash.server.replicas.autoscaler import Autoscaler
 from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import Fleet
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
+from ultraflash.server.services import TABLES
 from ultraflash.server.serving import CANNOT_SERVE, http_options
 from ultraflash.server.settings import Settings
 
@@ -32,7 +33,7 @@ def run_front(settings: Settings, listener: socket.socket) -> int:
     Raises ``DataUnusable``.
     """
     # Laid once before several lay it at a time.
-    open_database(settings.data.database_url).dispose()
+    open_database(settings.data.database_url, *TABLES).dispose()
     secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
     replicas = settings.replicas.model_copy(update={"secret": secret})
     settings = settings.model_copy(update={"replicas": replicas})

@@ -21,7 +21,7 @@ import ray
 from ray import serve
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.server.jobs.database import open_database
+from ultraflash.server.database import open_database
 from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
 from ultraflash.server.replicas.autoscaler import queue_eta_s
@@ -29,6 +29,7 @@ from ultraflash.server.replicas.directory import Directory, Replica, Seen
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
+from ultraflash.server.services import TABLES
 from ultraflash.server.settings import Settings, check_binding, load_settings
 
 EVERYWHERE = "0.0.0.0"
@@ -56,7 +57,7 @@ def build(args: Mapping[str, str]) -> Any:
         )
     # Ray's proxies, and replicas for the front, listen beyond their machines.
     http = settings.http.model_copy(update={"host": EVERYWHERE})
-    open_database(settings.data.database_url).dispose()
+    open_database(settings.data.database_url, *TABLES).dispose()
     check_binding(http, has_keys=any_keys(settings.data.database_url, None))
     secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
     replicas = settings.replicas.model_copy(update={"secret": secret})

@@ -18,13 +18,13 @@ import websockets
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 
+from ultraflash.server.error_events import error_event
 from ultraflash.server.errors import NotReady
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.peer import GOOD_BYES, TRY_AGAIN_LATER
 from ultraflash.server.protocol import dump_event
 from ultraflash.server.replicas.directory import Directory, Replica
 from ultraflash.server.replicas.http_relay import forwarded_headers, target_of
-from ultraflash.server.sessions import error_event
 
 log = logging.getLogger(__name__)
 

@@ -172,6 +172,20 @@ def test_memory_of_a_stream_does_not_grow(cascade: Cascade) -> None:
     assert held(state) == before
 
 
+def test_less_attention_in_super_resolution_changes_the_picture_from_the_next_group_on(
+    cascade: Cascade,
+) -> None:
+    full, sparse = (cascade.open("a calm sea", size="1K", seed=4) for _ in range(2))
+    assert torch.equal(cascade.next_group(full), cascade.next_group(sparse))
+    assert cascade.sr_shares("1K")[0] == 1
+    cascade.set_sr_share(sparse, 0.01)
+    one, other = cascade.next_group(full), cascade.next_group(sparse)
+    assert one.shape == other.shape
+    assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="share"):
+        cascade.set_sr_share(sparse, 0)
+
+
 def test_unknown_size_and_seed_are_refused_with_what_is_accepted(cascade: Cascade) -> None:
     with pytest.raises(UnknownSize, match=r"0\.5K \(256x192\)"):
         cascade.open("a calm sea", size="3K")

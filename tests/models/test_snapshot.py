@@ -54,6 +54,11 @@ def new_size(cascade: Cascade, state: StreamState) -> None:
     cascade.set_size(state, "1K")
 
 
+def sparser(cascade: Cascade, state: StreamState) -> None:
+    cascade.set_size(state, "1K")
+    cascade.set_sr_share(state, 0.5)
+
+
 def through_disk(cascade: Cascade, state: StreamState, path: Path) -> Snapshot:
     cascade.snapshot(state).save(path)
     return Snapshot.load(path)
@@ -62,7 +67,16 @@ def through_disk(cascade: Cascade, state: StreamState, path: Path) -> Snapshot:
 @pytest.mark.parametrize("shown", [0, 1], ids=["not yet shown", "shown"])
 @pytest.mark.parametrize(
     "change",
-    [nothing, recomputed_prompt, faded_prompt, kept_prompt, long_blend, blend_within_a_blend, new_size],
+    [
+        nothing,
+        recomputed_prompt,
+        faded_prompt,
+        kept_prompt,
+        long_blend,
+        blend_within_a_blend,
+        new_size,
+        sparser,
+    ],
 )
 def test_a_stream_goes_on_from_disk_in_a_fresh_cascade_bit_for_bit(
     build: Build, preset: Preset, cascade: Cascade, tmp_path: Path, change: Change, shown: int

@@ -43,7 +43,7 @@ BEFORE_START: list[tuple[str | bytes | dict[str, Any], str]] = [
     ({**START, "preset": "giant"}, "unknown_preset"),
     ({**START, "codecs": ["av01.0.05M.08"]}, "unsupported"),
     ({**START, "negative": "fog"}, "unsupported"),
-    ({**START, "image": "data:"}, "unsupported"),
+    ({**START, "image": "data:"}, "invalid_field"),
     ({**START, "record": 1}, "invalid_field"),
     (UPDATE, "unexpected_event"),
     ({**CONTROL, "paused": True}, "unexpected_event"),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ultraflash.server.database import open_database
 from ultraflash.server.errors import DataUnusable
-from ultraflash.server.jobs.database import open_database
 
 PATIENCE_S = 300.0
 ACCOUNT = "postgres"
