@@ -152,7 +152,7 @@ def tune_forward(case: Case, device: torch.device) -> None:
     from triton.testing import do_bench
 
     tensors = draw(case, torch.bfloat16, device)
-    past = PastBlocks(k_BCTND=tensors.past_k_BCTND, v_BCTND=tensors.past_v_BCTND)
+    past = PastBlocks(k_BRTND=tensors.past_k_BCTND, v_BRTND=tensors.past_v_BCTND)
 
     def milliseconds(tiles: Any) -> float:
         def call() -> Tensor:

@@ -19,7 +19,15 @@ from .past import PastBlocks
 from .selection import BlockSelection
 
 # Arguments about a cache that only the forward kernel has.
-_FORWARD_ONLY = ("k_scale_ptr", "v_scale_ptr", "scale_batch", "QUANTIZED")
+_FORWARD_ONLY = (
+    "k_scale_ptr",
+    "v_scale_ptr",
+    "scale_batch",
+    "cached_first",
+    "ring_blocks",
+    "RING",
+    "QUANTIZED",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
