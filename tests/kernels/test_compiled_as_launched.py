@@ -1,7 +1,7 @@
 """Every launch with the types, shapes and alignment that it really has, compiled for devices that are not here.
 
-The table of tiles knows one shape of each kernel. What a call makes of its tensors (ragged tails, small heads, float32, a
-cache or none) is compiled here: launches are caught where they leave for the GPU.
+The table of tiles knows one shape of each kernel. What a call makes of its tensors (ragged tails, small heads, float32,
+a cache or none) is compiled here: launches are caught where they leave for the GPU.
 """
 
 from __future__ import annotations

@@ -59,7 +59,6 @@ def expected_lse(q: Tensor, k: Tensor, selection: BlockSelection) -> Tensor:
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize(("tokens", "size"), [(64, 128), (128, 64)])
 @pytest.mark.parametrize("cache", ["none", "floating", "int8"])
@@ -83,7 +82,9 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, tokens: int, size: 
 
 
 @needs_triton
-@settings(max_examples=6)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])
+@settings(max_examples=5)
 @given(
     tokens=st.integers(1, 40),
     size=st.sampled_from([8, 12, 16, 20]),
@@ -93,23 +94,34 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, tokens: int, size: 
     seed=st.integers(0, 99),
 )
 def test_any_shape_is_computed(
-    tokens: int, size: int, queries: int, keys: int, cached: int, seed: int
+    dtype: torch.dtype,
+    quantized: bool,
+    tokens: int,
+    size: int,
+    queries: int,
+    keys: int,
+    cached: int,
+    seed: int,
 ) -> None:
-    q = draw(queries, tokens, size, torch.float32, seed=seed)
+    q = draw(queries, tokens, size, dtype, seed=seed)
     k, v, past_k, past_v = (
-        draw(n, tokens, size, torch.float32, seed=seed + 1 + i)
-        for i, n in enumerate((keys, keys, cached, cached))
+        draw(n, tokens, size, dtype, seed=seed + 1 + i) for i, n in enumerate((keys, keys, cached, cached))
     )
     past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v)
+    if quantized:
+        (past_k, k_scale), (past_v, v_scale) = quantize(past_k), quantize(past_v)
+        past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v, k_scale_BRTN=k_scale, v_scale_BRTN=v_scale)
     selection = random_selection(queries, keys + cached, seed=seed)
     out, lse = forward.attend(q, k, v, selection, past, interpret=True, tiles=SMALL)
-    torch.testing.assert_close(out, expected(q, k, v, selection, past), atol=1e-5, rtol=1e-5)
-    whole_k = torch.cat([past_k, k], dim=1)
-    torch.testing.assert_close(lse, expected_lse(q, whole_k, selection), atol=1e-5, rtol=1e-5)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(
+        out.float(), expected(q, k, v, selection, past), atol=tolerance, rtol=tolerance
+    )
+    whole_k = torch.cat([past.dense(torch.float32)[0], k.float()], dim=1)
+    torch.testing.assert_close(lse, expected_lse(q, whole_k, selection), atol=tolerance, rtol=tolerance)
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 def test_a_query_block_that_selects_nothing_gets_zeros_and_an_infinite_negative_lse() -> None:
     q, k, v = (draw(2, 16, 16, torch.float32, seed=i) for i in range(3))
     out, lse = forward.attend(q, k, v, random_selection(2, 2, seed=0), None, interpret=True)
@@ -217,7 +229,6 @@ def test_room_behind_the_lists_is_not_read() -> None:
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize(("tokens", "size", "cached"), [(16, 16, 0), (20, 24, 2)])
 def test_gradients_equal_those_of_the_reference(tokens: int, size: int, cached: int) -> None:
     q, k, v = (draw(2, tokens, size, torch.float32, seed=i).requires_grad_() for i in range(3))
@@ -236,7 +247,38 @@ def test_gradients_equal_those_of_the_reference(tokens: int, size: int, cached: 
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@settings(max_examples=4)
+@given(
+    tokens=st.integers(1, 40),
+    size=st.sampled_from([8, 12, 20]),
+    queries=st.integers(1, 3),
+    keys=st.integers(1, 2),
+    cached=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_gradients_of_any_shape_equal_those_of_the_reference(
+    dtype: torch.dtype, tokens: int, size: int, queries: int, keys: int, cached: int, seed: int
+) -> None:
+    counts = (queries, keys, keys, cached, cached)
+    inputs = [draw(n, tokens, size, dtype, seed=seed + i).requires_grad_() for i, n in enumerate(counts)]
+    selection = random_selection(queries, keys + cached, seed=seed)
+
+    def gradients(backend: str, kind: torch.dtype) -> tuple[Tensor, ...]:
+        q, k, v, past_k, past_v = (x.to(kind) for x in inputs)
+        out = block_sparse_attention(
+            q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=backend
+        )
+        return torch.autograd.grad(out.float().square().sum(), inputs)
+
+    tolerance = 5 * TOLERANCE[dtype]
+    for made, wanted in zip(
+        gradients("interpreter", dtype), gradients("reference", torch.float32), strict=True
+    ):
+        torch.testing.assert_close(made, wanted, atol=tolerance, rtol=tolerance)
+
+
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gradients_in_16_bits_are_close_to_those_in_32(dtype: torch.dtype) -> None:
     q, k, v = (draw(2, 64, 64, dtype, seed=i).requires_grad_() for i in range(3))

@@ -46,6 +46,7 @@ def chosen(
 
 
 @needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @settings(max_examples=8)
 @given(
     frames=st.integers(1, 2),
@@ -59,6 +60,7 @@ def chosen(
     seed=st.integers(0, 99),
 )
 def test_the_choice_equals_the_reference_ties_included(
+    dtype: torch.dtype,
     frames: int,
     rows: int,
     cols: int,
@@ -71,8 +73,11 @@ def test_the_choice_equals_the_reference_ties_included(
 ) -> None:
     grid = BlockGrid(frames=frames, rows=rows, cols=cols, block=(1, 2, 2))
     rule = SelectionRule(chunk_frames=chunk_frames, local_range=local_range, ratio=ratio, causal=causal)
-    q, k = exact(grid, grid.n_blocks, seed=seed), exact(grid, grid.n_blocks, seed=seed + 1)
-    past = exact(grid, cached * grid.spatial_blocks, seed=seed + 2) if cached else None
+    q, k, past_k = (
+        exact(grid, n, seed=seed + i).to(dtype)
+        for i, n in enumerate((grid.n_blocks, grid.n_blocks, cached * grid.spatial_blocks))
+    )
+    past = past_k if cached else None
     assert torch.equal(chosen(q, k, grid, rule, past), selection_mask(q, k, grid, rule, cached_k_BCTND=past))
 
 
