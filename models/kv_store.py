@@ -93,18 +93,19 @@ class KvStore:
             return (kept * self._parts[scales][layer, :, start:end]).to(self._dtype)
         return kept.to(self._dtype)
 
-    def kept(self, layer: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """All places of one layer for who reads int8: keys, values, and scales of both without the last axis.
+    def kept(self, layer: int, end: int | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The places up to ``end``, or all, of one layer for who reads int8: keys, values, and the scales of both
+        without their last axis.
 
         What is not kept as int8 comes in the model's type and has no scales.
         """
-        keys, values = (self._parts[name][layer] for name in ("keys", "values"))
+        keys, values = (self._parts[name][layer, :, :end] for name in ("keys", "values"))
         if self._storage == "int8":
-            return keys, values, (self._scales("key_scales", layer), self._scales("value_scales", layer))
+            key_scales, value_scales = (
+                self._parts[name][layer, :, :end, ..., 0] for name in ("key_scales", "value_scales")
+            )
+            return keys, values, (key_scales, value_scales)
         return keys.to(self._dtype), values.to(self._dtype), None
-
-    def _scales(self, name: str, layer: int) -> Tensor:
-        return self._parts[name][layer].squeeze(-1)
 
     def tensors(self, *runs: slice) -> dict[str, Tensor]:
         """The places of all runs of every buffer, as they are kept. No copy of a single run."""

@@ -136,6 +136,10 @@ class RingCache:
         """Keys and values (B, filled * S, N, D) that the block in work may see, itself included."""
         return self._store.read(layer, 0, self._filled * self._frame_tokens)
 
+    def kept(self, layer: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """What :meth:`view` shows for who reads int8: keys, values, and where they are int8 scales (B, places, N)."""
+        return self._store.kept(layer, self._filled * self._frame_tokens)
+
     def past(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
         """Copies of what a next block of ``count`` frames will see beside itself: all but what makes room for it.
 

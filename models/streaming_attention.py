@@ -90,8 +90,11 @@ class WindowAttention:
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         self.cache.append(layer, k_BLND, v_BLND)
-        keys, values = self.cache.view(layer)
-        return dense_attention(q_BLND, keys, values, backend=self.backend)
+        keys, values, scales = self.cache.kept(layer)
+        k_scale, v_scale = scales or (None, None)
+        return dense_attention(
+            q_BLND, keys, values, k_scale_BMN=k_scale, v_scale_BMN=v_scale, backend=self.backend
+        )
 
 
 @dataclass(frozen=True, slots=True)

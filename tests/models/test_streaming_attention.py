@@ -6,7 +6,7 @@ from ultraflash.kernels import heads, residual_norm
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule
 from ultraflash.models.dit import CausalDiT, DiTConfig
-from ultraflash.models.kv_store import KvStorage
+from ultraflash.models.kv_store import KvStorage, KvStore
 from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 
@@ -136,12 +136,17 @@ def test_the_network_over_fused_small_operators_equals_the_one_over_the_referenc
 
 
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
-def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa() -> None:
+@pytest.mark.parametrize("storage", ["model", "int8"])
+def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa(
+    storage: KvStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of them widens int8 in the cache, which would be a copy; SDPA gets one of its own."""
+    monkeypatch.setattr(KvStore, "read", None)
     outs = []
     for backend in ("sdpa", "interpreter"):
         cache = RingCache(
             layers=1, batch=1, frames=3, sink_frames=1, frame_tokens=5, heads=2, head_dim=12,
-            dtype=torch.float32, device=torch.device("cpu"),
+            dtype=torch.float32, device=torch.device("cpu"), storage=storage,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
         for _ in range(4):
