@@ -144,7 +144,8 @@ def select_blocks(
         ValueError: blocks do not match the grid.
     """
     if backend == "auto":
-        backend = "triton" if _auto_backend(q_BQTND.device) == "triton" else "reference"
+        chosen = _auto_backend(q_BQTND.device)
+        backend = SELECTION_BACKEND.get(chosen, chosen)
     check_backend("block selection", backend, SELECTION_BACKENDS, q_BQTND.device.type)
     if backend == "reference":
         if cached_k_BCTND is not None and cached_k_scale_BCTN is not None:

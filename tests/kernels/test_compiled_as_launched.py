@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ultraflash.kernels import tiles
 from ultraflash.kernels.attention import forward as dense
@@ -164,6 +165,37 @@ def test_the_choice_of_blocks(
             span=RingSpan(first=grid.spatial_blocks, count=grid.n_blocks),
         )  # fmt: skip
         check(caught, arch, kernels=6)
+
+
+class NothingIsAsked(TorchDispatchMode):
+    """Refuses what makes a program wait for the GPU: to read a number, or to learn how many there are."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket._qualified_op_name not in WAITING, func
+        return func(*args, **(kwargs or {}))
+
+
+WAITING = {f"aten::{name}" for name in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim")}
+
+
+def test_choosing_attending_and_their_gradient_ask_nothing_of_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, caught: Caught
+) -> None:
+    on(monkeypatch, "sm_90")
+    grid = BlockGrid(frames=2, rows=8, cols=8, block=(1, 4, 4))
+    rule = SelectionRule(chunk_frames=1, local_range=3, ratio=0.4)
+    q = torch.zeros(1, grid.n_blocks, 16, 2, 16).requires_grad_()
+    past = PastBlocks(k_BRTND=q.detach(), v_BRTND=q.detach(), span=RingSpan(first=4, count=8))
+    with NothingIsAsked():
+        with torch.no_grad():
+            chosen = device_selection.select(
+                q, q, grid, rule,
+                cached_k_BCTND=past.k_BRTND, cached_k_scale_BCTN=None, span=past.span, interpret=False,
+            )  # fmt: skip
+        autograd.attend(q, q, q, chosen, past, interpret=False).sum().backward()
+    assert len(caught) == 6 + 3
+    with pytest.raises(AssertionError, match="nonzero"), NothingIsAsked():
+        everything(1, 1)
 
 
 @every_device
