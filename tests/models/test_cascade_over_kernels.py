@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ultraflash.kernels import block_sparse, heads, pixels, residual_norm
+from ultraflash.kernels import block_sparse, heads, residual_norm
 from ultraflash.kernels.backends import has_triton
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import CausalDiT
@@ -15,13 +15,13 @@ from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
 
-FUSED = (heads, residual_norm, pixels)
+FUSED = (heads, residual_norm)
 
 
 def small(preset: Preset) -> Preset:
     """The preset with small networks, and a cache of two temporal blocks that calls of one go round."""
     dit = replace(
-        preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2, position_grid=None, text_summary=False
+        preset.base.dit, dim=48, ffn_dim=64, layers=1, heads=2, position_grid=None, text_summary=False
     )
     sr = replace(preset.sr, dit=replace(dit, in_channels=64), block=(1, 4, 4), cached_blocks=2, call_frames=1)
     size = replace(preset.sizes[0], rows=6, cols=10)
