@@ -122,21 +122,18 @@ def attend_forward(
 ):
     """One tile of queries of one row.
 
-    Queries and out are contiguous (B, Q, T, N, SIZE), lse is contiguous (B, N, Q, T) float32 in natural logarithm,
-    -inf where a row selects nothing. The cache has `ring_blocks` places, the oldest of its `cached_blocks` is at
-    `cached_first`; with RING they may go round its end. Scales are (B, places, T, N), contiguous but for B.
-    `score_scale` is log2(e) / sqrt(SIZE).
+    Queries and out are contiguous (B, Q, T, N, SIZE), lse (B, N, Q, T) float32 in natural logarithm, -inf where a row
+    selects nothing. The cache has `ring_blocks` places, the oldest of `cached_blocks` is at `cached_first`; with RING they
+    may go round its end. Scales are (B, places, T, N), contiguous but for B. `score_scale` is log2(e) / sqrt(SIZE).
     """
     TILES: tl.constexpr = (T + TILE_M - 1) // TILE_M
     RAGGED: tl.constexpr = T % TILE_M != 0
     row = tl.program_id(0) // TILES
     token = (tl.program_id(0) % TILES) * TILE_M
-    block = row % query_blocks
     head = ((row // query_blocks) % heads).to(tl.int64)
     batch = (row // query_blocks // heads).to(tl.int64)
     stride = heads * SIZE
-    at = (batch * query_blocks + block) * T * stride + head * SIZE
-
+    at = (batch * query_blocks + row % query_blocks) * T * stride + head * SIZE
     q = load_tile(q_ptr + at, stride, token, T, SIZE, WIDTH, TILE_M, RAGGED)
     acc = tl.full([TILE_M, WIDTH], 0.0, tl.float32)
     highest = tl.full([TILE_M], float("-inf"), tl.float32)
