@@ -123,8 +123,8 @@ def attend_forward(
     """One tile of queries of one row.
 
     Queries and out are contiguous (B, Q, T, N, SIZE), lse (B, N, Q, T) float32 in natural logarithm, -inf where a row
-    selects nothing. The cache has `ring_blocks` places, the oldest of `cached_blocks` is at `cached_first`; with RING they
-    may go round its end. Scales are (B, places, T, N), contiguous but for B. `score_scale` is log2(e) / sqrt(SIZE).
+    selects nothing. The oldest of `cached_blocks` is at `cached_first` of `ring_blocks` places; with RING they go round
+    their end. Scales are (B, places, T, N), contiguous but for B. `score_scale` is log2(e) / sqrt(SIZE).
     """
     TILES: tl.constexpr = (T + TILE_M - 1) // TILE_M
     RAGGED: tl.constexpr = T % TILE_M != 0
