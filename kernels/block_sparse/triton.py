@@ -157,7 +157,6 @@ def attend_forward(
         k_ptr + new_at, v_ptr + new_at, k_scale_ptr, v_scale_ptr, new_block, new_token, heads, score_scale,
         T, SIZE, WIDTH, TILE_J, PRECISION, False, False,
     )  # fmt: skip
-
     # Nothing selected: zeros and -inf, without dividing by zero.
     divisor = tl.where(total > 0, total, 1.0)
     store_tile(out_ptr + at, stride, token, T, acc / divisor[:, None], SIZE, WIDTH, TILE_M, RAGGED)
