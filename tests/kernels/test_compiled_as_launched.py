@@ -44,7 +44,10 @@ SHAPES = ((64, 64), (128, 128), (60, 24), (5, 8))
 """Tokens of a block and head size: those that ship, and ragged ones."""
 
 FEW_BYTES = 16
-"""What a lane may spill in float32, which nothing streams in: `ptxas` makes room for a third program by it."""
+"""What a lane may spill in float32 and in head sizes that nothing streams in: `ptxas` makes room for more programs so."""
+
+SHIPPED = (64, 128, 1536)
+"""Head sizes, and the width of kernels without heads, that the presets have."""
 
 
 @pytest.fixture
@@ -79,8 +82,9 @@ def check(caught: list[tuple[Any, dict[str, Any]]], arch: str, *, kernels: int) 
         warps, stages = arguments.pop("num_warps"), arguments.pop("num_stages")
         usage = compile_launch(kernel, arguments, arch=arch, warps=warps, stages=stages)
         wide = "q_ptr" in arguments and arguments["q_ptr"].dtype == torch.float32
+        ships = not wide and arguments.get("SIZE", SHIPPED[0]) in SHIPPED
         assert usage.resident > 0, (kernel.fn.__name__, usage)
-        assert usage.spilled <= (FEW_BYTES if wide else 0), (kernel.fn.__name__, usage)
+        assert usage.spilled <= (0 if ships else FEW_BYTES), (kernel.fn.__name__, usage)
     caught.clear()
 
 
