@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .layout import BlockGrid, block_means
+from .past import RingSpan, span_of
 
 # What a ratio of zero or less means in the networks that were trained this way.
 _PAIRS_WITHOUT_RATIO = 4
@@ -173,6 +174,7 @@ def selection_mask(
     rule: SelectionRule,
     *,
     cached_k_BCTND: Tensor | None = None,
+    cached_span: RingSpan | None = None,
 ) -> Tensor:
     """Choose key blocks by content among the allowed ones.
 
@@ -184,6 +186,7 @@ def selection_mask(
         q_BQTND: queries in block layout, (B, grid.n_blocks, block_tokens, N, D), after position encoding.
         k_BKTND: keys of the same tokens, same shape.
         cached_k_BCTND: keys of earlier frame blocks in the same layout, oldest first, or None.
+        cached_span: which of these blocks count, where they are a ring; None for all of them.
 
     Returns:
         bool (B, N, Q, K) with K = cached blocks + grid.n_blocks. No row is empty.
@@ -191,11 +194,13 @@ def selection_mask(
     Raises:
         ValueError: blocks do not match the grid.
     """
-    cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
+    span = span_of(cached_k_BCTND, cached_span)
+    cached_blocks = span.count
     check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
     key_means = block_means(k_BKTND)
     if cached_k_BCTND is not None:
-        key_means = torch.cat([block_means(cached_k_BCTND), key_means], dim=1)
+        past = [block_means(cached_k_BCTND[:, run]) for run in span.runs(cached_k_BCTND.shape[1])]
+        key_means = torch.cat([*past, key_means], dim=1)
     q_BNQD = block_means(q_BQTND).transpose(1, 2)
     k_BNDK = key_means.permute(0, 2, 3, 1)
     allowed_QK = allowed_pairs(grid, rule, cached_blocks // grid.spatial_blocks, q_BQTND.device)
