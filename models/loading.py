@@ -192,11 +192,7 @@ def _official(preset: Preset, source: Source, folder: Path) -> tuple[Path, ...]:
 
 
 def _next_step(preset: Preset, source: Source, folder: Path) -> str:
-    names = ", ".join((*source.files, *([source.lora] if source.lora else [])))
-    return (
-        f"Fetch it with `ultraflash models pull {preset.name}`, or put {names} of "
-        f"https://huggingface.co/{source.repo} into {folder}"
-    )
+    return f"Fetch it with `ultraflash models pull {preset.name}`, or put {source.told} into {folder}"
 
 
 def _source(preset: Preset, part: str) -> Source:
@@ -213,3 +209,8 @@ def _bytes_of(folder: Path) -> int:
         return 0
     names = [line.partition("  ")[2] for line in manifest.read_text(encoding="utf-8").splitlines()]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+
+
+def channels_last(net: NetT) -> NetT:
+    """Lay convolution weights out as the frames are: several times faster on a CPU."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

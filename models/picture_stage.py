@@ -21,7 +21,8 @@ from ultraflash.models.noise import counter_noise
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size
 from ultraflash.models.schedule import TRAIN_STEPS
-from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds
+from ultraflash.models.stage_clock import StageClock
+from ultraflash.models.stream_state import Picture, PromptContext
 from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
 from ultraflash.models.upsampler import LatentUpsampler
 
@@ -34,6 +35,7 @@ class PictureStream(Protocol):
     dynamic_cache: DynamicCacheConfig
     groups: int
     prompt_context: PromptContext
+    sr_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class PictureStage:
             else no_cache(self.dtype, self.device),
         )
 
-    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageClock) -> Tensor:
         """Upsample, refine and decode base latents whose first frame is ``start``.
 
         Returns uint8 (T, H, W, 3), or as ``layout`` is.
@@ -80,18 +82,19 @@ class PictureStage:
         size = picture.size
         cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self.dtype)
         if not size.refine:
-            with clock.measure("decode"):
+            with clock.measure("decode", on_host=True):
                 return self._decode(picture, cropped)
         with clock.measure("upsample"):
             upsampler = self.upsamplers[size.factor]
             condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
-        with clock.measure("decode"):
+        with clock.measure("decode", on_host=True):
             return self._decode(picture, refined)
 
     def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:
-        return self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0].cpu()
+        frames = self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0]
+        return picture.fade.apply(frames.cpu())
 
     def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
@@ -115,7 +118,9 @@ class PictureStage:
             torch.full((1, 1), sr.timestep, device=self.device),
             state.prompt_context.sr,
             torch.arange(start, start + frames, device=self.device),
-            SparseAttention(picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule),
+            SparseAttention(
+                picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
+            ),
         )
         picture.sr.commit()
         sigma = sr.timestep / TRAIN_STEPS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ultraflash.models.cascade import best_device, fastest_dtype
+from ultraflash.models.device import best_device, fastest_dtype
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.errors import UnknownSize
 from ultraflash.models.inventory import inventory

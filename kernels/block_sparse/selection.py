@@ -6,7 +6,7 @@ block, D head size, S blocks of one frame block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,15 @@ class SelectionRule:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if self.ref_spatial_tokens is not None and self.ref_spatial_tokens < 1:
             raise ValueError(f"ref_spatial_tokens must be at least 1, got {self.ref_spatial_tokens}")
+
+    def thinned(self, share: float) -> SelectionRule:
+        """The rule that keeps this share, above 0 and at most 1, of the pairs."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share lies in (0, 1], got {share}")
+        if share == 1:
+            return self
+        top_k = max(1, round(self.top_k * share)) if self.top_k else self.top_k
+        return replace(self, ratio=self.ratio * share, top_k=top_k)
 
     def pairs(self, grid: BlockGrid) -> int:
         """Pairs that the threshold lets through per head and query frame block, ties aside."""

@@ -11,10 +11,11 @@ from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import TextContext
 from ultraflash.models.errors import BadTransition, EmptyPrompt
 from ultraflash.models.preset import Preset, load_preset
-from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.ring_cache import RingCache
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.streaming_attention import WindowAttention, window_cache
+from ultraflash.models.transition import Transition, check_transition
 from ultraflash.models.window_latents import WindowLatents
 
 Build = Callable[..., Cascade]
@@ -41,7 +42,7 @@ def change_now(cascade: Cascade, state: StreamState, prompt: str, transition: Tr
     """The change as the next group begins with it, without the rest of the group."""
     cascade.set_prompt(state, prompt, transition=transition)
     with torch.inference_mode():
-        cascade._change_prompt(state)
+        cascade._base.change_prompt(state)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
@@ -56,7 +57,7 @@ def test_recomputing_leaves_what_a_stream_holds_whose_window_was_committed_under
         for start, latent in state.window.blocks():
             frames = latent.shape[2]
             positions = torch.arange(start, start + frames)
-            cascade._base(latent, torch.zeros(1, frames), context, positions, WindowAttention(fresh))
+            cascade.networks.base(latent, torch.zeros(1, frames), context, positions, WindowAttention(fresh))
             fresh.commit()
     assert same(keys_and_values(state.base_cache), keys_and_values(fresh))
     assert state.base_cache.frames == min(4 * groups, 6)
@@ -148,7 +149,8 @@ def test_texts_of_different_length_blend_as_if_the_shorter_had_rows_of_zeros() -
 
 
 @pytest.mark.parametrize(
-    ("transition", "groups"), [("wipe", 1), ("keep", 2), ("recompute", 0), ("blend", 0), ("blend", 65)]
+    ("transition", "groups"),
+    [("wipe", 1), ("keep", 2), ("recompute", 0), ("blend", 0), ("blend", 65), ("fade", 65)],
 )
 def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
     cascade: Cascade, transition: str, groups: int
