@@ -44,7 +44,7 @@ SHAPES = ((64, 64), (128, 128), (60, 24), (5, 8))
 """Tokens of a block and head size: those that ship, and ragged ones."""
 
 FEW_BYTES = 16
-"""What a lane may spill in float32 and in head sizes that nothing streams in, to make room for more programs."""
+"""What a lane may spill in float32 and in head sizes that nothing ships: `ptxas` makes room for more programs so."""
 
 SHIPPED = (64, 128, 1536)
 """Head sizes, and the width of kernels without heads, that the presets have."""
