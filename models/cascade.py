@@ -19,7 +19,7 @@ from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
-from ultraflash.models.device_memory import free_bytes
+from ultraflash.models.device_memory import free_bytes, gpu_memory
 from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.errors import BadConfig, NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
@@ -27,17 +27,18 @@ from ultraflash.models.loading import Decoder, Networks, channels_last, load_net
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import Ahead, Background, adopt, ahead_set_aside, mark, rewind
-from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
-from ultraflash.models.precision import check_precision, lower_linears
+from ultraflash.models.precision import check_precision, fastest_dtype, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
-from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
 from ultraflash.models.sr_share import check_share, sr_shares
 from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
+from ultraflash.models.transition import PromptChangeConfig, Transition
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
 
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _GROUPS_OF_ALL_SHAPES = 2
-"""A stream's first group differs from the others: super-resolution sees all of it at once, and a first block may be
-shorter."""
+"""A stream's first group differs: super-resolution sees all of it at once, and a first block may be shorter."""
 
 
 class Cascade:
@@ -183,6 +183,10 @@ class Cascade:
             lora=self._lora,
         )
 
+    def gpu_memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes in use, by anybody, and in total of the GPU that it runs on, by its name; nothing on a CPU."""
+        return gpu_memory(self._device)
+
     def warm_up(self) -> None:
         """Compile the networks for every size that there is memory for, where the preset wants them compiled at all.
 
@@ -248,27 +252,29 @@ class Cascade:
 
     @torch.inference_mode()
     def set_prompt(
-        self, state: StreamState, prompt: str, *, transition: Transition = "recompute", groups: int = 1
+        self, state: StreamState, prompt: str, *, transition: Transition | None = None, groups: int = 1
     ) -> None:
         """Show something else from the next group on.
 
         Args:
             state: the stream.
             prompt: what to show.
-            transition: what becomes of the past, see :mod:`ultraflash.models.prompt_change`.
-            groups: over which a blend is spread; 1 for the others.
+            transition: see :mod:`ultraflash.models.transition`; what the preset says if None.
+            groups: over which a fade or a blend is spread; 1 for the others, not read for None.
 
         Raises:
             EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
         """
-        check_transition(transition, groups)
+        given = PromptChangeConfig(transition=transition, groups=groups) if transition else None
+        change = given or self.preset.prompt_change
         context = self.encode_prompt(prompt)
         self._forget_ahead(state)
-        blends = transition == "blend"
-        before = state.prompt_context
-        state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
-        state.prompt_context = replace(before, prompt=context.prompt) if blends else context
-        state.recompute_window = transition == "recompute"
+        blends = change.transition == "blend"
+        old = state.prompt_context
+        state.blend = blend_between(old.states_1XW, context.states_1XW, change.groups) if blends else None
+        state.prompt_context = replace(old, prompt=context.prompt) if blends else context
+        state.recompute_window = change.recomputes
+        state.picture.fade.begin(change.fade_groups * self.preset.group_frames * PATCH_FRAMES)
 
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
@@ -419,8 +425,7 @@ class Cascade:
         return state
 
     def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
-        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with; see
-        :meth:`snapshot`."""
+        """A stream as bytes for :meth:`load_stream` of this or another process; see :meth:`snapshot`."""
         return self.snapshot(state, max_bytes=max_bytes).to_bytes()
 
     def load_stream(self, data: bytes) -> StreamState:
@@ -463,8 +468,9 @@ class Cascade:
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
-        state.picture = self._pictures.open(state.next_size)
+        left, state.picture = state.picture.fade.left, self._pictures.open(state.next_size)
         self._show_newest_again(state)
+        state.picture.fade.begin(left)
 
     def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:
@@ -488,12 +494,3 @@ class Cascade:
 def best_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where matrix products run faster in it, else float32."""
-    if device.type == "cpu":
-        # Builds without oneDNN, such as those for Apple's processors, don't even have the question.
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16

@@ -92,7 +92,8 @@ class PictureStage:
             return self._decode(picture, refined)
 
     def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:
-        return self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0].cpu()
+        frames = self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0]
+        return picture.fade.apply(frames.cpu())
 
     def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""

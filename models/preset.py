@@ -23,6 +23,7 @@ from ultraflash.models.sources import Source
 from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
 from ultraflash.models.toml_table import build, dump, take, to_table
+from ultraflash.models.transition import PromptChangeConfig
 from ultraflash.models.upsampler import UpsamplerConfig
 
 if sys.version_info >= (3, 11):
@@ -178,6 +179,7 @@ class Preset:
         text: the text encoder.
         dynamic_cache: what streams leave out for speed.
         precision: number types of the networks.
+        prompt_change: how prompts change where nobody says otherwise.
         execution: how they are run.
         sources: where the networks come from that do not ship with the package.
     """
@@ -196,6 +198,7 @@ class Preset:
     text: TextConfig = field(default_factory=TextConfig)
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    prompt_change: PromptChangeConfig = field(default_factory=PromptChangeConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     sources: tuple[Source, ...] = ()
 
@@ -386,6 +389,7 @@ def _parse(table: dict[str, Any]) -> Preset:
             "text": build(TextConfig, table.get("text", {})),
             "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
             "precision": build(PrecisionConfig, table.get("precision", {})),
+            "prompt_change": build(PromptChangeConfig, table.get("prompt_change", {})),
             "execution": build(ExecutionConfig, table.get("execution", {})),
             "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ultraflash.models.dit import TextContext
 from ultraflash.models.dynamic_cache import CacheUse, DynamicCacheConfig
+from ultraflash.models.fade import Fade
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.preset import Size
 from ultraflash.models.ring_cache import BlockCache, RingCache
@@ -46,15 +47,17 @@ class Picture:
         size: what is made.
         upsampler, decoder: last frame of every memory block.
         sr: keys and values of the last temporal blocks.
+        fade: the newest frame, and what of it is still seen.
     """
 
     size: Size
     upsampler: FrameMemory
     decoder: FrameMemory
     sr: BlockCache
+    fade: Fade = field(default_factory=Fade)
 
     def to(self, device: torch.device) -> None:
-        """Move everything to a device."""
+        """Move everything to a device but frames, which are on the CPU."""
         for part in (self.upsampler, self.decoder, self.sr):
             part.to(device)
 

@@ -15,6 +15,8 @@ METADATA = MetaData()
 """Of all tables, which lie with what they hold."""
 READING = "reading"
 BUSY_WAIT_MS = 30_000
+# A server that hangs within a transaction keeps its job locked, from those that would take it over, for so long.
+IDLE_IN_TRANSACTION_MS = 15_000
 
 
 def open_database(url: str, *tables: Table) -> Engine:
@@ -58,7 +60,16 @@ def _missing(connection: Connection, table: Table) -> list[Column[Any]]:
 
 
 def _server(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    if engine.dialect.name == "postgresql":
+
+        @event.listens_for(engine, "connect")
+        def _(connection: Any, _record: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
+            connection.commit()
+
+    return engine
 
 
 def _sqlite(url: str, file: str | None) -> Engine:

@@ -30,7 +30,7 @@ MAX_SEED = 2**63 - 1
 MAX_TEXT = 16_384
 MAX_IMAGE_TEXT = 2**26
 MAX_EVENT_ID = 128
-BLEND_GROUPS = 4
+DEFAULT_SPREAD = {"fade": 2, "blend": 4}
 
 Transport = Literal["webcodecs", "fmp4"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -77,13 +77,13 @@ class PromptUpdate(Event):
     type: Literal["prompt.update"] = "prompt.update"
     prompt: Text
     event_id: EventId
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: Annotated[int, Field(ge=1, le=64)] | None = None
 
     @property
     def spread(self) -> int:
         """Groups over which the prompt changes."""
-        return 1 if self.transition == "cut" else self.groups or BLEND_GROUPS
+        return 1 if self.transition == "cut" else self.groups or DEFAULT_SPREAD[self.transition]
 
 
 class SessionControl(Event):

@@ -6,30 +6,32 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Engine
 
+from ultraflash.server.chores import Chores
 from ultraflash.server.database import open_database
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.catalogue import StoreLimits
-from ultraflash.server.jobs.records import JOB_TABLES
 from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.keys.keyring import Keyring
-from ultraflash.server.keys.records import API_KEYS
 from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
 from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.tickets import Tickets
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.ownership import own_name
-from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
+from ultraflash.server.recording_shelf import TIDY_EVERY_S, RecordingShelf, tidy_recordings
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
-from ultraflash.server.session_store import SESSION_TABLES, SessionStore
+from ultraflash.server.session_registry import KEEP_EVERY_S
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.stream_server import StreamServer
+from ultraflash.server.tables import TABLES
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
@@ -46,6 +48,7 @@ class Services:
     tickets: Tickets
     shelf: RecordingShelf
     database: Engine
+    chores: Chores
 
     @classmethod
     def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
@@ -54,7 +57,7 @@ class Services:
         Raises ``DataUnusable``.
         """
         me, data = own_name(), settings.data
-        database = open_database(data.database_url, *JOB_TABLES, *SESSION_TABLES, API_KEYS)
+        database = open_database(data.database_url, *TABLES)
         snapshots = SnapshotFolder(snapshot_root(data), me)
         supervisor = WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed)
         sessions = SessionStore(database, me=me)
@@ -94,6 +97,7 @@ class Services:
                 in_use=server.sessions.is_recording,
             ),
             database=database,
+            chores=Chores(server.metrics),
         )
 
     @asynccontextmanager
@@ -102,23 +106,33 @@ class Services:
         server = self.server
         server.snapshots.open()
         server.take_over()
-        alive = asyncio.create_task(server.sessions.keep_alive())
+        keeping = asyncio.create_task(
+            self.chores.repeat("sessions", server.sessions.keep, every_s=KEEP_EVERY_S)
+        )
         async with self.jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
-            tidying = asyncio.create_task(keep_tidy(self.shelf, server.sessions.end_recordings))
+            tidying = asyncio.create_task(self.chores.repeat("recordings", self._tidy, every_s=TIDY_EVERY_S))
             revocation = asyncio.create_task(
-                end_sessions_of_dead_keys(server, self.keyring, server.settings.keys.check_every_s)
+                self.chores.repeat(
+                    "keys",
+                    partial(end_sessions_of_dead_keys, server, self.keyring),
+                    every_s=server.settings.keys.check_every_s,
+                    trouble="API keys cannot be looked up",
+                )
             )
             yield
             revocation.cancel()
             tidying.cancel()
             await server.sessions.end_all()
             await _stop_worker(server.supervisor, supervision)
-        alive.cancel()
+        keeping.cancel()
         await asyncio.to_thread(server.archive.close)
         server.snapshots.close()
         self.database.dispose()
         server.tracer.close()
+
+    async def _tidy(self) -> None:
+        await tidy_recordings(self.shelf, self.server.sessions.end_recordings)
 
 
 def _stream_server(

@@ -57,8 +57,8 @@ class SessionLog:
         """A prompt took effect."""
         entry = {"first_pts_us": report.first_pts_us, "group": report.group, "prompt": change.prompt}
         # A cut goes without saying.
-        if change.transition == "blend":
-            entry |= {"transition": "blend", "groups": change.spread}
+        if change.transition != "cut":
+            entry |= {"transition": change.transition, "groups": change.spread}
         self._add(entry)
 
     def size_shown(self, report: SizeShown) -> None:

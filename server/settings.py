@@ -42,11 +42,12 @@ class HttpSettings(BaseModel):
 
     Attributes:
         auth: whether requests need an API key: ``required`` always, ``auto`` as soon as there is a key, and wherever
-            the server listens beyond this machine without ``allow_unauthenticated``.
+            others reach the server without ``allow_unauthenticated``.
         allowed_origins: origins beside the server's own whose pages may open the stream.
         allowed_hosts: Host names that requests may carry; on loopback only loopback names unless given,
             so that a foreign name that resolves to this machine gets nowhere.
-        allow_unauthenticated: listen beyond this machine although there are no API keys.
+        allow_unauthenticated: let others reach the server although there are no API keys.
+        open_metrics: let `/metrics` be read without a key, which it can be then while the database is away, too.
         max_message_bytes: longest message that a client may send, but for a ``session.start`` with an image.
     """
 
@@ -58,6 +59,7 @@ class HttpSettings(BaseModel):
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
+    open_metrics: bool = False
     max_message_bytes: int = Field(default=65_536, ge=1024)
 
     def longest_message(self, max_image_bytes: int) -> int:
@@ -70,9 +72,14 @@ class HttpSettings(BaseModel):
         return self.host in LOOPBACK
 
     @property
+    def for_others(self) -> bool:
+        """Whether others reach it: by its address, or by a name of theirs, which means a proxy in front."""
+        return not self.on_loopback or not set(self.allowed_hosts) <= set(LOOPBACK)
+
+    @property
     def key_required(self) -> bool:
         """Whether nobody comes in without a key, even where there is none yet."""
-        return self.auth == "required" or not (self.on_loopback or self.allow_unauthenticated)
+        return self.auth == "required" or (self.for_others and not self.allow_unauthenticated)
 
 
 class KeySettings(BaseModel):
@@ -86,6 +93,8 @@ class KeySettings(BaseModel):
         max_body_bytes: longest body of a request.
         check_every_s: how often live sessions are looked through for keys that have been revoked or have expired.
         ticket_s: life of tickets.
+        first_file: where `serve` puts the key that it makes at its first start, unless ``http.allow_unauthenticated``.
+            Without it none is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,6 +106,7 @@ class KeySettings(BaseModel):
     max_body_bytes: int | None = Field(default=16 * 2**20, ge=1024)
     check_every_s: float = Field(default=5.0, gt=0)
     ticket_s: float = Field(default=21_600.0, gt=0)
+    first_file: Path | None = None
 
     @property
     def limits(self) -> KeyLimits:
@@ -257,6 +267,50 @@ class JobSettings(BaseModel):
     checkpoint_s: float = Field(default=5.0, ge=0)
 
 
+class ReplicaSettings(BaseModel):
+    """Several servers behind one address; see docs/SCALING.md.
+
+    Attributes:
+        count: servers to begin with; 1 without ``max`` is a server without a front.
+        min, max: bounds within which the queue decides; by default always ``count``.
+        scale_up_eta_s: a queue that would take longer for some seconds starts one more.
+        scale_down_idle_s: time for which nobody has needed one that is stopped.
+        drain_s: time that live sessions have to end when the front is told to stop.
+        secret: opens the door between front and replicas; a front makes one up.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(default=1, ge=1, le=256)
+    min: int | None = Field(default=None, ge=1, le=256)
+    max: int | None = Field(default=None, ge=1, le=256)
+    scale_up_eta_s: float = Field(default=10.0, gt=0)
+    scale_down_idle_s: float = Field(default=300.0, gt=0)
+    drain_s: float = Field(default=30.0, ge=0)
+    secret: str | None = Field(default=None, repr=False, min_length=16)
+
+    @property
+    def least(self) -> int:
+        """Never fewer."""
+        return self.count if self.min is None else self.min
+
+    @property
+    def most(self) -> int:
+        """Never more."""
+        return self.count if self.max is None else self.max
+
+    @property
+    def with_front(self) -> bool:
+        """Whether there is more than one server, or may be."""
+        return self.most > 1
+
+    @model_validator(mode="after")
+    def _count_is_within_its_bounds(self) -> ReplicaSettings:
+        if not self.least <= self.count <= self.most:
+            raise ValueError("min must not exceed count, nor count max")
+        return self
+
+
 class TraceSettings(BaseModel):
     """Where traces go; they need the extra ``otel``.
 
@@ -311,6 +365,7 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
+    replicas: ReplicaSettings = Field(default_factory=ReplicaSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
 
     def configure(self, snapshots: Path | None) -> Configure:
@@ -371,15 +426,15 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
 
 
 def check_binding(http: HttpSettings, *, has_keys: bool) -> None:
-    """Raises ``UnsafeBinding`` for an address that others reach, where there is no key and nobody has said that
-    they may come in without."""
-    if http.on_loopback or http.allow_unauthenticated or has_keys or http.auth == "required":
+    """Raises ``UnsafeBinding`` for an address or a name that others reach, where there is no key and nobody has said
+    that they may come in without."""
+    if not http.for_others or http.allow_unauthenticated or has_keys or http.auth == "required":
         return
+    how = "Answering to the names of http.allowed_hosts" if http.on_loopback else f"Listening on {http.host}"
     raise UnsafeBinding(
-        f"Listening on {http.host} lets others reach this server, and there is no API key. Make one with "
-        "`ultraflash keys create NAME`, or keep 127.0.0.1, or pass --allow-unauthenticated where everybody who can "
-        "reach it may use it.",
-        param="http.host",
+        f"{how} lets others reach this server, and there is no API key. Make one with `ultraflash keys create NAME`, "
+        "or keep to 127.0.0.1, or pass --allow-unauthenticated where everybody who can reach it may use it.",
+        param="http.allowed_hosts" if http.on_loopback else "http.host",
     )
 
 

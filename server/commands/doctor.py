@@ -63,8 +63,8 @@ def machine() -> Iterator[str]:
     """Versions, and every device with its free memory."""
     import torch
 
-    from ultraflash.models.cascade import fastest_dtype
     from ultraflash.models.device_memory import free_bytes
+    from ultraflash.models.precision import fastest_dtype
 
     yield f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}"
     for device in devices():
@@ -141,8 +141,8 @@ def default() -> str:
 
 def _sizes(preset: Preset, device: torch.device, free: int | None) -> Iterator[tuple[str, bool]]:
     """A line for every size, and whether it fits; without knowledge of the memory everything does."""
-    from ultraflash.models.cascade import fastest_dtype
     from ultraflash.models.memory_plan import memory_plan
+    from ultraflash.models.precision import fastest_dtype
 
     for size in preset.sizes:
         needed = memory_plan(preset, size.name, dtype=fastest_dtype(device)).total_bytes

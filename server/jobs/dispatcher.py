@@ -82,8 +82,13 @@ class JobDispatcher:
         self._running: Job | None = None
         self._life = self._sent_in_life = 0
         self._kept_at = 0.0
-        self._tidied_at = float("-inf")
+        self._recovered_at = self._tidied_at = float("-inf")
         self._change = asyncio.Event()
+
+    @property
+    def running_id(self) -> str | None:
+        """The job that the worker has now."""
+        return None if self._running is None else self._running.id
 
     def wake(self) -> None:
         """Something may be there to do."""
@@ -140,6 +145,7 @@ class JobDispatcher:
         except Exception:
             # Most likely the database is away; jobs are safe in it and wait.
             log.exception("a job could not be followed; trying again")
+            self._metrics.chore_failures.labels(chore="jobs").inc()
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
@@ -150,6 +156,7 @@ class JobDispatcher:
     async def _step(self) -> None:
         await self._handle(await self._next_tiding())
         await self._keep_claim()
+        await self._take_over()
         await self._tidy()
         if self._running is None and self._supervisor.is_ready:
             await self._start_next()
@@ -295,14 +302,19 @@ class JobDispatcher:
         self._artifacts.fetch_reference(job.order.reference.id, path)
         return str(path)
 
-    async def _tidy(self) -> None:
-        if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
+    async def _take_over(self) -> None:
+        if time.monotonic() - self._recovered_at < min(TIDY_EVERY_S, self._store.limits.lease_s / 3):
             return
-        self._tidied_at = time.monotonic()
+        self._recovered_at = time.monotonic()
         running = None if self._running is None else self._running.id
         lost = await asyncio.to_thread(self._store.recover, running)
         if lost:
             log.warning("taken over from servers that are gone: %s", ", ".join(lost))
+
+    async def _tidy(self) -> None:
+        if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
+            return
+        self._tidied_at = time.monotonic()
         await asyncio.to_thread(self._remove_old)
 
     def _remove_old(self) -> None:

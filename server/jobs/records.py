@@ -84,13 +84,13 @@ class Cue:
     """A prompt in force from the first group that starts at or after ``frame``.
 
     Attributes:
-        transition, groups: how it comes: at once, or in equal steps over so many groups.
+        transition, groups: how it comes: at once, or by a fade or a blend over so many groups.
         restarts: the engine's stream begins anew at ``frame``, as one did whose worker had died.
     """
 
     frame: int
     prompt: str
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: int = 1
     restarts: bool = False
 

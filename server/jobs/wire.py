@@ -12,7 +12,7 @@ MAX_SEED = 2**63 - 1
 MAX_FPS = 60
 MAX_FRAMES = 1_000_000
 MAX_PTS_US = 1e15
-MAX_BLEND_GROUPS = 64
+MAX_SPREAD_GROUPS = 64
 MAX_REPLAY_EVENTS = 1000
 
 
@@ -106,8 +106,10 @@ class ReplayEvent(_Request):
     sr_share: float = Field(
         default=1.0, gt=0, le=1, description="Of the attention of super-resolution; a replay keeps all of it."
     )
-    transition: Literal["cut", "blend"] = "cut"
-    groups: int = Field(default=1, ge=1, le=MAX_BLEND_GROUPS, description="Over which a blend is spread.")
+    transition: Literal["cut", "fade", "blend"] = "cut"
+    groups: int = Field(
+        default=1, ge=1, le=MAX_SPREAD_GROUPS, description="Over which a fade or a blend is spread."
+    )
     restarted: bool = Field(default=False, description="A new stream of the same seed begins.")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ultraflash.server.engine import DetailChooser, Engine, EngineState, PictureSize
+from ultraflash.server.engine import DetailChooser, Engine, EngineState, PictureSize, engine_transition
 from ultraflash.server.media.h264 import H264Config
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.encoding import FrameGroup, StreamEncoder
@@ -256,11 +256,7 @@ def _repeat_changes(engine: Engine, stream: LiveStream) -> None:
 
 
 def _set_prompt(engine: Engine, stream: LiveStream, prompt: str, transition: str, groups: int) -> None:
-    # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last
-    # block, and what was kept from under the old one would go on pulling towards it.
-    engine.set_prompt(
-        stream.state, prompt, transition="blend" if transition == "blend" else "recompute", groups=groups
-    )
+    engine.set_prompt(stream.state, prompt, transition=engine_transition(transition), groups=groups)
 
 
 def _set_sr_share(engine: Engine, stream: LiveStream, share: float) -> None:

@@ -105,12 +105,12 @@ class OpenStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPrompt:
-    """Changes the prompt from the next group on, at once or, with ``blend``, over ``groups`` groups."""
+    """Changes the prompt from the next group on, at once or, with ``fade`` and ``blend``, over ``groups`` groups."""
 
     stream_id: str
     event_id: str
     prompt: str
-    transition: Literal["cut", "blend"]
+    transition: Literal["cut", "fade", "blend"]
     groups: int
     trace: str | None = None
 
@@ -262,6 +262,13 @@ class CostsMeasured:
     """Once a second: what a frame of each size costs now, in seconds of the worker's loop."""
 
     frame_seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """Once a second, where there is a GPU: [bytes in use, bytes in total] by its name."""
+
+    gpus: dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,7 +462,7 @@ StreamReport = (
     | StreamEnded
 )
 JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked | ReferenceRead
-Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | StreamReport | JobReport
+Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | GpuMemory | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, EngineState, StreamKeeper
+from ultraflash.server.engine import Engine, EngineState, StreamKeeper, engine_transition
 from ultraflash.server.logs import fields
 from ultraflash.server.media.annexb import ParameterSets
 from ultraflash.server.media.boxes import VideoTrack
@@ -181,7 +181,7 @@ class JobCue(NamedTuple):
 
     frame: int
     prompt: str
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: int = 1
     restarts: bool = False
 
@@ -302,8 +302,7 @@ def _follow_cues(engine: Engine, job: VideoJob) -> None:
             job.state = engine.open(cue.prompt, size=job.size, seed=job.seed)
             start_from(engine, job.state, job.reference)
         else:
-            blends = cue.transition == "blend"
             engine.set_prompt(
-                job.state, cue.prompt, transition="blend" if blends else "recompute", groups=cue.groups
+                job.state, cue.prompt, transition=engine_transition(cue.transition), groups=cue.groups
             )
         job.cues_shown += 1

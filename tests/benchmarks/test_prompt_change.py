@@ -19,6 +19,6 @@ def test_a_row_for_every_way_of_changing_the_prompt(
     path = tmp_path / "prompt_change.json"
     assert benchmark.main(["--streams", "2", "--before", "0.5", "--after", "0.5", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
-    assert [(row["transition"], row["groups"]) for row in rows] == list(benchmark.WAYS)
+    assert [(row["transition"], row["groups"]) for row in rows] == [("none", 0), *benchmark.WAYS]
     assert all(0 <= row["adherence"]["value"] <= 1 for row in rows)
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)

@@ -63,6 +63,7 @@ WHILE_LIVE: list[tuple[str | bytes | dict[str, Any], str]] = [
     ({**UPDATE, "groups": 2}, "invalid_field"),
     ({**UPDATE, "transition": "blend", "groups": 0}, "invalid_field"),
     ({**UPDATE, "transition": "blend", "groups": 65}, "invalid_field"),
+    ({**UPDATE, "transition": "fade", "groups": 0}, "invalid_field"),
     ({**UPDATE, "transition": "wipe"}, "invalid_field"),
     ({**UPDATE, "event_id": ""}, "invalid_field"),
     (CONTROL, "invalid_field"),

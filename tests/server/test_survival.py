@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 from live_server import PATIENCE_S
 from pattern_engine import read_number
+from streams import decoded
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.server.engine import CASCADE
@@ -20,17 +19,6 @@ from ultraflash.server.protocol import MediaFlags
 
 if TYPE_CHECKING:
     from live_server import LiveServer, StreamClient
-
-
-def decoded(client: StreamClient) -> list[np.ndarray]:
-    """All frames of a client; a decoder goes on over the keyframe of another encoder."""
-    data = b"".join(payload for _, payload in client.frames())
-    with av.open(io.BytesIO(data), format="h264") as container:
-        frames = list(container.decode(video=0))
-    return [
-        frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG").to_ndarray()
-        for frame in frames
-    ]
 
 
 async def kill_worker(server: LiveServer) -> None:

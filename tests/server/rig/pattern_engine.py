@@ -107,12 +107,14 @@ def read_number(frame_HWC: np.ndarray) -> int:
 class PatternEngine:
     """Deterministic pictures. In the environment, ``PATTERN_SECONDS`` is the work of a group and
     ``PATTERN_LOAD_SECONDS`` that of loading. ``PATTERN_COSTS`` is the path of a JSON file with the seconds of a group
-    by name of the size, which is read again for each group; with ``1K/0.5`` it has that step too."""
+    by name of the size, which is read again for each group; with ``1K/0.5`` it has that step too. ``PATTERN_GPU`` is
+    what it says of a GPU, such as 3/8 for three bytes of eight in use."""
 
     def __init__(self) -> None:
         self.preset = PatternPreset()
         self._seconds = float(os.environ.get("PATTERN_SECONDS", "0.01"))
         self._costs = os.environ.get("PATTERN_COSTS")
+        self._gpu = os.environ.get("PATTERN_GPU")
 
     @classmethod
     def load(cls, preset: str, size: str | None = None) -> PatternEngine:
@@ -122,6 +124,12 @@ class PatternEngine:
             os._exit(9)
         time.sleep(float(os.environ.get("PATTERN_LOAD_SECONDS", "0")))
         return cls()
+
+    def gpu_memory(self) -> dict[str, tuple[int, int]]:
+        if self._gpu is None:
+            return {}
+        used, total = map(int, self._gpu.split("/"))
+        return {"cuda:0": (used, total)}
 
     def check_prompt(self, prompt: str) -> str:
         if not prompt.strip():
@@ -136,11 +144,11 @@ class PatternEngine:
         return PatternState(prompt=self.check_prompt(prompt), size=self.preset.size(size), seed=seed)
 
     def set_prompt(self, state: PatternState, prompt: str, *, transition: str, groups: int) -> None:
-        """A blend goes from one colour to the other in equal steps."""
-        assert transition == "blend" or (transition, groups) == ("recompute", 1)
+        """A blend goes from one colour to the other in equal steps, and so does a fade here."""
+        assert transition in ("fade", "blend") or (transition, groups) == ("recompute", 1)
         state.old_colour = state.colour
         state.prompt = self.check_prompt(prompt)
-        state.blend_groups, state.blended = (groups, 0) if transition == "blend" else (1, 1)
+        state.blend_groups, state.blended = (groups, 0) if transition != "recompute" else (1, 1)
 
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
