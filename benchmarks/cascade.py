@@ -5,7 +5,8 @@
 
 Each size runs in a process of its own, so that its peak memory is its own. Before anything is timed the frames are
 checked: their number, their shape, that they move, and that the same seed makes them again. What fails is not timed.
-Stages run one after the other here; milliseconds are per frame of video.
+Stages run one after the other here; milliseconds are per frame of video. Frames come as the server has them: on a GPU
+as the planes that the encoder takes, on a CPU as RGB.
 """
 
 from __future__ import annotations
@@ -16,17 +17,14 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import Any
 
 import torch
 from provenance import provenance
 from result_table import markdown_table
-from torch import Tensor
-
-PROMPT = "a red hot air balloon over snowy mountains at dusk, camera drifting left"
 
 
 class WrongFrames(Exception):
@@ -61,16 +59,18 @@ class Run:
 def check_frames(cascade: Any, run: Run) -> None:
     """Raise WrongFrames unless a stream's first two groups are what they should be, twice."""
     from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
+    from ultraflash.server.size_timing import PROMPT
 
     size = cascade.preset.size(run.size)
     streams = [cascade.open(PROMPT, size=run.size, seed=run.seed) for _ in range(2)]
     full = PATCH_FRAMES * cascade.preset.group_frames
+    rgb = cascade.pictures.layout == "rgb"
+    picture = (size.height, size.width, 3) if rgb else (3 * size.height // 2, size.width)
     for expected in (full - UNTRIMMED_FRAMES, full):
         first, second = (cascade.next_group(stream) for stream in streams)
-        if tuple(first.shape) != (expected, size.height, size.width, 3) or first.dtype != torch.uint8:
+        if tuple(first.shape) != (expected, *picture) or first.dtype != torch.uint8:
             raise WrongFrames(
-                f"{run.size}: frames are {first.dtype} {tuple(first.shape)}, "
-                f"not uint8 {(expected, size.height, size.width, 3)}"
+                f"{run.size}: frames are {first.dtype} {tuple(first.shape)}, not uint8 {(expected, *picture)}"
             )
         if not torch.equal(first, second):
             raise WrongFrames(f"{run.size}: the same seed made other frames")
@@ -78,81 +78,28 @@ def check_frames(cascade: Any, run: Run) -> None:
             raise WrongFrames(f"{run.size}: the picture is blank or stands still")
 
 
-def time_size(run: Run) -> dict[str, Any]:
+def time_run(run: Run) -> dict[str, Any]:
     """Load the preset, its modules included, and time one size; numbers ready for JSON."""
     started = perf_counter()
     from ultraflash.models.cascade import Cascade
-    from ultraflash.server.media.h264 import H264Config, H264Encoder
+    from ultraflash.server.size_timing import time_first_frame, time_size
 
     if run.threads:
         torch.set_num_threads(run.threads)
-    cascade = Cascade.load(run.preset, device=run.device)
-    size, fps = cascade.preset.size(run.size), cascade.preset.fps
-
-    def open_encoder() -> H264Encoder:
-        return H264Encoder(H264Config.live(width=size.width, height=size.height, fps=fps))
-
+    cascade = Cascade.load_for_video(run.preset, device=run.device)
+    size = cascade.preset.size(run.size)
     load_seconds = perf_counter() - started
-    cold_seconds = load_seconds + first_frame_seconds(cascade, run, open_encoder())
+    cold_seconds = load_seconds + time_first_frame(cascade, size, seed=run.seed)
     check_frames(cascade, run)
-    warm_seconds = first_frame_seconds(cascade, run, open_encoder())
+    timing = asdict(time_size(cascade, size, groups=run.groups, warmup=run.warmup, seed=run.seed))
     return {
-        "size": size.name,
-        "width": size.width,
-        "height": size.height,
-        "playback_fps": fps,
         "load_s": round(load_seconds, 3),
         "first_frame_cold_s": round(cold_seconds, 3),
-        "first_frame_warm_s": round(warm_seconds, 3),
-        **time_groups(cascade, run, open_encoder()),
+        "first_frame_warm_s": timing.pop("first_frame_s"),
+        "layout": cascade.pictures.layout,
+        **timing,
         **peak_memory(run.device),
     }
-
-
-def first_frame_seconds(cascade: Any, run: Run, encoder: Any) -> float:
-    """From a prompt to the first encoded frame of its stream."""
-    started = perf_counter()
-    frames = cascade.next_group(cascade.open(PROMPT, size=run.size, seed=run.seed))
-    encoder.encode(frames[0].numpy(), 0)
-    return perf_counter() - started
-
-
-def time_groups(cascade: Any, run: Run, encoder: Any) -> dict[str, Any]:
-    """Milliseconds of each stage, frames per second and bitrate over the timed groups of one stream."""
-    stream = cascade.open(PROMPT, size=run.size, seed=run.seed)
-    stages: dict[str, float] = {}
-    frames = coded_bytes = 0
-    slowest_group = wall = cpu = 0.0
-    for group in range(run.warmup + run.groups):
-        wall_start, cpu_start = perf_counter(), process_time()
-        made = cascade.next_group(stream)
-        encode_start = perf_counter()
-        coded = encode(encoder, made, stream.frames_emitted - len(made))
-        wall_end = perf_counter()
-        if group < run.warmup:
-            continue
-        for stage, seconds in {**stream.stage_seconds, "encode": wall_end - encode_start}.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
-        frames += len(made)
-        coded_bytes += coded
-        wall += wall_end - wall_start
-        cpu += process_time() - cpu_start
-        slowest_group = max(slowest_group, (wall_end - wall_start) / len(made))
-    return {
-        "frames": frames,
-        "fps": round(frames / wall, 2),
-        "stages_ms": {stage: round(1e3 * seconds / frames, 2) for stage, seconds in stages.items()},
-        "frame_ms": round(1e3 * wall / frames, 2),
-        "frame_ms_slowest_group": round(1e3 * slowest_group, 2),
-        "frame_cpu_ms": round(1e3 * cpu / frames, 2),
-        "mbit_per_s_of_video": round(8e-6 * coded_bytes / frames * cascade.preset.fps, 2),
-    }
-
-
-def encode(encoder: Any, frames_THWC: Tensor, index: int) -> int:
-    """Encode frames, the first under number ``index``; bytes that came out."""
-    units = [unit for i, frame in enumerate(frames_THWC.numpy()) for unit in encoder.encode(frame, index + i)]
-    return sum(len(unit.data) for unit in units)
 
 
 def peak_memory(device: str) -> dict[str, int]:
@@ -203,6 +150,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Time every size and print the table; 1 when a size makes wrong frames."""
+    from ultraflash.server.size_timing import PROMPT
+
     args = parse_args(argv)
     results = []
     for size in args.sizes:
@@ -217,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             try:
-                results.append(process.submit(time_size, run).result())
+                results.append(process.submit(time_run, run).result())
             except WrongFrames as error:
                 print(f"not timed: {error}", file=sys.stderr)
                 return 1

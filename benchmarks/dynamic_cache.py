@@ -22,10 +22,12 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from cascade import PROMPT, Run, WrongFrames, check_frames
+from cascade import Run, WrongFrames, check_frames
 from provenance import provenance
 from result_table import markdown_table
 from torch import Tensor
+
+from ultraflash.server.size_timing import PROMPT
 
 # Of red, green and blue in the luma of BT.709.
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -162,7 +164,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--later-steps", type=int, default=2, help="denoising steps of blocks after the first"
     )
     parser.add_argument(
-        "--skip-above", type=float, default=0.9, help="agreement above which commits are skipped"
+        "--skip-above", type=float, default=0.7, help="agreement above which commits are skipped"
     )
     parser.add_argument("--warmup-groups", type=int, default=2, help="groups with the full SR window")
     parser.add_argument("--min-sr-blocks", type=int, default=0, help="what the SR window shrinks to")

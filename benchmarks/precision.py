@@ -21,11 +21,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from cascade import PROMPT, Run, WrongFrames, check_frames
+from cascade import Run, WrongFrames, check_frames
 from dynamic_cache import psnr
 from provenance import provenance
 from result_table import markdown_table
 from torch import Tensor
+
+from ultraflash.server.size_timing import PROMPT
 
 VARIANTS = {
     "float32": (torch.float32, "native"),

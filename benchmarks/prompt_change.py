@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ WAYS: tuple[tuple[Any, int], ...] = (
 )
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for streams without a change, then one for every way and every time after the change."""
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for streams without a change, then one for every way and every time after the change, as soon as it is
+    there."""
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.classifier import FrameReader
@@ -48,30 +50,22 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     settings = StreamSettings(size=args.size or preset.default_size, seed=args.seed)
     prompts = make_prompts(args.streams, split="test", seed=args.seed)
     ordinary = list(made_clips(cascade, prompts, settings, seconds=args.before))
-    rows: list[dict[str, Any]] = []
+    first = True
     for transition, groups in WAYS:
         for after_s in args.after:
             found = prompt_switch(
                 cascade, prompts, reader, settings,
                 before_s=args.before, after_s=after_s, transition=transition, groups=groups, ordinary=ordinary,
             )  # fmt: skip
-            if not rows:
+            if first:
                 unchanged = {
                     "adherence": adherence(ordinary, reader)["all"],
                     "without_jump": found.ordinary_without_jump,
                 }
-                rows.append(_row("none", 0, 0.0, **unchanged))
-            rows.append(
-                _row(
-                    transition,
-                    groups,
-                    after_s,
-                    adherence=found.adherence["all"],
-                    without_jump=found.without_jump,
-                )
-            )
-            print(rows[-1], file=sys.stderr)
-    return rows
+                yield _row("none", 0, 0.0, **unchanged)
+                first = False
+            measured = {"adherence": found.adherence["all"], "without_jump": found.without_jump}
+            yield _row(transition, groups, after_s, **measured)
 
 
 def _row(transition: str, groups: int, after_s: float, **measures: Any) -> dict[str, Any]:
@@ -110,12 +104,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
     args = parse_args(argv)
-    rows = measure(args)
+    report: dict[str, Any] = {"benchmark": "prompt_change", "preset": args.preset, "streams": args.streams}
+    rows: list[dict[str, Any]] = []
+    report |= {**provenance(), "rows": rows}
+    for row in measure(args):
+        rows.append(row)
+        print(row, file=sys.stderr)
+        if args.json:  # after every row, so that a run that is cut short leaves what it has
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
     print(table(rows))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {"benchmark": "prompt_change", "preset": args.preset, **provenance(), "rows": rows}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

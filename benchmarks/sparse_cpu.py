@@ -27,7 +27,7 @@ from provenance import provenance
 from torch import Tensor
 
 from ultraflash.kernels.block_sparse import block_sparse_attention
-from ultraflash.models.precision import fastest_dtype
+from ultraflash.models.device import fastest_dtype
 
 
 def gather(tensors: Tensors) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,26 +16,30 @@ import torch
 from torch import Tensor
 
 from ultraflash.kernels.pixels import PixelLayout
+from ultraflash.models.base_stage import BaseStage
 from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
+from ultraflash.models.device import best_device, fastest_dtype
 from ultraflash.models.device_memory import free_bytes, gpu_memory
-from ultraflash.models.dit import CausalDiT, TextContext
-from ultraflash.models.errors import BadConfig, NotEnoughMemory, StreamOffloaded
+from ultraflash.models.dit import CausalDiT
+from ultraflash.models.errors import NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
 from ultraflash.models.loading import Decoder, Networks, channels_last, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
-from ultraflash.models.overlap import Ahead, Background, adopt, ahead_set_aside, mark, rewind
+from ultraflash.models.overlap import ahead_set_aside
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
-from ultraflash.models.precision import check_precision, fastest_dtype, lower_linears
+from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import blend_between
+from ultraflash.models.prompt_encoder import PromptEncoder
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
 from ultraflash.models.sr_share import check_share, sr_shares
-from ultraflash.models.stream_state import PromptContext, StageSeconds, StreamState
+from ultraflash.models.stage_clock import StageClock
+from ultraflash.models.stream_state import PromptContext, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
 from ultraflash.models.transition import PromptChangeConfig, Transition
@@ -79,38 +83,38 @@ class Cascade:
             BadConfig: the preset's transformers want another text encoder.
             UnsupportedPrecision, MissingExtra: of the preset's number types, see :mod:`ultraflash.models.precision`.
         """
-        wanted = [("base", preset.base.dit)] + ([("sr", preset.sr.dit)] if preset.sr else [])
-        for part, dit in wanted:
-            if (dit.text_tokens, dit.text_dim) != (text.tokens, text.width):
-                raise BadConfig(
-                    f"{part} takes {dit.text_tokens} text tokens of width {dit.text_dim}, "
-                    f"but the encoder makes {text.tokens} of width {text.width}",
-                    param=f"{part}.dit.text_tokens",
-                )
         self.preset = preset
-        self._text = text
         self._device = device
         self._dtype = dtype
-        self._base = base.cast(dtype).to(device).eval()
-        self._sr = None if sr is None else sr.cast(dtype).to(device).eval()
-        self._upsamplers = {
-            factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
-        }
-        self._decoder = channels_last(decoder.to(device, dtype)).eval()
-        self._lora = lora
+        self._prompts = PromptEncoder(preset=preset, text=text, base=base, sr=sr, device=device)
+        self._prompts.check_widths()
+        self._networks = Networks(
+            text=text,
+            base=base.cast(dtype).to(device).eval(),
+            upsamplers={
+                factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
+            },
+            sr=None if sr is None else sr.cast(dtype).to(device).eval(),
+            decoder=channels_last(decoder.to(device, dtype)).eval(),
+            lora=lora,
+        )
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
-        self._identity = identity_of(preset, self.networks, dtype)
-        transformers = [self._base, *([self._sr] if self._sr is not None else [])]
+        self._identity = identity_of(preset, self._networks, dtype)
+        transformers = [base, *([sr] if sr is not None else [])]
         for net in transformers:
             lower_linears(net, preset.precision.linears, dtype=dtype)
         if preset.execution.compile:
             compile_blocks(*transformers)
-        self._blocks = BlockGenerator(net=self._base, config=preset.base, device=device)
+        self._base = BaseStage(
+            preset=preset,
+            blocks=BlockGenerator(net=base, config=preset.base, device=device),
+            prompts=self._prompts,
+        )
         self._pictures = PictureStage(
             preset=preset,
-            upsamplers=self._upsamplers,
-            sr=self._sr,
-            decoder=self._decoder,
+            upsamplers=self._networks.upsamplers,
+            sr=sr,
+            decoder=self._networks.decoder,
             device=device,
             dtype=dtype,
             layout=layout,
@@ -163,25 +167,22 @@ class Cascade:
         return cascade
 
     @classmethod
-    def load_for_video(cls, preset: str | Path | Preset = "mini", *, size: str | None = None) -> Cascade:
+    def load_for_video(
+        cls, preset: str | Path | Preset = "mini", *, size: str | None = None, device: str | None = None
+    ) -> Cascade:
         """:meth:`load` for frames that go to a video encoder and nowhere else.
 
         On a GPU they come as the planes that the encoder takes: half the bytes to copy to the host, which then has
         nothing to convert. On a CPU they come as RGB: FFmpeg converts faster there than PyTorch.
         """
-        return cls.load(preset, size=size, layout="yuv420p" if best_device().type == "cuda" else "rgb")
+        where = best_device() if device is None else torch.device(device)
+        layout: PixelLayout = "yuv420p" if where.type == "cuda" else "rgb"
+        return cls.load(preset, size=size, device=str(where), layout=layout)
 
     @property
     def networks(self) -> Networks:
         """The networks that it runs, as they are on the device."""
-        return Networks(
-            text=self._text,
-            base=self._base,
-            upsamplers=self._upsamplers,
-            sr=self._sr,
-            decoder=self._decoder,
-            lora=self._lora,
-        )
+        return self._networks
 
     def gpu_memory(self) -> dict[str, tuple[int, int]]:
         """Bytes in use, by anybody, and in total of the GPU that it runs on, by its name; nothing on a CPU."""
@@ -215,9 +216,7 @@ class Cascade:
 
     def check_prompt(self, prompt: str) -> str:
         """Return the prompt as it will be used, or raise EmptyPrompt or PromptTooLong."""
-        checked = self.preset.check_prompt(prompt)
-        self._text.check(checked)
-        return checked
+        return self._prompts.check(prompt)
 
     @torch.inference_mode()
     def open(self, prompt: str, *, size: str | None = None, seed: int = 0) -> StreamState:
@@ -248,6 +247,7 @@ class Cascade:
             picture=self._pictures.open(chosen),
             next_size=chosen,
             dynamic_cache=self.preset.dynamic_cache,
+            clock=StageClock(self._device),
         )
 
     @torch.inference_mode()
@@ -268,7 +268,7 @@ class Cascade:
         given = PromptChangeConfig(transition=transition, groups=groups) if transition else None
         change = given or self.preset.prompt_change
         context = self.encode_prompt(prompt)
-        self._forget_ahead(state)
+        self._base.forget_ahead(state)
         blends = change.transition == "blend"
         old = state.prompt_context
         state.blend = blend_between(old.states_1XW, context.states_1XW, change.groups) if blends else None
@@ -326,69 +326,33 @@ class Cascade:
 
     @torch.inference_mode()
     def _next_group(self, state: StreamState) -> Tensor:
-        clock = StageSeconds()
         if state.next_size != state.picture.size:
-            with clock.measure("resize"):
+            with state.clock.measure("resize"):
                 self._resize(state)
-        latents = self._base_latents(state, clock)
-        frames = self._show(state, latents, clock)
+        latents = self._base.latents(state)
+        frames = self._show(state, latents)
         if state.latent_frames == 0:
             frames = frames[UNTRIMMED_FRAMES:]
         state.last_latents_BCFHW = latents
         state.groups += 1
         state.latent_frames += latents.shape[2]
         state.frames_emitted += frames.shape[0]
-        state.stage_seconds = clock.seconds
+        state.stage_seconds = state.clock.read()
         return frames.contiguous()
 
-    def _base_latents(self, state: StreamState, clock: StageSeconds) -> Tensor:
-        """Clean base latents (1, C, F, H, W) of the next group: those generated ahead if they still hold, else new."""
-        ahead = state.ahead
-        if ahead is not None and ahead.after.dynamic_cache == state.dynamic_cache:
-            adopt(state, ahead.after)
-            state.ahead = None
-            return ahead.latents_BCFHW
-        self._forget_ahead(state)
-        if state.blend is not None or state.recompute_window:
-            with clock.measure("prompt"):
-                self._change_prompt(state)
-        with clock.measure("base"):
-            return self._generate(state)
-
-    def _show(self, state: StreamState, latents: Tensor, clock: StageSeconds) -> Tensor:
+    def _show(self, state: StreamState, latents: Tensor) -> Tensor:
         """Frames of a group, and where the preset overlaps, the next group's latents meanwhile.
 
-        A stream's first group goes without, so that it is seen as soon as can be. Of the time that the base takes
-        ahead, what the frames had to wait for it counts.
+        A stream's first group goes without, so that it is seen as soon as can be.
         """
+        show = partial(self._pictures.show, state, latents, state.latent_frames, state.clock)
         if not self.preset.execution.overlap or state.groups == 0:
-            return self._pictures.show(state, latents, state.latent_frames, clock)
-        after = replace(state, latent_frames=state.latent_frames + latents.shape[2], last_latents_BCFHW=None)
-        before = mark(state, sum(self.preset.group_at(after.latent_frames)))
-        with Background(self._device, lambda: self._generate_ahead(after)) as background:
-            frames = self._pictures.show(state, latents, state.latent_frames, clock)
-            with clock.measure("base"):
-                made = background.result()
-        state.ahead = Ahead(latents_BCFHW=made, after=after, before=before)
-        return frames
-
-    @torch.inference_mode()
-    def _generate_ahead(self, after: StreamState) -> Tensor:
-        """Latents of the group after the one in work, on a thread of its own."""
-        if after.blend is not None:
-            self._change_prompt(after)
-        return self._generate(after)
-
-    @torch.inference_mode()
-    def _forget_ahead(self, state: StreamState) -> None:
-        """Take back what was generated ahead, since it is not wanted as it is."""
-        if state.ahead is not None:
-            rewind(state, state.ahead.before)
-            state.ahead = None
+            return show()
+        return self._base.beside(state, latents, show)
 
     def pause(self, state: StreamState) -> None:
         """Move a stream to host memory, so that it takes none of the device's while it makes no frames."""
-        self._forget_ahead(state)
+        self._base.forget_ahead(state)
         state.to(torch.device("cpu"))
         state.offloaded = True
 
@@ -418,9 +382,9 @@ class Cascade:
         state.next_size = self.preset.size(snapshot.next_size)
         fill(state, snapshot, self._device)
         if state.blend is not None:
-            state.prompt_context = self._context(state.prompt, state.blend.states_1XW)
+            state.prompt_context = self._prompts.context(state.prompt, state.blend.states_1XW)
         if snapshot.compact:
-            self._blocks.recompute_window(state)
+            self._base.blocks.recompute_window(state)
             self._show_newest_again(state)
         return state
 
@@ -448,23 +412,7 @@ class Cascade:
     @torch.inference_mode()
     def encode_prompt(self, prompt: str) -> PromptContext:
         """A prompt as the transformers take it. Raises EmptyPrompt, PromptTooLong."""
-        checked = self.check_prompt(prompt)
-        return self._context(checked, self._text.encode(checked).to(self._device)[None])
-
-    def _context(self, prompt: str, states_1XW: Tensor) -> PromptContext:
-        sr = TextContext((), ()) if self._sr is None else self._sr.encode_text(states_1XW)
-        base = self._base.encode_text(states_1XW)
-        return PromptContext(prompt=prompt, states_1XW=states_1XW, base=base, sr=sr)
-
-    def _change_prompt(self, state: StreamState) -> None:
-        """Take a blend one group further, and make the window anew where that was asked for."""
-        if state.blend is not None:
-            blend = replace(state.blend, done=state.blend.done + 1)
-            state.prompt_context = self._context(state.prompt, blend.states_1XW)
-            state.blend = blend if blend.done < blend.groups else None
-        if state.recompute_window:
-            self._blocks.recompute_window(state)
-            state.recompute_window = False
+        return self._prompts.encode(prompt)
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
@@ -475,22 +423,4 @@ class Cascade:
     def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
-            self._pictures.show(state, state.last_latents_BCFHW, start, StageSeconds())
-
-    def _generate(self, state: StreamState) -> Tensor:
-        """Clean base latents (1, C, F, H, W) of the next group."""
-        start, blocks = state.latent_frames, []
-        for frames in self.preset.group_at(start):
-            given = state.reference_BCFHW
-            if given is None:
-                blocks.append(self._blocks.denoise(state, start, frames))
-            else:
-                blocks.append(self._blocks.take(state, given[:, :, :frames], start))
-                state.reference_BCFHW = given[:, :, frames:] if given.shape[2] > frames else None
-            start += frames
-        return torch.cat(blocks, dim=2)
-
-
-def best_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._pictures.show(state, state.last_latents_BCFHW, start, StageClock(self._device))

@@ -1,4 +1,4 @@
-"""What a stream's state depends on, in a few bytes: the preset, the weights and the number type."""
+"""What a stream's state depends on, in a few bytes: the preset, the weights, the number type and how they are run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ultraflash.models.errors import ForeignSnapshot
 from ultraflash.models.loading import Networks
 from ultraflash.models.preset import Preset
 
-# Neither words for people, nor where files lie, nor what every stream carries itself, nor how fast it is made.
+# Neither words for people, nor where files lie, nor what every stream carries itself. Of `execution`, see `Identity`.
 _NO_MATTER = (
     "description",
     "weights",
@@ -37,12 +37,15 @@ class Identity:
         preset: name of the preset.
         preset_digest, weights_digest: of :func:`preset_digest` and :func:`weights_digest`.
         dtype: of the matrix products.
+        blocks: ``eager`` or ``compiled``. Compiled sums are rounded otherwise; overlap changes no bit, and so is not
+            part of it.
     """
 
     preset: str
     preset_digest: str
     weights_digest: str
     dtype: str
+    blocks: str = "eager"
 
     def check(self, other: Identity) -> None:
         """Raise ForeignSnapshot, which says what differs, unless ``other`` is the same."""
@@ -51,7 +54,7 @@ class Identity:
             return
         differing = ", ".join(
             f"{name.replace('_digest', '')} ({theirs[name][:16]}, here {ours[name][:16]})"
-            for name in ("preset", "preset_digest", "weights_digest", "dtype")
+            for name in ("preset", "preset_digest", "weights_digest", "dtype", "blocks")
             if ours[name] != theirs[name]
         )
         raise ForeignSnapshot(
@@ -90,4 +93,5 @@ def identity_of(preset: Preset, networks: Networks, dtype: torch.dtype) -> Ident
         preset_digest=preset_digest(preset),
         weights_digest=weights_digest(nets),
         dtype=str(dtype),
+        blocks="compiled" if preset.execution.compile else "eager",
     )

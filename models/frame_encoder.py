@@ -15,13 +15,15 @@ from ultraflash.models.loading import part_tensors
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig, PatchEncoder
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import models_home
+from ultraflash.models.wan_vae import VAE, WanVideoEncoder
 from ultraflash.models.weights import load_strict
 
 ENCODER = "encoder"
 """The encoder's part of a preset whose weights are of this repository's making."""
 
 WAN_VAE_STORE = "wan-vae"
-"""Folder under `models_home` of the VAE that the official presets' latents are of."""
+"""Folder under `models_home` of the VAE that the official presets' latents are of, for a preset without a source of
+it."""
 
 
 class FrameEncoder(Protocol):
@@ -85,6 +87,6 @@ def load_frame_encoder(preset: Preset, *, device: torch.device) -> FrameEncoder:
         encoder = PatchEncoder(preset.decoder)
         load_strict(encoder, part_tensors(preset, ENCODER), source=f"{preset.name} ({ENCODER})")
         return PatchFrameEncoder(encoder.to(device))
-    from ultraflash.models.wan_vae import WanVideoEncoder
-
-    return WanVideoEncoder.from_folder(models_home() / WAN_VAE_STORE, device=str(device))
+    source = preset.source(VAE)
+    folder = models_home() / WAN_VAE_STORE if source is None else source.folder
+    return WanVideoEncoder.from_folder(folder, device=str(device))

@@ -89,10 +89,7 @@ def _snapshot(preset: Preset, source: Source, lacking: Sequence[Source]) -> Path
     try:
         return _download(source.repo, patterns=list(wanted_files(source)), token=None)
     except _Refused as error:
-        places = "\n".join(
-            f"  {', '.join(wanted_files(each))} of https://huggingface.co/{each.repo} into {each.folder}"
-            for each in lacking
-        )
+        places = "\n".join(f"  {each.told} into {each.folder}" for each in lacking)
         raise HubUnreachable(
             f"cannot fetch the weights of {preset.name} from the Hugging Face hub ({error}). On a machine with a "
             f"network, download these files, put them into these folders, and run the command again:\n{places}"

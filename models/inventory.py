@@ -16,6 +16,7 @@ from ultraflash.models.errors import MissingWeights
 from ultraflash.models.loading import build_decoder, part_folder, parts_of
 from ultraflash.models.preset import Preset
 from ultraflash.models.upsampler import LatentUpsampler
+from ultraflash.models.wan_vae import VAE, wan_vae
 from ultraflash.models.weights import MANIFEST, check_fit, verify_manifest
 
 Form = Literal["ready", "official", "missing"]
@@ -43,6 +44,11 @@ def inventory(preset: Preset) -> tuple[PartState, ...]:
     return tuple(_state(preset, part) for part in parts_of(preset))
 
 
+def extras(preset: Preset) -> tuple[PartState, ...]:
+    """The state of what only streams that start from pictures need, where the preset says where it comes from."""
+    return () if preset.source(VAE) is None else (_state(preset, VAE),)
+
+
 def _state(preset: Preset, part: str) -> PartState:
     try:
         folder = part_folder(preset, part)
@@ -62,14 +68,16 @@ def _state(preset: Preset, part: str) -> PartState:
 
 
 def verify(preset: Preset) -> dict[str, str]:
-    """Check every network of a preset: digests against SHA256SUMS, then names and shapes against the preset.
+    """Check every network of a preset: digests against SHA256SUMS, then names and shapes against the preset. What it
+    can do without is checked where it is here.
 
     Returns:
         What is wrong, by part; empty when all is well.
     """
     problems: dict[str, str] = {}
     hashed: dict[Path, str] = {}
-    for state in inventory(preset):
+    here = [state for state in extras(preset) if state.form != "missing"]
+    for state in (*inventory(preset), *here):
         if state.form == "missing" or state.folder is None:
             problems[state.part] = state.reason
             continue
@@ -118,6 +126,8 @@ def _check_shapes(preset: Preset, state: PartState) -> str:
 
 def _skeleton(preset: Preset, part: str) -> nn.Module | None:
     """The network on the meta device; None for the text encoder, whose shape follows from its own tensors."""
+    if part == VAE:
+        return wan_vae()
     with torch.device("meta"):
         if part == "base":
             return CausalDiT(preset.base.dit)

@@ -107,14 +107,27 @@ class KvStore:
         for name, part in self._parts.items():
             part[:, :, :end] = tensors[name]
 
-    def copy(self, start: int, end: int) -> dict[str, Tensor]:
-        """Copies of the places ``start`` .. ``end`` of every buffer, as they are kept."""
-        return {name: part[:, :, start:end].clone() for name, part in self._parts.items()}
+    def spare(self, places: int) -> dict[str, Tensor]:
+        """Room for the content of so many places of every buffer, as it is kept."""
+        return {name: torch.empty_like(part[:, :, :places]) for name, part in self._parts.items()}
 
-    def paste(self, start: int, tensors: dict[str, Tensor]) -> None:
-        """Put back what ``copy`` gave, from the place ``start`` on."""
-        for name, tensor in tensors.items():
-            self._parts[name][:, :, start : start + tensor.shape[2]] = tensor
+    def keep(self, start: int, end: int, spare: dict[str, Tensor], at: int) -> None:
+        """Copy the places ``start`` .. ``end`` to those of ``spare`` from ``at`` on."""
+        for name, part in self._parts.items():
+            spare[name][:, :, at : at + end - start] = part[:, :, start:end]
+
+    def paste(self, start: int, end: int, spare: dict[str, Tensor], at: int) -> None:
+        """Put back what ``keep`` copied."""
+        for name, part in self._parts.items():
+            part[:, :, start:end] = spare[name][:, :, at : at + end - start]
+
+    def swap(self, start: int, end: int, spare: dict[str, Tensor], at: int) -> None:
+        """Exchange the places ``start`` .. ``end`` with those of ``spare`` from ``at`` on, a layer at a time."""
+        for name, part in self._parts.items():
+            for here, there in zip(part, spare[name], strict=True):
+                mine = here[:, start:end].clone()
+                here[:, start:end] = there[:, at : at + end - start]
+                there[:, at : at + end - start] = mine
 
     def to(self, device: torch.device) -> None:
         """Move all buffers."""

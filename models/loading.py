@@ -192,11 +192,7 @@ def _official(preset: Preset, source: Source, folder: Path) -> tuple[Path, ...]:
 
 
 def _next_step(preset: Preset, source: Source, folder: Path) -> str:
-    names = ", ".join((*source.files, *([source.lora] if source.lora else [])))
-    return (
-        f"Fetch it with `ultraflash models pull {preset.name}`, or put {names} of "
-        f"https://huggingface.co/{source.repo} into {folder}"
-    )
+    return f"Fetch it with `ultraflash models pull {preset.name}`, or put {source.told} into {folder}"
 
 
 def _source(preset: Preset, part: str) -> Source:

@@ -15,7 +15,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -27,13 +27,13 @@ from ultraflash.models.stream_state import StreamState
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class WindowMark:
-    """A stream's window as it was: what generating one more group is undone with."""
+    """A stream's window as it was: what generating one more group is undone with. A stream keeps its buffers."""
 
     cache: RingMark
     latents_BCFHW: Tensor
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,22 +43,27 @@ class Ahead:
     Attributes:
         latents_BCFHW: clean base latents.
         after: the stream behind them, as far as the base is concerned.
-        before: its window ahead of them.
     """
 
     latents_BCFHW: Tensor
     after: StreamState
-    before: WindowMark
 
 
-def mark(state: StreamState, frames: int) -> WindowMark:
+def mark(state: StreamState, frames: int) -> None:
     """Note where a stream's window stands, and copy what ``frames`` more latent frames will overwrite."""
     buffer_BCFHW, fields = state.window.capture()
-    return WindowMark(cache=state.base_cache.mark(frames), latents_BCFHW=buffer_BCFHW.clone(), fields=fields)
+    if state.undo is None:
+        state.undo = WindowMark(
+            cache=state.base_cache.spare(frames), latents_BCFHW=torch.empty_like(buffer_BCFHW)
+        )
+    state.base_cache.mark(frames, state.undo.cache)
+    state.undo.latents_BCFHW.copy_(buffer_BCFHW)
+    state.undo.fields = fields
 
 
-def rewind(state: StreamState, before: WindowMark) -> None:
+def rewind(state: StreamState) -> None:
     """Take a stream's window back to where it was noted."""
+    before = _noted(state)
     state.base_cache.rewind(before.cache)
     state.window.restore(before.latents_BCFHW, **before.fields)
 
@@ -69,15 +74,27 @@ def ahead_set_aside(state: StreamState) -> Iterator[None]:
     if state.ahead is None:
         yield
         return
-    before = state.ahead.before
-    buffer_BCFHW, fields = state.window.capture()
-    latents_BCFHW = buffer_BCFHW.clone()
-    here = WindowMark(cache=state.base_cache.trade(before.cache), latents_BCFHW=latents_BCFHW, fields=fields)
-    state.window.restore(before.latents_BCFHW, **before.fields)
+    _trade(state)
     try:
         yield
     finally:
-        rewind(state, here)
+        _trade(state)
+
+
+def _trade(state: StreamState) -> None:
+    """Exchange a stream's window with what was noted of it."""
+    before = _noted(state)
+    state.base_cache.trade(before.cache)
+    buffer_BCFHW, fields = state.window.capture()
+    latents_BCFHW = buffer_BCFHW.clone()
+    state.window.restore(before.latents_BCFHW, **before.fields)
+    before.latents_BCFHW.copy_(latents_BCFHW)
+    before.fields = fields
+
+
+def _noted(state: StreamState) -> WindowMark:
+    assert state.undo is not None
+    return state.undo
 
 
 def adopt(state: StreamState, after: StreamState) -> None:

@@ -21,7 +21,8 @@ from ultraflash.models.noise import counter_noise
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size
 from ultraflash.models.schedule import TRAIN_STEPS
-from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds
+from ultraflash.models.stage_clock import StageClock
+from ultraflash.models.stream_state import Picture, PromptContext
 from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
 from ultraflash.models.upsampler import LatentUpsampler
 
@@ -72,7 +73,7 @@ class PictureStage:
             else no_cache(self.dtype, self.device),
         )
 
-    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageSeconds) -> Tensor:
+    def show(self, state: PictureStream, latents_BCFHW: Tensor, start: int, clock: StageClock) -> Tensor:
         """Upsample, refine and decode base latents whose first frame is ``start``.
 
         Returns uint8 (T, H, W, 3), or as ``layout`` is.
@@ -81,14 +82,14 @@ class PictureStage:
         size = picture.size
         cropped = _centre(latents_BCFHW, size.rows, size.cols).to(self.dtype)
         if not size.refine:
-            with clock.measure("decode"):
+            with clock.measure("decode", on_host=True):
                 return self._decode(picture, cropped)
         with clock.measure("upsample"):
             upsampler = self.upsamplers[size.factor]
             condition = upsampler(cropped.transpose(1, 2), picture.upsampler).transpose(1, 2).float()
         with clock.measure("sr"):
             refined = self._refine(state, condition, start)
-        with clock.measure("decode"):
+        with clock.measure("decode", on_host=True):
             return self._decode(picture, refined)
 
     def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:

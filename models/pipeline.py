@@ -21,6 +21,7 @@ from ultraflash.models.errors import BadConfig, UnknownPreset
 from ultraflash.models.noise import MAX_SEED
 from ultraflash.models.preset import HERE, Preset, available_presets, dump_preset, load_preset
 from ultraflash.models.stream_state import StreamState
+from ultraflash.models.transition import Transition
 from ultraflash.models.umt5 import UMT5Encoder
 from ultraflash.models.weights import write_manifest
 
@@ -74,9 +75,18 @@ class VideoStream:
         """With which the stream can be made again."""
         return self._state.seed
 
-    def set_prompt(self, prompt: str) -> None:
-        """Show something else from the next group on. Raises EmptyPrompt or PromptTooLong."""
-        self._cascade.set_prompt(self._state, prompt)
+    def set_prompt(self, prompt: str, *, transition: Transition | None = None, groups: int = 1) -> None:
+        """Show something else from the next group on.
+
+        Args:
+            prompt: what to show.
+            transition: how the change comes about, see :mod:`ultraflash.models.transition`; the preset's way if absent.
+            groups: over which a fade or a blend is spread; 1 for the others.
+
+        Raises:
+            EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
+        """
+        self._cascade.set_prompt(self._state, prompt, transition=transition, groups=groups)
 
     def set_size(self, size: str) -> None:
         """Make another size from the next group on. Raises UnknownSize."""

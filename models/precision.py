@@ -162,12 +162,3 @@ def linear_bytes(linear: nn.Linear, linears: LinearPrecision) -> int:
         return (linear.weight.numel() + bias) * native
     kept_bias = bias * (torch.float32.itemsize if linears == "int8" else native)
     return linear.weight.numel() + linear.out_features * torch.float32.itemsize + kept_bias
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where matrix products run faster in it, else float32."""
-    if device.type == "cpu":
-        # Builds without oneDNN, such as those for Apple's processors, don't even have the question.
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16

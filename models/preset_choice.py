@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ultraflash.models.cascade import best_device
+from ultraflash.models.device import best_device, fastest_dtype
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.errors import UnknownSize
 from ultraflash.models.inventory import inventory
 from ultraflash.models.memory_plan import GIB, memory_plan
-from ultraflash.models.precision import fastest_dtype
 from ultraflash.models.preset import Preset, available_presets, load_preset
 
 

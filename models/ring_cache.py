@@ -8,6 +8,7 @@ overwrites its oldest frames in place; callers only ever see what is valid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +18,20 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.kv_store import KvStorage, KvStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RingMark:
-    """Where a ring cache stood, and copies of what has been overwritten since, by the first frame's place."""
+    """Where a ring cache stood, and what has been overwritten since.
 
-    filled: int
-    next: int
-    runs: dict[int, dict[str, Tensor]]
+    Attributes:
+        kept: buffers of the overwritten frames, allocated once, written at every :meth:`RingCache.mark`.
+        filled, next: frames in use then, and the place of the next one.
+        runs: (place, offset in ``kept``, frames) of what was in use and is overwritten.
+    """
+
+    kept: dict[str, Tensor]
+    filled: int = 0
+    next: int = 0
+    runs: tuple[tuple[int, int, int], ...] = ()
 
 
 class RingCache:
@@ -171,47 +179,47 @@ class RingCache:
         self._filled, self._next = fields["filled"], fields["next"]
         self._store.restore(tensors, self._filled * self._frame_tokens)
 
-    def mark(self, frames: int) -> RingMark:
+    def spare(self, frames: int) -> RingMark:
+        """Room for :meth:`mark` to note ``frames`` more frames, to be used again and again."""
+        return RingMark(kept=self._store.spare(self._overwritten(frames) * self._frame_tokens))
+
+    def mark(self, frames: int, into: RingMark) -> None:
         """Note where it stands, with copies of what ``frames`` more frames will overwrite.
+
+        Args:
+            frames: as :meth:`spare` was given.
+            into: what :meth:`spare` gave; what it held is lost.
 
         Raises:
             ValueError: a block is in work.
         """
         if self._open:
             raise ValueError("a block is in work; commit() closes it")
-        size = self._frame_tokens
-        # More frames than fit come round to places that the first of them have overwritten already.
-        runs, _ = self._places(min(frames, self._frames - self._sink))
-        return RingMark(
-            filled=self._filled,
-            next=self._next,
-            runs={
-                place: self._store.copy(place * size, (place + count) * size)
-                for place, _, count in runs
-                if place < self._filled
-            },
-        )
+        runs, _ = self._places(self._overwritten(frames))
+        into.filled, into.next = self._filled, self._next
+        into.runs = tuple(run for run in runs if run[0] < self._filled)
+        self._with_kept(self._store.keep, into)
 
     def rewind(self, mark: RingMark) -> None:
         """Be again as :meth:`mark` found it, whether or not all those frames have come since."""
         self._open = []
         self._filled, self._next = mark.filled, mark.next
-        for place, tensors in mark.runs.items():
-            self._store.paste(place * self._frame_tokens, tensors)
+        self._with_kept(self._store.paste, mark)
 
-    def trade(self, mark: RingMark) -> RingMark:
-        """Rewind to ``mark``; returns one that takes it back to where it stands now."""
+    def trade(self, mark: RingMark) -> None:
+        """Rewind to ``mark``, which then takes it back to where it stands now."""
+        self._filled, mark.filled = mark.filled, self._filled
+        self._next, mark.next = mark.next, self._next
+        self._with_kept(self._store.swap, mark)
+
+    def _overwritten(self, frames: int) -> int:
+        """Places that ``frames`` more frames take: more than fit come round to those that the first have taken."""
+        return min(frames, self._frames - self._sink)
+
+    def _with_kept(self, move: Callable[[int, int, dict[str, Tensor], int], None], mark: RingMark) -> None:
         size = self._frame_tokens
-        here = RingMark(
-            filled=self._filled,
-            next=self._next,
-            runs={
-                place: self._store.copy(place * size, place * size + next(iter(tensors.values())).shape[2])
-                for place, tensors in mark.runs.items()
-            },
-        )
-        self.rewind(mark)
-        return here
+        for place, offset, count in mark.runs:
+            move(place * size, (place + count) * size, mark.kept, offset * size)
 
     def to(self, device: torch.device) -> None:
         """Move the buffers."""

@@ -20,7 +20,8 @@ class Source:
     """The official files of one network.
 
     Args:
-        part: which network: ``base``, ``sr``, ``decoder``, ``text``, or ``upsampler_x`` and the factor.
+        part: which network: ``base``, ``sr``, ``decoder``, ``text``, ``vae`` (Wan's, for streams that start from
+            pictures), or ``upsampler_x`` and the factor.
         store: name of its folder on this machine.
         repo: repository on the Hugging Face hub.
         files: names in that repository, or patterns of names; of the latent upsampler the file that fits is taken.
@@ -40,9 +41,8 @@ class Source:
     lora_live: bool = False
 
     def __post_init__(self) -> None:
-        known = ("base", "sr", "decoder", "text")
-        factor = self.part.removeprefix("upsampler_x")
-        if self.part not in known and not (factor != self.part and factor.isdecimal()):
+        known = ("base", "sr", "decoder", "text", "vae")
+        if self.part not in known and self.factor is None:
             raise BadConfig(
                 f"a source is of {', '.join(known)} or upsampler_x2, not {self.part!r}", param="sources"
             )
@@ -52,6 +52,19 @@ class Source:
             raise BadConfig(f"the source of {self.part} names a repo and files", param="sources")
         if any(Path(name).is_absolute() or ".." in Path(name).parts for name in (*self.files, self.lora)):
             raise BadConfig(f"files of {self.repo} are named as they are in it", param="sources")
+
+    @property
+    def factor(self) -> int | None:
+        """How far the upsampler of this source enlarges; None where it is of another network."""
+        name, _, factor = self.part.partition("_x")
+        return int(factor) if name == "upsampler" and factor.isdecimal() else None
+
+    @property
+    def told(self) -> str:
+        """Its files and where they are from, for a message."""
+        names = ", ".join((*self.files, *([self.lora] if self.lora else [])))
+        of_factor = "" if self.factor is None else f" (that of factor {self.factor})"
+        return f"{names}{of_factor} of https://huggingface.co/{self.repo}"
 
     @property
     def folder(self) -> Path:

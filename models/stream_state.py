@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,26 +14,11 @@ from ultraflash.models.fade import Fade
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.preset import Size
 from ultraflash.models.ring_cache import BlockCache, RingCache
+from ultraflash.models.stage_clock import StageClock
 from ultraflash.models.window_latents import WindowLatents
 
 if TYPE_CHECKING:
-    from ultraflash.models.overlap import Ahead
-
-
-class StageSeconds:
-    """Wall-clock seconds of the stages of one group."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to ``stage``."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - start
+    from ultraflash.models.overlap import Ahead, WindowMark
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,6 +101,7 @@ class StreamState:
         window: clean latents of the frames in ``base_cache``.
         picture: memory of upsampler, SR and decoder.
         next_size: size from the next group on.
+        clock: times its stages.
         dynamic_cache: what is left out for speed.
         sr_share: share of the pairs of super-resolution's sparse attention that is kept, from the next group on.
         blend: the change of prompt in progress, if there is one.
@@ -129,8 +112,9 @@ class StreamState:
         frames_emitted: pixel frames returned so far.
         steps_saved, refreshes_skipped: denoising and commit passes left out so far.
         ahead: the next group's base latents, where they are generated early, see :mod:`ultraflash.models.overlap`.
+        undo: room to note what generating early overwrites, allocated once; what is in it belongs to ``ahead``.
         offloaded: whether it rests in host memory.
-        stage_seconds: seconds by stage of the newest group.
+        stage_seconds: seconds by stage, of the newest group; on a GPU, of what it has come to since the group before.
     """
 
     seed: int
@@ -139,6 +123,7 @@ class StreamState:
     window: WindowLatents
     picture: Picture
     next_size: Size
+    clock: StageClock
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
     sr_share: float = 1.0
     blend: PromptBlend | None = None
@@ -151,6 +136,7 @@ class StreamState:
     steps_saved: int = 0
     refreshes_skipped: int = 0
     ahead: Ahead | None = None
+    undo: WindowMark | None = None
     offloaded: bool = False
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -174,7 +160,8 @@ class StreamState:
         )
 
     def to(self, device: torch.device) -> None:
-        """Move every tensor to a device."""
+        """Move every tensor to a device. Nothing may have been generated ahead."""
+        self.undo = None
         self.prompt_context = self.prompt_context.to(device)
         self.blend = self.blend and self.blend.to(device)
         for part in (self.base_cache, self.window, self.picture):

@@ -20,7 +20,8 @@ from ultraflash.models.frame_encoder import FrameEncoder, load_frame_encoder
 from ultraflash.models.noise import check_seed
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.preset import Size
-from ultraflash.models.stream_state import Picture, PromptContext, StageSeconds
+from ultraflash.models.stage_clock import StageClock
+from ultraflash.models.stream_state import Picture, PromptContext
 
 LARGEST_SIDE = 4096
 """Pixels of the longer side of what comes out."""
@@ -130,7 +131,8 @@ class Upscaler:
             )
         latent_BTCHW = self._encoder.encode(self._whole(stream, frames_THWC, wanted), stream.encoder)
         latent_BCFHW = latent_BTCHW.transpose(1, 2)
-        enlarged = self._pictures.show(stream, latent_BCFHW, stream.latent_frames, StageSeconds())
+        clock = StageClock(self._pictures.device)
+        enlarged = self._pictures.show(stream, latent_BCFHW, stream.latent_frames, clock)
         if stream.groups == 0:
             enlarged = enlarged[UNTRIMMED_FRAMES:]
         stream.groups += 1

@@ -1,21 +1,53 @@
 """Wan 2.1's own VAE, by diffusers: pixels to the latents that the transformers work on.
 
+Its weights come as Wan published them, as diffusers has them, or as files of ours.
+
 Shapes: B batch, T pixel frames, n latent frames, C channels, H W pixel rows and columns, h w latent rows and columns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ultraflash.models.checkpoints.files import read_network, read_stored, stored_files
+from ultraflash.models.checkpoints.vae_naming import wan_vae_names
 from ultraflash.models.errors import MissingExtra, MissingWeights
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES
+from ultraflash.models.weights import assign_strict
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
+
+
+VAE = "vae"
+"""The part of a preset that these weights are."""
+
+WAN_FILE = "Wan2.1_VAE.pth"
+"""Name of the weights in Wan's own repositories."""
+
+
+def wan_vae(shape: Mapping[str, Any] | None = None) -> AutoencoderKLWan:
+    """Diffusers' network on the meta device.
+
+    Args:
+        shape: its arguments, where they are not those of Wan 2.1.
+
+    Raises:
+        MissingExtra: diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKLWan
+    except ImportError as error:
+        raise MissingExtra(
+            "Wan's VAE wants diffusers; install it with: pip install 'ultraflash[official]'"
+        ) from error
+    with torch.device("meta"):
+        return AutoencoderKLWan(**(shape or {}))
 
 
 class EncodeMemory:
@@ -48,29 +80,69 @@ class WanVideoEncoder:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        shape: Mapping[str, Any] | None = None,
     ) -> WanVideoEncoder:
-        """Load the folder ``vae`` of a repository such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        """Load what a folder holds: our own files, Wan's own file, or the files of diffusers' folder ``vae``.
+
+        Args:
+            folder: where they are.
+            device, dtype: what it computes on and in.
+            shape: as in :func:`wan_vae`, for files that do not say it themselves, as diffusers' do.
 
         Raises:
             MissingExtra: diffusers is not installed.
-            MissingWeights: there is no such network in the folder.
+            MissingWeights: there is no such network in the folder, or it is another one.
         """
+        if files := stored_files(folder, VAE):
+            return cls.of_tensors(
+                read_stored(files), source=str(folder), device=device, dtype=dtype, shape=shape
+            )
+        own = folder / WAN_FILE
+        if own.is_file():
+            tensors = wan_vae_names(read_network(own), source=str(own))
+            return cls.of_tensors(tensors, source=str(own), device=device, dtype=dtype, shape=shape)
+        network = type(wan_vae())
         try:
-            from diffusers import AutoencoderKLWan
-        except ImportError as error:
-            raise MissingExtra(
-                "Wan's VAE wants diffusers; install it with: pip install 'ultraflash[official]'"
-            ) from error
-        try:
-            vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+            vae = network.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         except OSError as error:
             raise MissingWeights(
-                f"no VAE in {folder}; fetch the folder vae of "
+                f"no VAE in {folder}; fetch it with `ultraflash models pull` and the preset's name, or put {WAN_FILE} "
+                "of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B into it, or what is in the folder vae of "
                 "https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
                 param="weights",
             ) from error
         return cls(vae.to(device))
+
+    @classmethod
+    def of_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        source: str,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        shape: Mapping[str, Any] | None = None,
+    ) -> WanVideoEncoder:
+        """Take tensors over that have diffusers' names.
+
+        Args:
+            tensors: of the whole network.
+            source: where they came from, for the message.
+            device, dtype: what it computes on and in.
+            shape: as in :func:`wan_vae`.
+
+        Raises:
+            MissingExtra: diffusers is not installed.
+            MissingWeights: a tensor is absent, unknown or of another shape.
+        """
+        vae = wan_vae(shape)
+        assign_strict(vae, tensors, source=source)
+        return cls(vae.to(device=device, dtype=dtype))
 
     def init_memory(self) -> EncodeMemory:
         """The empty memory of a new stream."""

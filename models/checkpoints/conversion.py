@@ -17,12 +17,14 @@ from ultraflash.models.checkpoints.naming import (
     upsampler_factor,
     wan_names,
 )
+from ultraflash.models.checkpoints.vae_naming import wan_vae_names
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import Source
 from ultraflash.models.tiny_decoder import DecoderConfig, EncoderConfig, TinyDecoder, TinyEncoder
 from ultraflash.models.upsampler import LatentUpsampler
+from ultraflash.models.wan_vae import VAE, wan_vae
 from ultraflash.models.weights import check_fit, write_manifest
 
 LORA = "lora"
@@ -48,8 +50,9 @@ def official_files(source: Source, folder: Path) -> tuple[Path, ...]:
         if not matches and Path(pattern).name == "*" and (folder / TOKENIZER).is_file():
             matches = [folder / TOKENIZER]
         if not matches:
+            told = "" if source.factor is None else f" of factor {source.factor}"
             raise MissingWeights(
-                f"no {pattern} in {folder}; it is a file of https://huggingface.co/{source.repo}",
+                f"no {pattern}{told} in {folder}; it is a file of https://huggingface.co/{source.repo}",
                 param="weights",
             )
         found += matches
@@ -72,12 +75,14 @@ def official_networks(preset: Preset, source: Source, files: Iterable[Path]) -> 
         MissingWeights: a file is broken, or holds another network.
     """
     weights = [path for path in files if path.suffix in _WEIGHTS]
-    if source.part.startswith("upsampler_x"):
-        found: Networks = {source.part: _upsampler(source, weights)}
+    if source.factor is not None:
+        found: Networks = {source.part: _upsampler(preset, source, weights)}
     elif source.part == "decoder":
         found = _autoencoder(preset, _read_all(weights), source=str(weights[0]))
     elif source.part == "text":
         found = {"text": umt5_names(_read_all(weights), source=str(weights[0]))}
+    elif source.part == VAE:
+        found = {VAE: wan_vae_names(_read_all(weights), source=str(weights[0]))}
     else:
         found = _transformer(source, weights)
     net = None if source.part == "text" else blueprint(preset, source.part)
@@ -103,7 +108,10 @@ def blueprint(preset: Preset, part: str) -> nn.Module:
 
     Raises:
         MissingWeights: the preset has no such network.
+        MissingExtra: it is Wan's VAE, and diffusers is not installed.
     """
+    if part == VAE:
+        return wan_vae()
     with torch.device("meta"):
         if part == "base":
             return CausalDiT(preset.base.dit).cast(torch.bfloat16)
@@ -136,9 +144,9 @@ def _transformer(source: Source, weights: list[Path]) -> Networks:
     return {source.part: merged(tensors, pairs, alpha=alpha, scale=scale, source=str(lora[0]))}
 
 
-def _upsampler(source: Source, weights: list[Path]) -> dict[str, Tensor]:
+def _upsampler(preset: Preset, source: Source, weights: list[Path]) -> dict[str, Tensor]:
     """The one of several files that enlarges as far as the part's name says."""
-    wanted = int(source.part.removeprefix("upsampler_x"))
+    wanted = source.factor
     found: dict[str, int | None] = {}
     for path in weights:
         tensors = read_network(path)
@@ -146,9 +154,12 @@ def _upsampler(source: Source, weights: list[Path]) -> dict[str, Tensor]:
         if factor == wanted:
             return tensors
         found[path.name] = factor
+    sizes = ", ".join(size.name for size in preset.sizes if size.refine and size.factor == wanted)
     raise MissingWeights(
         f"none of these files holds an upsampler of factor {wanted}: "
-        + ", ".join(f"{name} (factor {factor})" for name, factor in found.items()),
+        + ", ".join(f"{name} (factor {factor or 'unknown'})" for name, factor in found.items())
+        + f". Put the file that does into {source.folder}, under any name like {source.files[0]}: its factor is read "
+        f"from its shapes. Only {sizes} of {preset.name} needs it",
         param="weights",
     )
 

@@ -23,6 +23,7 @@ NOTHING_RUNS = 1
 """Exit status where no preset can run."""
 OPTIONAL = {
     "triton": "sparse attention on a GPU",
+    "flash_attn": "attention on a GPU",
     "xformers": "attention on a GPU",
     "torchao": "float8 linear layers on a GPU",
     "transformers": "the text encoder of the official presets",
@@ -63,8 +64,8 @@ def machine() -> Iterator[str]:
     """Versions, and every device with its free memory."""
     import torch
 
+    from ultraflash.models.device import fastest_dtype
     from ultraflash.models.device_memory import free_bytes
-    from ultraflash.models.precision import fastest_dtype
 
     yield f"{platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}"
     for device in devices():
@@ -103,14 +104,24 @@ def kernels() -> Iterator[str]:
         else:
             choice = "gather"
         yield f"block-sparse attention on {device}: {choice}"
+        yield f"dense attention on {device}: {_dense_choice(device)}"
     for package, use in OPTIONAL.items():
         yield f"{package}: {'installed' if find_spec(package) else 'not installed'} ({use})"
+
+
+def _dense_choice(device: torch.device) -> str:
+    """The backends that a tiny call finds right, the one that is used first."""
+    from ultraflash.kernels.attention import AUTOMATIC, backend_problem
+
+    right = [name for name in AUTOMATIC if backend_problem(name, device) is None]
+    others = f" ({', '.join(right[1:])} would do too)" if right[1:] else ""
+    return f"{right[0]}{others}" if right else "nothing works"
 
 
 def presets(console: Console) -> Iterator[tuple[str, bool]]:
     """Prints a section for every preset; yields its name and whether it can run on the best device."""
     from ultraflash.models.device_memory import free_bytes
-    from ultraflash.models.inventory import inventory
+    from ultraflash.models.inventory import extras, inventory
     from ultraflash.models.preset import available_presets, load_preset
 
     device = devices()[0]
@@ -123,6 +134,11 @@ def presets(console: Console) -> Iterator[tuple[str, bool]]:
             lines.append(f"weights: {', '.join(missing)} missing; ultraflash models pull {name}")
         else:
             lines.append("weights: here")
+        lines += [
+            f"starting from pictures: {state.part} missing; ultraflash models pull {name}"
+            for state in extras(preset)
+            if state.form == "missing"
+        ]
         fits = list(_sizes(preset, device, free))
         lines += [line for line, _ in fits]
         _print(console, f"preset {name}", lines)
@@ -141,8 +157,8 @@ def default() -> str:
 
 def _sizes(preset: Preset, device: torch.device, free: int | None) -> Iterator[tuple[str, bool]]:
     """A line for every size, and whether it fits; without knowledge of the memory everything does."""
+    from ultraflash.models.device import fastest_dtype
     from ultraflash.models.memory_plan import memory_plan
-    from ultraflash.models.precision import fastest_dtype
 
     for size in preset.sizes:
         needed = memory_plan(preset, size.name, dtype=fastest_dtype(device)).total_bytes

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(console: Console) -> int:
     """Prints a line for every preset that comes with the package, and under it what is missing."""
-    from ultraflash.models.inventory import inventory
+    from ultraflash.models.inventory import extras, inventory
 
     for preset in _shipped():
         states = inventory(preset)
@@ -58,6 +58,9 @@ def show(console: Console) -> int:
         console.print(f"{'':<16} {preset.description}", markup=False)
         for state in missing:
             console.print(f"{'':<16} lacks {state.part}: {state.reason}", markup=False)
+        for state in extras(preset):
+            have = f"lacks {state.part}" if state.form == "missing" else f"has {state.part}"
+            console.print(f"{'':<16} {have}, for streams that start from pictures", markup=False)
         if missing or unconverted:
             verb = "fetch" if missing else f"convert {', '.join(unconverted)} for a faster start"
             console.print(f"{'':<16} {verb}: ultraflash models pull {preset.name}", markup=False)

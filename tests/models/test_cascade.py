@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ultraflash.kernels.pixels import pack
-from ultraflash.models.cascade import Cascade, best_device
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.device import best_device
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import EmptyPrompt, InvalidSeed, PromptTooLong, UnknownSize
 from ultraflash.models.patch_autoencoder import PatchDecoder
@@ -99,6 +100,17 @@ def test_planes_for_a_video_encoder_are_those_of_the_rgb_frames(cascade: Cascade
     wanted = pack(rgb_THWC.float() / 255, layout="yuv420p")
     assert planes.is_contiguous()
     assert (planes.int() - wanted.int()).abs().max() <= 2
+
+
+def test_seams_are_mended_in_what_is_shown_while_the_window_keeps_what_was_made(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", seed=1)
+    cascade.next_group(state)
+    (_, made_BCFHW), *_ = state.window.blocks()
+    mender = cascade.networks.base.seams
+    assert mender is not None and state.last_latents_BCFHW is not None
+    with torch.no_grad():
+        torch.testing.assert_close(state.last_latents_BCFHW, mender(made_BCFHW))
+    assert not torch.equal(state.last_latents_BCFHW, made_BCFHW)
 
 
 def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:

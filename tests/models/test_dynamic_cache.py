@@ -55,7 +55,7 @@ def test_later_blocks_run_a_rounded_linspace_of_the_steps(
 
 def test_without_switches_everything_runs_and_nothing_is_counted(cascade: Cascade) -> None:
     state = opened(cascade, OFF)
-    with calls(cascade._base) as seen:
+    with calls(cascade.networks.base) as seen:
         for _ in range(2):
             cascade.next_group(state)
     assert timesteps(seen) == [1000, 938, 833, 625, 0] * 4
@@ -65,7 +65,7 @@ def test_without_switches_everything_runs_and_nothing_is_counted(cascade: Cascad
 
 def test_fewer_steps_are_fewer_passes_from_the_second_block_on(cascade: Cascade) -> None:
     state = opened(cascade, DynamicCacheConfig(later_steps=2))
-    with calls(cascade._base) as seen:
+    with calls(cascade.networks.base) as seen:
         for _ in range(2):
             cascade.next_group(state)
     assert timesteps(seen) == [1000, 938, 833, 625, 0] + [1000, 625, 0] * 3
@@ -77,7 +77,7 @@ def test_a_skipped_commit_is_a_pass_less_and_leaves_the_keys_of_the_last_denoisi
 ) -> None:
     committed, skipped = opened(cascade, OFF), opened(cascade, DynamicCacheConfig(skip_commit_above=-9.0))
     cascade.next_group(committed)
-    with calls(cascade._base) as seen:
+    with calls(cascade.networks.base) as seen:
         cascade.next_group(skipped)
     assert timesteps(seen) == [1000, 938, 833, 625] * 2
     assert skipped.cache_use.refreshes_skipped == 2
@@ -98,7 +98,7 @@ def test_a_score_below_the_threshold_commits_as_ever(cascade: Cascade) -> None:
 
 def test_a_block_of_one_step_has_nothing_to_agree_with_and_is_committed(cascade: Cascade) -> None:
     state = opened(cascade, DynamicCacheConfig(later_steps=1, skip_commit_above=-9.0))
-    with calls(cascade._base) as seen:
+    with calls(cascade.networks.base) as seen:
         cascade.next_group(state)
     assert timesteps(seen) == [1000, 938, 833, 625, 1000, 0]
     assert (state.cache_use.steps_saved, state.cache_use.refreshes_skipped) == (3, 1)
@@ -116,7 +116,9 @@ def test_the_window_of_super_resolution_shrinks_by_a_block_a_group_to_its_minimu
     rule = DynamicCacheConfig(shrink_sr_window=True, warmup_groups=2, min_sr_blocks=1)
     state, plain = opened(cascade, rule), opened(cascade, OFF)
     seen, full, equal = [], [], []
-    hook = cascade._sr.register_forward_pre_hook(lambda _, args: seen.append(args[4].cache.frame_blocks))
+    hook = cascade.networks.sr.register_forward_pre_hook(
+        lambda _, args: seen.append(args[4].cache.frame_blocks)
+    )
     try:
         for _ in range(5):
             frames = cascade.next_group(state)

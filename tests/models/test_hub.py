@@ -40,9 +40,19 @@ def test_without_a_network_the_files_the_repositories_and_the_folders_are_named(
         f"into {tmp_path / 'models' / 'longlive'}",
         "sr_dit_sparse.pth of https://huggingface.co/xin1u/UltraFlash",
         "models_t5_umt5-xxl-enc-bf16.pth, google/umt5-xxl/* of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B",
+        "Wan2.1_VAE.pth of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B",
     ):
         assert told in caught.value.message
     assert not (tmp_path / "models").exists()
+
+
+def test_upsamplers_whose_files_have_one_pattern_are_told_apart_by_their_factor(tmp_path: Path) -> None:
+    with pytest.raises(HubUnreachable) as caught:
+        pull(load_preset("ultraflash-2k"), say=lambda _: None)
+    for factor in (2, 3):
+        folder = tmp_path / "models" / f"ultraflash-upsampler-x{factor}"
+        told = f"(that of factor {factor}) of https://huggingface.co/xin1u/UltraFlash into {folder}"
+        assert told in caught.value.message
 
 
 def test_what_was_downloaded_is_converted_once_and_verifies(official: Official, offline: Path) -> None:

@@ -186,14 +186,31 @@ def test_nothing_runs_between_groups_nor_after_a_stream_was_let_go(ahead: Cascad
         assert threading.active_count() == threads
 
 
+def test_room_to_take_a_group_back_is_allocated_once_and_given_up_at_rest(ahead: Cascade) -> None:
+    state = ahead.open("a calm sea", seed=1)
+    rooms = []
+    for _ in range(6):
+        ahead.next_group(state)
+        ahead.save_stream(state)
+        rooms.append(state.undo)
+    assert rooms[0] is None and rooms[1] is not None
+    assert all(room is rooms[1] for room in rooms[2:])
+    kept = [tensor.data_ptr() for tensor in rooms[1].cache.kept.values()]
+    new_prompt(ahead, state)
+    ahead.next_group(state)
+    assert [tensor.data_ptr() for tensor in rooms[1].cache.kept.values()] == kept
+    ahead.pause(state)
+    assert state.undo is None
+
+
 def test_what_the_stream_holds_ahead_is_in_the_plan(ahead: Cascade, preset: Preset) -> None:
     state = ahead.open("a calm sea", seed=1)
     for _ in range(6):
         ahead.next_group(state)
     held = state.ahead
     assert held is not None
-    runs = [tensor for run in held.before.cache.runs.values() for tensor in run.values()]
-    tensors = [held.latents_BCFHW, held.before.latents_BCFHW, *runs]
+    assert state.undo is not None
+    tensors = [held.latents_BCFHW, state.undo.latents_BCFHW, *state.undo.cache.kept.values()]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     plan = memory_plan(overlapping(preset), dtype=torch.float32)
     assert plan.stream["base_ahead"] == taken

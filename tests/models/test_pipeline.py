@@ -1,5 +1,7 @@
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_official import Official
 
-from ultraflash.models.errors import BadConfig, UnknownPreset, UnknownSize
+from ultraflash.models.errors import BadConfig, BadTransition, UnknownPreset, UnknownSize
 from ultraflash.models.pipeline import UltraFlashPipeline
 
 
@@ -59,6 +61,20 @@ def test_a_stream_gives_the_groups_of_the_whole_video_and_can_be_steered(
     endless.set_size("1K")
     assert next(endless).shape == (24, 64, 128, 3)
     assert endless.seed == 3
+
+
+def test_a_stream_chooses_for_every_prompt_what_becomes_of_the_past(pipeline: UltraFlashPipeline) -> None:
+    def second_group(**options: Any) -> np.ndarray:
+        stream = pipeline.stream("a calm sea", size="0.5K", seed=3)
+        next(stream)
+        stream.set_prompt("a desert at noon", **options)
+        return next(stream)
+
+    ways = [second_group(), second_group(transition="keep"), second_group(transition="blend", groups=3)]
+    assert np.array_equal(ways[0], second_group(transition="recompute"))
+    assert not any(np.array_equal(a, b) for a, b in combinations(ways, 2))
+    with pytest.raises(BadTransition):
+        second_group(transition="fade")
 
 
 @pytest.mark.parametrize(

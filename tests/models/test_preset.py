@@ -53,7 +53,7 @@ def test_official_presets_make_the_published_sizes_and_say_where_every_network_c
     assert preset.base.schedule.timesteps == pytest.approx((1000, 937.5, 2500 / 3, 625))
     assert preset.base.dit.head_dim == 128
     assert preset.upsampler.keys() == factors
-    parts = {"base", "decoder", "text", *(f"upsampler_x{factor}" for factor in factors)}
+    parts = {"base", "decoder", "text", "vae", *(f"upsampler_x{factor}" for factor in factors)}
     parts |= {"sr"} if preset.sr else set()
     assert {source.part for source in preset.sources} == parts
     assert (preset.sr is None) == (name == "self-forcing")
@@ -154,3 +154,13 @@ def test_a_file_that_is_no_preset_is_a_typed_error(tmp_path: Path, content: byte
     with pytest.raises(UltraflashError) as caught:
         load_preset(path)
     assert caught.value.code == "bad_config"
+
+
+@pytest.mark.parametrize("name", available_presets())
+def test_the_page_about_presets_names_each_and_every_file_and_folder_of_its_weights(name: str) -> None:
+    page = (PRESETS / "README.md").read_text(encoding="utf-8")
+    assert f"| `{name}` |" in page
+    for source in load_preset(name).sources:
+        for told in (*source.files, source.store, source.lora):
+            assert not told or f"`{told}`" in page, told
+        assert f"`{source.repo}`" in page or source.factor == 3

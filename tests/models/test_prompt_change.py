@@ -42,7 +42,7 @@ def change_now(cascade: Cascade, state: StreamState, prompt: str, transition: Tr
     """The change as the next group begins with it, without the rest of the group."""
     cascade.set_prompt(state, prompt, transition=transition)
     with torch.inference_mode():
-        cascade._change_prompt(state)
+        cascade._base.change_prompt(state)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
@@ -57,7 +57,7 @@ def test_recomputing_leaves_what_a_stream_holds_whose_window_was_committed_under
         for start, latent in state.window.blocks():
             frames = latent.shape[2]
             positions = torch.arange(start, start + frames)
-            cascade._base(latent, torch.zeros(1, frames), context, positions, WindowAttention(fresh))
+            cascade.networks.base(latent, torch.zeros(1, frames), context, positions, WindowAttention(fresh))
             fresh.commit()
     assert same(keys_and_values(state.base_cache), keys_and_values(fresh))
     assert state.base_cache.frames == min(4 * groups, 6)

@@ -102,8 +102,9 @@ def test_without_wan_s_encoder_an_official_preset_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ULTRAFLASH_MODELS", str(tmp_path))
-    with pytest.raises(MissingWeights, match="fetch the folder vae"):
+    with pytest.raises(MissingWeights, match=r"ultraflash models pull.*put Wan2\.1_VAE\.pth of") as caught:
         ReferenceEncoder.load(load_preset("ultraflash-1k"), torch.device("cpu"))
+    assert f"no VAE in {tmp_path / 'wan-vae'}" in caught.value.message
 
 
 def test_a_preset_without_its_encoder_says_so(tmp_path: Path) -> None:

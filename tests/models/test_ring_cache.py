@@ -156,10 +156,16 @@ def test_a_cache_that_is_taken_back_is_as_it_was_noted(before: int, sink: int, f
     cache = ring(7, sink)
     for start in range(0, before, 3):
         push(cache, start, 3)
-    noted, wanted = cache.mark(frames), held(cache)
+    noted, wanted = cache.spare(frames), held(cache)
+    cache.mark(frames, noted)
     for start in range(before, before + frames, 3):
         push(cache, start, 3)
-    assert held(cache) != wanted
+    ahead = held(cache)
+    assert ahead != wanted
+    cache.trade(noted)
+    assert held(cache) == wanted
+    cache.trade(noted)
+    assert held(cache) == ahead
     cache.rewind(noted)
     assert held(cache) == wanted
     other = ring(7, sink)
@@ -173,4 +179,4 @@ def test_a_cache_with_a_block_in_work_is_not_noted() -> None:
     cache = ring(6)
     cache.append(0, frame_block(0, 3), frame_block(0, 3))
     with pytest.raises(ValueError, match="in work"):
-        cache.mark(3)
+        cache.mark(3, cache.spare(3))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadSnapshot, ForeignSnapshot, StreamOffloaded
+from ultraflash.models.execution import ExecutionConfig
 from ultraflash.models.preset import Preset
 from ultraflash.models.snapshot import Snapshot
 from ultraflash.models.stream_state import StreamState
@@ -157,6 +158,7 @@ def test_a_snapshot_of_another_cascade_is_refused_with_what_differs(
         "preset": build(replace(preset, base=replace(preset.base, window_frames=8))),
         "weights": build(preset, seed=6),
         "dtype": build(preset, dtype=torch.bfloat16),
+        "blocks": build(replace(preset, execution=ExecutionConfig(compile=True))),
     }
     for difference, other in others.items():
         with pytest.raises(ForeignSnapshot, match=difference):

@@ -105,8 +105,21 @@ def test_an_upsampler_of_another_factor_is_refused_with_what_was_found(
 ) -> None:
     source = source_of(official.preset, "upsampler_x3")
     save(official.tensors["upsampler_x2"], tmp_path / "latent_upsampler.pth")
-    with pytest.raises(MissingWeights, match=r"factor 3: latent_upsampler\.pth \(factor 2\)"):
+    with pytest.raises(MissingWeights) as caught:
         official_networks(official.preset, source, official_files(source, tmp_path))
+    told = caught.value.message
+    assert "an upsampler of factor 3: latent_upsampler.pth (factor 2). Put the file that does into" in told
+    assert f"{source.folder}, under any name like latent_upsampler*.pth" in told
+    assert "Only 2K of tiny-official needs it" in told
+    save(official.tensors["upsampler_x3"], tmp_path / "latent_upsampler_of_any_name.pth")
+    found = official_networks(official.preset, source, official_files(source, tmp_path))
+    assert found["upsampler_x3"].keys() == official.tensors["upsampler_x3"].keys()
+
+
+def test_an_absent_upsampler_is_named_with_its_factor(official: Official, tmp_path: Path) -> None:
+    source = source_of(official.preset, "upsampler_x3")
+    with pytest.raises(MissingWeights, match=r"no latent_upsampler\*\.pth of factor 3 in "):
+        official_files(source, tmp_path)
 
 
 def test_a_network_of_another_shape_is_refused_by_name(official: Official, tmp_path: Path) -> None:

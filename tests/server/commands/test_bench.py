@@ -15,7 +15,10 @@ def test_sizes_are_timed_by_stage_and_told_whether_they_hold_real_time(
 ) -> None:
     path = tmp_path / "bench.json"
     assert main(["bench", "--preset", "mini", "--sizes", "0.5K", "--groups", "1", "--json", str(path)]) == 0
-    (timing,) = json.loads(path.read_text())["sizes"]
+    document = json.loads(path.read_text())
+    assert document["preset"] == "mini" and document["prompt"]
+    assert {"date", "commit", "machine", "versions"} <= document.keys()
+    (timing,) = document["sizes"]
     assert (timing["size"], timing["width"], timing["height"]) == ("0.5K", 896, 512)
     assert set(timing["stages_ms"]) == {"base", "upsample", "sr", "decode", "encode"}
     assert sum(timing["stages_ms"].values()) == pytest.approx(1000 / timing["fps"], rel=0.3)

@@ -42,6 +42,7 @@ def test_the_list_says_what_is_ready_and_what_the_others_lack(
     assert "0 of 5 parts here" in official and "1K 1664x960" in official
     text = "\n".join(lines)
     assert f"lacks sr: no sr_dit_sparse.pth in {tmp_path / 'models' / 'ultraflash-sr'}" in text
+    assert "lacks vae, for streams that start from pictures" in text
     assert "fetch: ultraflash models pull ultraflash-1k" in text
 
 
