@@ -14,12 +14,10 @@ from ultraflash.server.chores import Chores
 from ultraflash.server.database import open_database
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.catalogue import StoreLimits
-from ultraflash.server.jobs.records import JOB_TABLES
 from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.service import JobService
 from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.keys.keyring import Keyring
-from ultraflash.server.keys.records import API_KEYS
 from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
 from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.tickets import Tickets
@@ -29,18 +27,15 @@ from ultraflash.server.recording_shelf import TIDY_EVERY_S, RecordingShelf, tidy
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
 from ultraflash.server.session_registry import KEEP_EVERY_S
-from ultraflash.server.session_store import SESSION_TABLES, SessionStore
+from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
 from ultraflash.server.stream_server import StreamServer
+from ultraflash.server.tables import TABLES
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 WORKER_STOP_S = 6.0
-
-
-TABLES = (*JOB_TABLES, *SESSION_TABLES, API_KEYS)
-"""Everything that a server keeps in its database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +47,8 @@ class Services:
     keyring: Keyring
     tickets: Tickets
     shelf: RecordingShelf
-    chores: Chores
     database: Engine
+    chores: Chores
 
     @classmethod
     def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
@@ -101,8 +96,8 @@ class Services:
                 expire_after_s=data.recordings_expire_after_s,
                 in_use=server.sessions.is_recording,
             ),
-            chores=Chores(server.metrics),
             database=database,
+            chores=Chores(server.metrics),
         )
 
     @asynccontextmanager

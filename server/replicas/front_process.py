@@ -17,9 +17,9 @@ from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import Fleet
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
-from ultraflash.server.services import TABLES
 from ultraflash.server.serving import CANNOT_SERVE, http_options
 from ultraflash.server.settings import Settings
+from ultraflash.server.tables import TABLES
 
 log = logging.getLogger(__name__)
 

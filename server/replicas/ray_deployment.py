@@ -29,8 +29,8 @@ from ultraflash.server.replicas.directory import Directory, Replica, Seen
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
-from ultraflash.server.services import TABLES
 from ultraflash.server.settings import Settings, check_binding, load_settings
+from ultraflash.server.tables import TABLES
 
 EVERYWHERE = "0.0.0.0"
 LOOK_EVERY_S = 1.0

@@ -56,7 +56,7 @@ def test_a_database_of_an_older_version_gets_the_new_columns(database_url: str) 
 
 
 def test_postgresql_does_not_let_a_hanging_server_keep_a_row_for_ever(postgres_url: str) -> None:
-    engine = open_database(postgres_url)
+    engine = open_database(postgres_url, *JOB_TABLES)
     with engine.begin() as connection:
         limit = connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
     engine.dispose()
