@@ -21,7 +21,7 @@ from ultraflash.models.block_generator import BlockGenerator
 from ultraflash.models.checkpoints.lora import LiveLora
 from ultraflash.models.compilation import compile_blocks, compiled_only, compiling
 from ultraflash.models.device import best_device, fastest_dtype
-from ultraflash.models.device_memory import free_bytes
+from ultraflash.models.device_memory import free_bytes, gpu_memory
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
@@ -184,6 +184,10 @@ class Cascade:
     def networks(self) -> Networks:
         """The networks that it runs, as they are on the device."""
         return self._networks
+
+    def gpu_memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes in use, by anybody, and in total of the GPU that it runs on, by its name; nothing on a CPU."""
+        return gpu_memory(self._device)
 
     def warm_up(self) -> None:
         """Compile the networks for every size that there is memory for, where the preset wants them compiled at all.
@@ -376,8 +380,7 @@ class Cascade:
         return state
 
     def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
-        """A stream as bytes, which :meth:`load_stream` of this or another process goes on with; see
-        :meth:`snapshot`."""
+        """A stream as bytes for :meth:`load_stream` of this or another process; see :meth:`snapshot`."""
         return self.snapshot(state, max_bytes=max_bytes).to_bytes()
 
     def load_stream(self, data: bytes) -> StreamState:

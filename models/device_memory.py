@@ -1,4 +1,4 @@
-"""How much memory of a device is free."""
+"""How much memory of a device is free, and how much in use."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def free_bytes(device: torch.device) -> int | None:
     free = _available(_MEMINFO.read_text())
     left = _left_in_container(_CGROUP)
     return free if left is None else min(free, left)
+
+
+def gpu_memory(device: torch.device) -> dict[str, tuple[int, int]]:
+    """Bytes in use and in total of a GPU, by its name, such as ``cuda:0``; nothing for any other device.
+
+    What other processes hold counts as in use, and so does what torch holds in reserve.
+    """
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return {f"cuda:{index}": (total - free, total)}
 
 
 def _available(meminfo: str) -> int:

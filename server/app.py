@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.chores import Chores
 from ultraflash.server.connection import Connection, StreamServer
 from ultraflash.server.error_response import error_body, error_response
 from ultraflash.server.jobs.routes import replay_routes, video_routes
@@ -70,11 +71,12 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         keyring=services.keyring,
         tickets=services.tickets,
         max_body_bytes=settings.jobs.max_upload_bytes,
+        open_metrics=settings.http.open_metrics,
     )
     app.add_middleware(Gate, settings=settings.http)
     app.add_middleware(RequestLog)
     _add_errors(app)
-    _add_health(app, server)
+    _add_health(app, server, services.chores)
     _add_models(app, server)
     _add_stream(app, server, services.keyring)
     app.include_router(video_routes(services.jobs))
@@ -85,7 +87,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     return app
 
 
-def _add_health(app: FastAPI, server: StreamServer) -> None:
+def _add_health(app: FastAPI, server: StreamServer, chores: Chores) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The web process answers."""
@@ -93,13 +95,13 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
 
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
-        """Whether streams can be started, and how far loading has come."""
-        status = server.supervisor.status
-        if server.supervisor.is_ready:
+        """Whether streams can be started, how far loading has come, or what is in the way."""
+        status, trouble = server.supervisor.status, chores.trouble
+        if server.supervisor.is_ready and trouble is None:
             return JSONResponse({"ready": True})
         body = {
             "ready": False,
-            "stage": status.stage,
+            "stage": trouble if server.supervisor.is_ready else status.stage,
             "progress": status.progress,
             "restarts": status.restarts,
         }
@@ -110,11 +112,12 @@ def _add_health(app: FastAPI, server: StreamServer) -> None:
     async def metrics() -> Response:
         """Prometheus text format."""
         server.metrics.worker_restarts.set(server.supervisor.status.restarts)
-        server.metrics.ready.set(server.supervisor.is_ready)
+        server.metrics.ready.set(server.supervisor.is_ready and chores.trouble is None)
         processes: dict[str, int | None] = {"web": os.getpid(), "worker": server.supervisor.process_id}
         for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0
             server.metrics.resident.labels(process=process).set(held)
+        server.metrics.show_gpus(server.supervisor.gpus)
         server.metrics.waiting.set(len(server.sessions.line))
         server.metrics.viewers.set(sum(len(session.audience.viewers) for session in server.sessions))
         return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -136,6 +136,14 @@ class StreamKeeper(Protocol):
         """
 
 
+@runtime_checkable
+class GpuUser(Protocol):
+    """An engine that may run on GPUs."""
+
+    def gpu_memory(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes in use and in total of those that it runs on, by their names."""
+
+
 class ReferenceFormat(Protocol):
     """Which frames a stream can start from: at most so many, of so many pixels, at so many a second."""
 

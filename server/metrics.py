@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -13,80 +15,72 @@ class Metrics:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self.registry = registry
-        self.connections = Gauge("ultraflash_connections", "Open stream connections.", registry=registry)
-        self.sessions = Gauge("ultraflash_sessions", "Live sessions.", registry=registry)
-        self.waiting = Gauge(
-            "ultraflash_sessions_waiting", "Clients in the queue for a live session.", registry=registry
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(name, meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str) -> Histogram:
+            return Histogram(name, meaning, buckets=SECONDS, registry=registry)
+
+        self.connections = gauge("ultraflash_connections", "Open stream connections.")
+        self.sessions = gauge("ultraflash_sessions", "Live sessions.")
+        self.waiting = gauge("ultraflash_sessions_waiting", "Clients in the queue for a live session.")
+        self.viewers = gauge("ultraflash_viewers", "Viewers of live sessions.")
+        self.sessions_ended = counter("ultraflash_sessions_ended", "Sessions that are over.", "reason")
+        self.refused = counter("ultraflash_refused", "Messages and sessions that were refused.", "code")
+        self.frames = counter("ultraflash_frames", "Encoded frames.")
+        self.encoded_bytes = counter("ultraflash_encoded_bytes", "Encoded media.")
+        self.dropped_frames = counter(
+            "ultraflash_dropped_frames", "Frames that clients were too slow to read."
         )
-        self.viewers = Gauge("ultraflash_viewers", "Viewers of live sessions.", registry=registry)
-        self.sessions_ended = Counter(
-            "ultraflash_sessions_ended", "Sessions that are over.", ["reason"], registry=registry
+        self.first_frame = histogram(
+            "ultraflash_first_frame_seconds", "From session.start to the first packet."
         )
-        self.refused = Counter(
-            "ultraflash_refused", "Messages and sessions that were refused.", ["code"], registry=registry
+        self.prompt_to_frame = histogram(
+            "ultraflash_prompt_to_frame_seconds", "From prompt.update to the first packet that shows it."
         )
-        self.frames = Counter("ultraflash_frames", "Encoded frames.", registry=registry)
-        self.encoded_bytes = Counter("ultraflash_encoded_bytes", "Encoded media.", registry=registry)
-        self.dropped_frames = Counter(
-            "ultraflash_dropped_frames", "Frames that clients were too slow to read.", registry=registry
+        self.stage = gauge("ultraflash_stage_ms_per_frame", "Milliseconds a frame, newest report.", "stage")
+        self.stage_seconds = counter(
+            "ultraflash_stage_seconds", "Seconds that streams spent in a stage.", "stage"
         )
-        self.first_frame = Histogram(
-            "ultraflash_first_frame_seconds",
-            "From session.start to the first packet.",
-            buckets=SECONDS,
-            registry=registry,
+        self.ahead = gauge("ultraflash_ahead_ms", "Media beyond the playhead, newest report.")
+        self.deadline_misses = counter(
+            "ultraflash_deadline_misses", "Groups of frames that came after their playout deadline."
         )
-        self.prompt_to_frame = Histogram(
-            "ultraflash_prompt_to_frame_seconds",
-            "From prompt.update to the first packet that shows it.",
-            buckets=SECONDS,
-            registry=registry,
+        self.steps_saved = counter("ultraflash_steps_saved", "Denoising passes that streams left out.")
+        self.refreshes_skipped = counter(
+            "ultraflash_cache_refreshes_skipped", "Passes that only refresh a cache, which streams left out."
         )
-        self.stage = Gauge(
-            "ultraflash_stage_ms_per_frame",
-            "Milliseconds a frame, newest report.",
-            ["stage"],
-            registry=registry,
-        )
-        self.stage_seconds = Counter(
-            "ultraflash_stage_seconds",
-            "Seconds that streams spent in a stage.",
-            ["stage"],
-            registry=registry,
-        )
-        self.ahead = Gauge(
-            "ultraflash_ahead_ms", "Media beyond the playhead, newest report.", registry=registry
-        )
-        self.deadline_misses = Counter(
-            "ultraflash_deadline_misses",
-            "Groups of frames that came after their playout deadline.",
-            registry=registry,
-        )
-        self.steps_saved = Counter(
-            "ultraflash_steps_saved", "Denoising passes that streams left out.", registry=registry
-        )
-        self.refreshes_skipped = Counter(
-            "ultraflash_cache_refreshes_skipped",
-            "Passes that only refresh a cache, which streams left out.",
-            registry=registry,
-        )
-        self.cache_occupancy = Gauge(
+        self.cache_occupancy = gauge(
             "ultraflash_cache_occupancy",
             "Part of a cache that the next block can see, newest report.",
-            ["cache"],
-            registry=registry,
+            "cache",
         )
-        self.resumed = Counter(
-            "ultraflash_streams_resumed", "Streams on a new worker.", ["state"], registry=registry
+        self.resumed = counter("ultraflash_streams_resumed", "Streams on a new worker.", "state")
+        self.worker_restarts = gauge("ultraflash_worker_restarts", "Workers that were replaced.")
+        self.resident = gauge("ultraflash_resident_bytes", "Resident memory of a process.", "process")
+        self.gpu_used = gauge(
+            "ultraflash_gpu_memory_used_bytes",
+            "Memory of a GPU of the worker that is in use, by anybody.",
+            "gpu",
         )
-        self.worker_restarts = Gauge(
-            "ultraflash_worker_restarts", "Workers that were replaced.", registry=registry
+        self.gpu_total = gauge(
+            "ultraflash_gpu_memory_total_bytes", "Memory that a GPU of the worker has.", "gpu"
         )
-        self.resident = Gauge(
-            "ultraflash_resident_bytes", "Resident memory of a process.", ["process"], registry=registry
+        self.jobs_ended = counter("ultraflash_jobs_ended", "Video jobs that completed or failed.", "status")
+        self.job_frames = counter("ultraflash_job_frames", "Encoded frames of video jobs.")
+        self.chore_failures = counter(
+            "ultraflash_chore_failures", "Rounds of background work of the web process that failed.", "chore"
         )
-        self.jobs_ended = Counter(
-            "ultraflash_jobs_ended", "Video jobs that completed or failed.", ["status"], registry=registry
-        )
-        self.job_frames = Counter("ultraflash_job_frames", "Encoded frames of video jobs.", registry=registry)
-        self.ready = Gauge("ultraflash_ready", "1 while streams can be started.", registry=registry)
+        self.ready = gauge("ultraflash_ready", "1 while streams can be started.")
+
+    def show_gpus(self, gpus: Mapping[str, Sequence[int]]) -> None:
+        """Bytes in use and in total by GPU; those that are not named have no values any more."""
+        for gauge in (self.gpu_used, self.gpu_total):
+            gauge.clear()
+        for name, (used, total) in gpus.items():
+            self.gpu_used.labels(gpu=name).set(used)
+            self.gpu_total.labels(gpu=name).set(total)

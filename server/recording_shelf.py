@@ -84,15 +84,10 @@ class RecordingShelf:
         return self._clock() - one.changed_at < SILENT_S and _state(one.folder) == IN_PROGRESS
 
 
-async def keep_tidy(shelf: RecordingShelf, end_recordings: Callable[[], None]) -> None:
-    """Tidies now and then until cancelled; recordings in use that alone take too much room are ended."""
-    while True:
-        try:
-            if await asyncio.to_thread(shelf.tidy):
-                end_recordings()
-        except Exception:
-            log.exception("recordings could not be tidied; trying again")
-        await asyncio.sleep(TIDY_EVERY_S)
+async def tidy_recordings(shelf: RecordingShelf, end_recordings: Callable[[], None]) -> None:
+    """Tidies once; recordings in use that alone take too much room are ended."""
+    if await asyncio.to_thread(shelf.tidy):
+        end_recordings()
 
 
 def _measured(folder: Path) -> Shelved:

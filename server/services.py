@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
+from ultraflash.server.chores import Chores
 from ultraflash.server.connection import StreamServer
 from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.ownership import own_name
@@ -16,9 +18,10 @@ from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
 from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.tickets import Tickets
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.recording_shelf import RecordingShelf, keep_tidy
+from ultraflash.server.recording_shelf import TIDY_EVERY_S, RecordingShelf, tidy_recordings
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
+from ultraflash.server.session_registry import KEEP_EVERY_S
 from ultraflash.server.session_store import SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
@@ -37,6 +40,7 @@ class Services:
     keyring: Keyring
     tickets: Tickets
     shelf: RecordingShelf
+    chores: Chores
 
     @classmethod
     def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
@@ -61,6 +65,7 @@ class Services:
                 expire_after_s=settings.data.recordings_expire_after_s,
                 in_use=server.sessions.is_recording,
             ),
+            chores=Chores(server.metrics),
         )
 
     @asynccontextmanager
@@ -69,23 +74,33 @@ class Services:
         server = self.server
         server.snapshots.open()
         server.take_over()
-        alive = asyncio.create_task(server.sessions.keep_alive())
+        keeping = asyncio.create_task(
+            self.chores.repeat("sessions", server.sessions.keep, every_s=KEEP_EVERY_S)
+        )
         async with self.jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
-            tidying = asyncio.create_task(keep_tidy(self.shelf, server.sessions.end_recordings))
+            tidying = asyncio.create_task(self.chores.repeat("recordings", self._tidy, every_s=TIDY_EVERY_S))
             revocation = asyncio.create_task(
-                end_sessions_of_dead_keys(server, self.keyring, server.settings.keys.check_every_s)
+                self.chores.repeat(
+                    "keys",
+                    partial(end_sessions_of_dead_keys, server, self.keyring),
+                    every_s=server.settings.keys.check_every_s,
+                    trouble="API keys cannot be looked up",
+                )
             )
             yield
             revocation.cancel()
             tidying.cancel()
             await server.sessions.end_all()
             await _stop_worker(server.supervisor, supervision)
-        alive.cancel()
+        keeping.cancel()
         await asyncio.to_thread(server.archive.close)
         server.snapshots.close()
         self.keyring.store.close()
         server.tracer.close()
+
+    async def _tidy(self) -> None:
+        await tidy_recordings(self.shelf, self.server.sessions.end_recordings)
 
 
 def _stream_server(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator
 
@@ -16,8 +15,6 @@ from ultraflash.server.settings import StreamSettings
 from ultraflash.server.snapshot_folder import SnapshotFolder
 from ultraflash.server.waiting_line import WaitingLine
 from ultraflash.server.worker.supervisor import WorkerSupervisor
-
-log = logging.getLogger(__name__)
 
 # Weight of the newest session in the mean length of sessions.
 NEWEST = 0.2
@@ -124,16 +121,12 @@ class SessionRegistry:
         self.add(session)
         self._expire_later(session)
 
-    async def keep_alive(self) -> None:
-        """Stores now and then how far the live sessions are, and forgets those that were over long ago."""
-        while True:
-            try:
-                for session in list(self):
-                    session.keep()
-                self._archive.forget_older(self._limits.keep_s)
-            except Exception:
-                log.exception("sessions could not be stored; trying again")
-            await asyncio.sleep(KEEP_EVERY_S)
+    async def keep(self) -> None:
+        """Stores how far the live sessions are, which also says that this server lives, and forgets those that were
+        over long ago."""
+        for session in list(self):
+            session.keep()
+        self._archive.forget_older(self._limits.keep_s)
 
     def owner_left(self, session: LiveSession, *, for_good: bool) -> None:
         """Keeps a session for its owner for a while, unless that said good-bye or has had everything."""

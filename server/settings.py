@@ -42,11 +42,12 @@ class HttpSettings(BaseModel):
 
     Attributes:
         auth: whether requests need an API key: ``required`` always, ``auto`` as soon as there is a key, and wherever
-            the server listens beyond this machine without ``allow_unauthenticated``.
+            others reach the server without ``allow_unauthenticated``.
         allowed_origins: origins beside the server's own whose pages may open the stream.
         allowed_hosts: Host names that requests may carry; on loopback only loopback names unless given,
             so that a foreign name that resolves to this machine gets nowhere.
-        allow_unauthenticated: listen beyond this machine although there are no API keys.
+        allow_unauthenticated: let others reach the server although there are no API keys.
+        open_metrics: let `/metrics` be read without a key, which it can be then while the database is away, too.
         max_message_bytes: longest message that a client may send.
     """
 
@@ -58,6 +59,7 @@ class HttpSettings(BaseModel):
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     allow_unauthenticated: bool = False
+    open_metrics: bool = False
     max_message_bytes: int = Field(default=65_536, ge=1024)
 
     @property
@@ -66,9 +68,14 @@ class HttpSettings(BaseModel):
         return self.host in LOOPBACK
 
     @property
+    def for_others(self) -> bool:
+        """Whether others reach it: by its address, or by a name of theirs, which means a proxy in front."""
+        return not self.on_loopback or not set(self.allowed_hosts) <= set(LOOPBACK)
+
+    @property
     def key_required(self) -> bool:
         """Whether nobody comes in without a key, even where there is none yet."""
-        return self.auth == "required" or not (self.on_loopback or self.allow_unauthenticated)
+        return self.auth == "required" or (self.for_others and not self.allow_unauthenticated)
 
 
 class KeySettings(BaseModel):
@@ -82,6 +89,8 @@ class KeySettings(BaseModel):
         max_body_bytes: longest body of a request.
         check_every_s: how often live sessions are looked through for keys that have been revoked or have expired.
         ticket_s: life of tickets.
+        first_file: where `serve` puts the key that it makes at its first start, unless ``http.allow_unauthenticated``.
+            Without it none is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,6 +102,7 @@ class KeySettings(BaseModel):
     max_body_bytes: int | None = Field(default=16 * 2**20, ge=1024)
     check_every_s: float = Field(default=5.0, gt=0)
     ticket_s: float = Field(default=21_600.0, gt=0)
+    first_file: Path | None = None
 
     @property
     def limits(self) -> KeyLimits:
@@ -365,15 +375,15 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
 
 
 def check_binding(http: HttpSettings, *, has_keys: bool) -> None:
-    """Raises ``UnsafeBinding`` for an address that others reach, where there is no key and nobody has said that
-    they may come in without."""
-    if http.on_loopback or http.allow_unauthenticated or has_keys or http.auth == "required":
+    """Raises ``UnsafeBinding`` for an address or a name that others reach, where there is no key and nobody has said
+    that they may come in without."""
+    if not http.for_others or http.allow_unauthenticated or has_keys or http.auth == "required":
         return
+    how = "Answering to the names of http.allowed_hosts" if http.on_loopback else f"Listening on {http.host}"
     raise UnsafeBinding(
-        f"Listening on {http.host} lets others reach this server, and there is no API key. Make one with "
-        "`ultraflash keys create NAME`, or keep 127.0.0.1, or pass --allow-unauthenticated where everybody who can "
-        "reach it may use it.",
-        param="http.host",
+        f"{how} lets others reach this server, and there is no API key. Make one with `ultraflash keys create NAME`, "
+        "or keep to 127.0.0.1, or pass --allow-unauthenticated where everybody who can reach it may use it.",
+        param="http.allowed_hosts" if http.on_loopback else "http.host",
     )
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-unauthenticated",
         action="store_true",
         default=None,
-        help="listen beyond this machine although there are no API keys",
+        help="let others reach the server although there are no API keys",
     )
     parser.add_argument(
         "--auth",
@@ -40,12 +40,16 @@ def run(args: argparse.Namespace) -> int:
     import uvicorn
 
     from ultraflash.server.app import create_app
+    from ultraflash.server.keys.first_key import make_first_key
     from ultraflash.server.keys.store import any_keys
     from ultraflash.server.listen import address_of, listening_socket
     from ultraflash.server.logs import set_up_logging
     from ultraflash.server.settings import check_binding, load_settings
 
     settings = load_settings(args.config, _options(args))
+    file = None if settings.http.allow_unauthenticated else settings.keys.first_file
+    if file is not None and make_first_key(settings.data.database_url, file):
+        print(f"ultraflash has made its first API key, which it wants from now on: {file}", flush=True)
     check_binding(settings.http, has_keys=any_keys(settings.data.database_url, settings.data.database_file))
     set_up_logging("web", level=settings.log_level, form=settings.log_format)
     listener = listening_socket(settings.http.host, settings.http.port)

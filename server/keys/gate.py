@@ -23,6 +23,7 @@ from ultraflash.server.logs import log_ids
 
 # The page, which asks for the key, and what tells whether the server lives.
 OPEN = re.compile(r"/|/assets/.*|/healthz|/readyz")
+METRICS = "/metrics"
 # These ask for a token that its session's owner was given.
 TOKEN_GUARDED = re.compile(r"/v1/sessions/[^/]+/recording|/v1/stream/[^/]+/live\.(mp4|ts)")
 
@@ -38,13 +39,17 @@ class KeyGate:
 
     Args:
         max_body_bytes: longest body of any request.
+        open_metrics: whether `/metrics` needs no key.
     """
 
-    def __init__(self, app: ASGIApp, *, keyring: Keyring, tickets: Tickets, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keyring: Keyring, tickets: Tickets, max_body_bytes: int, open_metrics: bool
+    ) -> None:
         self._app = app
         self._keyring = keyring
         self._tickets = tickets
         self._max_body_bytes = max_body_bytes
+        self._open_metrics = open_metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,6 +70,8 @@ class KeyGate:
         """Raises ``Unauthorized``, or ``NotReady`` while the database is away."""
         path = scope["path"]
         if OPEN.fullmatch(path) or TOKEN_GUARDED.fullmatch(path):
+            return ANYBODY
+        if path == METRICS and self._open_metrics:
             return ANYBODY
         try:
             ticket = QueryParams(scope["query_string"]).get("ticket")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, PictureSize, reference_format
+from ultraflash.server.engine import Engine, GpuUser, PictureSize, reference_format
 from ultraflash.server.logs import fields
 from ultraflash.server.tracing import NO_TRACER, Tracer, stage_spans
 from ultraflash.server.worker.channel import ChannelClosed
@@ -36,6 +36,7 @@ from ultraflash.server.worker.messages import (
     Configure,
     ControlStream,
     CostsMeasured,
+    GpuMemory,
     JobFailed,
     OpenStream,
     PromptChecked,
@@ -286,6 +287,8 @@ class WorkerLoop:
             return
         self._stats_at = now + STATS_EVERY_S
         self._emit(CostsMeasured(frame_seconds=self._sizes.costs.all_seconds()))
+        if isinstance(self._engine, GpuUser) and (gpus := self._engine.gpu_memory()):
+            self._emit(GpuMemory(gpus={name: list(memory) for name, memory in gpus.items()}))
         for stream in self._streams.values():
             self._emit(stream_stats(stream))
 

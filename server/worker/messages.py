@@ -235,6 +235,13 @@ class CostsMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMemory:
+    """Once a second, where there is a GPU: [bytes in use, bytes in total] by its name."""
+
+    gpus: dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerFailed:
     """The engine cannot be loaded, and trying again will not help."""
 
@@ -423,7 +430,7 @@ StreamReport = (
     | StreamEnded
 )
 JobReport = JobProgress | JobFinished | JobFailed | JobStopped | PromptChecked | ReferenceRead
-Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | StreamReport | JobReport
+Report = WorkerProgress | WorkerReady | WorkerFailed | CostsMeasured | GpuMemory | StreamReport | JobReport
 _KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (*get_args(Command), *get_args(Report))}
 
 

@@ -15,6 +15,7 @@ from ultraflash.server.worker.messages import (
     Command,
     Configure,
     CostsMeasured,
+    GpuMemory,
     JobReport,
     Report,
     Shutdown,
@@ -88,6 +89,7 @@ class WorkerSupervisor:
         self.ready: WorkerReady | None = None
         self.process_id: int | None = None
         self.frame_seconds: Mapping[str, float] = {}
+        self.gpus: Mapping[str, list[int]] = {}
         self._config = config
         self._on_failed = on_failed
         self._owners: dict[str, StreamOwner] = {}
@@ -175,7 +177,7 @@ class WorkerSupervisor:
             if came_up:
                 self.status.state = "restarting"
             await _reap(process, channel, gently=self._stopping)
-            self.process_id = None
+            self.process_id, self.gpus = None, {}
         if came_up and not self._stopping:
             for owner in self._all_owners():
                 owner.on_worker_lost()
@@ -194,6 +196,8 @@ class WorkerSupervisor:
         elif isinstance(report, CostsMeasured):
             self.frame_seconds = report.frame_seconds
             self._costs_changed()
+        elif isinstance(report, GpuMemory):
+            self.gpus = report.gpus
         elif isinstance(report, WorkerFailed):
             self._fail(report.code, report.message)
         elif isinstance(report, get_args(StreamReport)):

@@ -52,7 +52,7 @@ base = chroot_build.Container(root=work / "base")
 built = chroot_build.Build(text, context=work, work=work, base=base, arguments={}).run()
 (stage,) = dockerfile.stages(text)
 container = trial.as_compose_runs_it(stage, built, work)
-command = ["sh", "-c", "echo $ULTRAFLASH_HTTP__ALLOW_UNAUTHENTICATED > up && exec sleep 600"]
+command = ["sh", "-c", "echo $ULTRAFLASH_KEYS__FIRST_FILE > up && exec sleep 600"]
 server = subprocess.Popen(container.command(command, network=False))
 trial.wait_for_health(stage, container, server)
 trial.check_confinement(container)
@@ -60,6 +60,7 @@ server.terminate()
 print("ended with", server.wait(60))
 """
 SERVER = """FROM nothing:1.0
+ENV ULTRAFLASH_KEYS__FIRST_FILE=/data/first-key
 RUN mkdir -p /data /weights /tmp && chown 10001:10001 /data /weights
 VOLUME ["/data", "/weights"]
 USER 10001:10001
@@ -152,4 +153,4 @@ def test_a_server_is_healthy_unprivileged_and_can_write_to_its_volumes_alone(
     assert "user 10001 can write to /data /weights /tmp alone" in done.stdout
     assert "ended with -15" in done.stdout
     kept = work / "volumes" / "data" / "up"
-    assert (kept.read_text(), kept.stat().st_uid) == ("true\n", 10001)
+    assert (kept.read_text(), kept.stat().st_uid) == ("/data/first-key\n", 10001)

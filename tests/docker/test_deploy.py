@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -38,6 +40,16 @@ def test_every_setting_it_names_exists_with_that_default(page: str) -> None:
             value = getattr(value, part)
         if (told := defaults.get(name, "")).isdigit():
             assert value == ast.literal_eval(told)
+
+
+def test_every_command_it_names_is_understood(page: str) -> None:
+    named = re.findall(r"\bultraflash ((?:keys|models|doctor)(?: [\w-]+)*)", page)
+    assert {"doctor", "models pull ultraflash-1k", "keys revoke first"} <= set(named)
+    for text in named:
+        name, *words = text.split()
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"ultraflash.server.commands.{name}").add_arguments(parser)
+        parser.parse_args(words)
 
 
 def test_ports_and_users_are_those_of_compose_and_the_image(page: str, docker_dir: Path) -> None:

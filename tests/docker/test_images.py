@@ -112,7 +112,12 @@ def test_the_start_is_safe_and_says_what_to_set(
             monkeypatch.setenv(name, value)
     settings = load_settings(None, {"http.host": "0.0.0.0"})
     assert settings.http.allowed_hosts == ("127.0.0.1", "localhost")
-    assert not settings.http.allow_unauthenticated
+    assert settings.http.key_required
+    volumes = stages[-1].last("VOLUME")
+    assert volumes is not None
+    file = settings.keys.first_file
+    assert file is not None
+    assert any(file.is_relative_to(volume) for volume in volumes.words())
 
 
 def test_what_programs_write_goes_to_the_volumes(stages: list[dockerfile.Stage]) -> None:

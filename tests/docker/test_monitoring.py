@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.settings import load_settings
+from ultraflash.server.settings import Settings, load_settings
 
 # Labels that Prometheus sets.
 OWN_LABELS = {"instance", "job", "le"}
@@ -70,6 +70,12 @@ def test_every_metric_of_dashboard_and_alerts_exists(
     names = {name for text in asked for name in re.findall(r"\bultraflash_\w+", text)}
     assert names <= known_series()
     assert all("ultraflash_" in text or text.startswith("up{") for text in asked)
+
+
+def test_every_metric_is_on_the_dashboard(dashboard: dict[str, Any]) -> None:
+    shown = " ".join(expressions(dashboard))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in known_series()}
+    assert {name for name in families if name not in shown} == set()
 
 
 def test_every_label_of_dashboard_and_alerts_exists(
@@ -163,24 +169,68 @@ def test_what_compose_mounts_from_the_repository_exists(compose: dict[str, Any],
         assert (docker_dir / build.get("context", "..") / build["dockerfile"]).is_file()
 
 
-@pytest.mark.parametrize(
-    ("outside", "added"), [("", ()), (',"video.example.com"', ("video.example.com",))], ids=["alone", "proxy"]
-)
-def test_prometheus_reaches_the_server_by_a_name_that_it_answers_to(
-    compose: dict[str, Any],
-    docker_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    outside: str,
-    added: tuple[str, ...],
+def settings_in_compose(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **outside: str) -> Settings:
+    """Settings of the server under the image's and compose's environment.
+
+    ``outside`` is the environment of whoever calls compose.
+    """
+    folder = Path(dockerfile.__file__).parent
+    *_, last = dockerfile.stages((folder / "Dockerfile.cpu").read_text())
+    image = {
+        key: value for one in last.instructions if one.name == "ENV" for key, value in one.pairs().items()
+    }
+    for name, value in {**image, **compose["services"]["ultraflash"]["environment"]}.items():
+        if name.startswith("ULTRAFLASH_"):
+            monkeypatch.setenv(name, substituted(value, outside))
+    serve = last.last("CMD")
+    assert serve is not None
+    host = serve.words()[serve.words().index("--host") + 1]
+    return load_settings(None, {"http.host": host})
+
+
+def substituted(text: str, outside: dict[str, str]) -> str:
+    """Compose's ``${NAME:-default}``, ``${NAME:+more}`` and ``${NAME}``, the inner ones first."""
+    pattern = re.compile(r"\$\{(\w+)(?:(:[-+])([^${}]*))?\}")
+    while found := pattern.search(text):
+        name, how, more = found.groups()
+        value = outside.get(name, "")
+        if how == ":-":
+            value = value or more
+        elif how == ":+":
+            value = more if value else ""
+        text = text[: found.start()] + value + text[found.end() :]
+    return text
+
+
+def test_nobody_comes_in_without_a_key_and_there_is_one_from_the_first_start(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variables = compose["services"]["ultraflash"]["environment"]
-    substitution = '${ULTRAFLASH_HOST:+,"${ULTRAFLASH_HOST}"}'
-    assert substitution in variables["ULTRAFLASH_HTTP__ALLOWED_HOSTS"]
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value.replace(substitution, outside))
-    settings = load_settings(None, {"http.host": "0.0.0.0"})
-    assert settings.http.allowed_hosts == ("127.0.0.1", "localhost", "ultraflash", *added)
-    assert settings.http.allow_unauthenticated
+    settings = settings_in_compose(compose, monkeypatch)
+    assert settings.http.key_required
+    assert not settings.http.allow_unauthenticated
+    file = settings.keys.first_file
+    assert file is not None
+    mounted = [volume.split(":")[1] for volume in compose["services"]["ultraflash"]["volumes"]]
+    assert any(file.is_relative_to(volume) for volume in mounted)
+    assert settings_in_compose(compose, monkeypatch, ULTRAFLASH_OPEN="true").http.allow_unauthenticated
+
+
+def test_the_one_command_of_compose_says_where_the_key_is(docker_dir: Path) -> None:
+    variables = dockerfile.stages((docker_dir / "Dockerfile.cpu").read_text())[-1].last("ENV")
+    assert variables is not None
+    told = f"exec ultraflash cat {variables.pairs()['ULTRAFLASH_KEYS__FIRST_FILE']}"
+    for name in ("compose.yaml", "DEPLOY.md", "Dockerfile", "Dockerfile.cpu"):
+        assert told in (docker_dir / name).read_text(), name
+
+
+@pytest.mark.parametrize("name", ["", "video.example.com"], ids=["alone", "proxy"])
+def test_prometheus_reaches_the_metrics_by_a_name_that_the_server_answers_to(
+    compose: dict[str, Any], docker_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = settings_in_compose(compose, monkeypatch, ULTRAFLASH_HOST=name)
+    assert settings.http.allowed_hosts == tuple(filter(None, ("127.0.0.1", "localhost", "ultraflash", name)))
     scrape = yaml.safe_load((docker_dir / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
     targets = [target for job in scrape for config in job["static_configs"] for target in config["targets"]]
     assert targets == [f"ultraflash:{settings.http.port}"]
+    # Prometheus has no key.
+    assert settings.http.open_metrics

@@ -30,7 +30,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     hosts = f'["{NAME}","127.0.0.1"]'
     folder = tmp_path_factory.mktemp("server")
     with LiveServer(
-        folder, http__allowed_hosts=hosts, stream__ahead_ms=100, stream__max_streams=8
+        folder,
+        "--allow-unauthenticated",
+        http__allowed_hosts=hosts,
+        stream__ahead_ms=100,
+        stream__max_streams=8,
     ) as running:
         running.wait_until_ready()
         yield running
@@ -99,6 +103,17 @@ def test_plain_http_is_sent_to_tls(proxy: Proxy) -> None:
 def test_metrics_are_not_for_the_world_and_readiness_is(proxy: Proxy) -> None:
     assert fetch(proxy, "/metrics").status == 404
     assert fetch(proxy, "/readyz").status == 200
+
+
+def test_tokens_in_addresses_are_not_in_the_log_of_the_proxy(proxy: Proxy) -> None:
+    log = proxy.folder / "access.log"
+    for query in ("token=uf_secretive", "ticket=uf_secretive"):
+        fetch(proxy, f"/v1/sessions/session_logged/recording?{query}").read()
+    deadline = time.monotonic() + 60
+    while log.read_text().count("session_logged") < 2:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    assert "uf_secretive" not in log.read_text()
 
 
 def test_another_host_name_gets_nothing_from_the_server(proxy: Proxy) -> None:

@@ -69,7 +69,9 @@ def test_the_page_comes_with_a_strict_policy_and_is_revalidated(server: LiveServ
 
 
 def test_what_does_not_exist_is_an_error_of_the_one_shape(server: LiveServer) -> None:
-    for path in ("/v1/nothing", "/assets/nothing.js", "/assets/../app.py"):
+    outside = ("..", "%2e%2e", "..%2f..", "%2e%2e%2f%2e%2e", "..%5c..", "./..", "//etc/passwd%00", "%2fetc")
+    paths = [f"/{folder}/{way}/app.py" for folder in ("assets", "v1/videos") for way in outside]
+    for path in ("/v1/nothing", "/assets/nothing.js", *paths):
         status, body = server.get(path)
         assert status == 404
         assert body["error"]["code"] == "not_found"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,3 +94,21 @@ async def test_a_stream_moves_them(server: LiveServer) -> None:
         assert grown("ultraflash_stage_seconds_total", "ultraflash_stage_seconds_total", stage=stage) > 0
     ended = "ultraflash_sessions_ended_total"
     assert grown(ended, ended, reason="stopped") == 1
+
+
+async def test_memory_of_a_gpu_is_there_as_long_as_its_worker(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(PATTERN_GPU="3/8")
+    server.wait_until_ready()
+    server.wait_for_metric('ultraflash_gpu_memory_used_bytes{gpu="cuda:0"} 3.0')
+    server.wait_for_metric('ultraflash_gpu_memory_total_bytes{gpu="cuda:0"} 8.0')
+    os.kill(server.worker_ids()[0], signal.SIGKILL)
+    server.wait_for(lambda: "ultraflash_gpu_memory_used_bytes{" not in server.get("/metrics")[1], "absence")
+    server.wait_for_metric('ultraflash_gpu_memory_used_bytes{gpu="cuda:0"} 3.0')
+
+
+def test_without_a_gpu_nothing_is_said_of_one(server: LiveServer) -> None:
+    families = exposed(server)
+    for name in ("ultraflash_gpu_memory_used_bytes", "ultraflash_gpu_memory_total_bytes"):
+        assert families[name].samples == []

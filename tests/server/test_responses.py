@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import websockets
 from videos_client import ask
 
 from ultraflash.server.app import create_app
@@ -47,6 +48,26 @@ def test_every_response_carries_the_security_headers(
     assert answer.status == status
     check_headers(answer.headers)
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_a_foreign_page_changes_nothing(server: LiveServer) -> None:
+    changing = [
+        (verb.upper(), path)
+        for path, item in ask(server, "GET", "/v1/openapi.json").json["paths"].items()
+        for verb in item
+        if verb in ("post", "put", "patch", "delete")
+    ]
+    assert len(changing) >= 7
+    # The types that a form can have, for which a browser asks nobody first.
+    for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=cut", "text/plain"):
+        for method, path in changing:
+            for origin in (FOREIGN, "null"):
+                headers = {"Origin": origin, "Content-Type": kind}
+                answer = ask(server, method, path, b"prompt=a+hill&seconds=1", headers)
+                assert (answer.status, answer.code) == (403, "origin_not_allowed"), (method, path)
+    ours = {"Origin": f"http://{server.address}"}
+    assert ask(server, "POST", "/v1/videos", {"prompt": ""}, ours).status == 400
+    assert ask(server, "GET", "/v1/videos").json["data"] == []
 
 
 async def test_a_fault_is_of_the_one_shape_and_tells_nothing(tmp_path: Path) -> None:
@@ -94,6 +115,20 @@ def test_a_foreign_page_is_not_told_that_it_may_read(server: LiveServer) -> None
 async def test_a_foreign_page_opens_no_stream(server: LiveServer) -> None:
     async with server.client(origin=FOREIGN) as client:
         assert (await client.until_closed())[0] == 1008
+
+
+async def test_a_foreign_name_that_points_here_opens_no_stream(server: LiveServer) -> None:
+    port = int(server.address.rsplit(":", 1)[1])
+    # To the browser page and stream are of one site, whose name leads here by now.
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with websockets.connect(
+            f"ws://rebound.example:{port}/v1/stream",
+            origin=f"http://rebound.example:{port}",  # type: ignore[arg-type]
+            host="127.0.0.1",
+            port=port,
+        ):
+            pass
+    assert refused.value.response.status_code == 403
 
 
 def test_a_foreign_name_that_points_here_gets_nothing(server: LiveServer) -> None:

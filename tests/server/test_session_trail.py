@@ -24,7 +24,21 @@ class Evening:
     started: dict[str, Any]
     job: str
     text: str
+    ticket: str
+    files: dict[str, bytes]
     spans: list[dict[str, Any]]
+
+    @property
+    def secrets(self) -> list[str]:
+        """Whatever opens something."""
+        recording = self.started["recording"].partition("token=")[2].partition("&")[0]
+        return [
+            self.holder.secret,
+            self.ticket,
+            self.started["viewer_token"],
+            self.started["resume_token"],
+            recording,
+        ]
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -47,6 +61,9 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
         started = asyncio.run(use(server, holder))
         made = ask(server, "POST", "/v1/videos", {"prompt": PROMPT, "seconds": "1"}, holder.headers)
         wait_for(server, made.json["id"], headers=holder.headers)
+        path = {"path": f"/v1/videos/{made.json['id']}/content"}
+        ticket = ask(server, "POST", "/v1/tickets", path, holder.headers).json["url"]
+        assert ask(server, "GET", ticket).status == 200
     text = server.output()
     assert text
     spans = [
@@ -54,7 +71,8 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
         for name in ("web", "worker")
         for line in (folder / "traces" / f"{name}.jsonl").read_text().splitlines()
     ]
-    return Evening(holder, started, made.json["id"], text, spans)
+    files = {str(path): path.read_bytes() for path in server.data.rglob("*") if path.is_file()}
+    return Evening(holder, started, made.json["id"], text, ticket.partition("ticket=")[2], files, spans)
 
 
 async def use(server: LiveServer, holder: Holder) -> dict[str, Any]:
@@ -85,13 +103,18 @@ async def use(server: LiveServer, holder: Holder) -> dict[str, Any]:
 
 def test_no_key_token_or_prompt_is_in_the_log_of_a_talkative_server(evening: Evening) -> None:
     assert any(line["level"] == "debug" for line in evening.lines)
-    secrets = [evening.holder.secret, evening.started["viewer_token"], evening.started["resume_token"]]
-    secrets.append(evening.started["recording"].partition("token=")[2].partition("&")[0])
-    for secret in (*secrets, PROMPT, SECOND):
+    for secret in (*evening.secrets, PROMPT, SECOND):
         assert len(secret) > 20
         assert secret not in evening.text
         assert secret not in json.dumps(evening.spans)
     assert "Authorization" not in evening.text
+
+
+def test_no_key_or_token_is_in_the_data_folder(evening: Evening) -> None:
+    assert any(PROMPT.encode() in content for content in evening.files.values())
+    for secret in evening.secrets:
+        found = [path for path, content in evening.files.items() if secret.encode() in content]
+        assert found == []
 
 
 def test_every_line_of_both_processes_is_json_with_the_same_fields(evening: Evening) -> None:

@@ -68,6 +68,9 @@ def test_listening_beyond_this_machine_has_to_be_meant() -> None:
     for told in ("ultraflash keys create", "--allow-unauthenticated", "127.0.0.1"):
         with pytest.raises(UnsafeBinding, match=told):
             check_binding(HttpSettings(host="0.0.0.0"), has_keys=False)
+    with pytest.raises(UnsafeBinding, match=r"http\.allowed_hosts"):
+        check_binding(HttpSettings(allowed_hosts=("127.0.0.1", "video.example.com")), has_keys=False)
+    check_binding(HttpSettings(allowed_hosts=("127.0.0.1", "localhost")), has_keys=False)
     check_binding(HttpSettings(host="0.0.0.0", allow_unauthenticated=True), has_keys=False)
     check_binding(HttpSettings(host="0.0.0.0", auth="required"), has_keys=False)
     check_binding(HttpSettings(host="0.0.0.0"), has_keys=True)
@@ -77,6 +80,7 @@ def test_a_server_that_others_reach_wants_a_key_unless_it_is_told_not_to() -> No
     assert not HttpSettings().key_required
     assert HttpSettings(auth="required").key_required
     assert HttpSettings(host="0.0.0.0").key_required
+    assert HttpSettings(allowed_hosts=("video.example.com",)).key_required
     assert not HttpSettings(host="0.0.0.0", allow_unauthenticated=True).key_required
 
 

@@ -175,6 +175,7 @@ async def test_viewers_hear_the_end_but_not_what_was_asked(server: LiveServer) -
             assert await viewer.until_closed() == (1000, "stopped")
     assert done == {"type": "session.done", "reason": "stopped", "frames": done["frames"]}
     assert "secret" not in str(viewer.events)
+    assert started["resume_token"] not in str(viewer.events)
 
 
 async def test_a_viewer_who_does_not_read_loses_frames_and_nobody_else_does(start_server: Any) -> None:

@@ -127,6 +127,7 @@ def caddy(example: Path, folder: Path, upstream: str) -> Proxy:
             "{\n\tservers {": f"{own}\tservers {{",
             "\nvideo.example.com {\n": f"\nvideo.example.com {{\n\tbind 127.0.0.1\n\ttls {certificate} {key}\n",
             "127.0.0.1:8000": upstream,
+            "/var/log/caddy/access.log": str(folder / "access.log"),
         },
     )
     configuration = folder / "Caddyfile"

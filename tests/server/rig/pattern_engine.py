@@ -106,12 +106,14 @@ def read_number(frame_HWC: np.ndarray) -> int:
 class PatternEngine:
     """Deterministic pictures. In the environment, ``PATTERN_SECONDS`` is the work of a group and
     ``PATTERN_LOAD_SECONDS`` that of loading. ``PATTERN_COSTS`` is the path of a JSON file with the seconds of a group
-    by name of the size, which is read again for each group."""
+    by name of the size, which is read again for each group. ``PATTERN_GPU`` is what it says of a GPU, such as 3/8 for
+    three bytes of eight in use."""
 
     def __init__(self) -> None:
         self.preset = PatternPreset()
         self._seconds = float(os.environ.get("PATTERN_SECONDS", "0.01"))
         self._costs = os.environ.get("PATTERN_COSTS")
+        self._gpu = os.environ.get("PATTERN_GPU")
 
     @classmethod
     def load(cls, preset: str, size: str | None = None) -> PatternEngine:
@@ -121,6 +123,12 @@ class PatternEngine:
             os._exit(9)
         time.sleep(float(os.environ.get("PATTERN_LOAD_SECONDS", "0")))
         return cls()
+
+    def gpu_memory(self) -> dict[str, tuple[int, int]]:
+        if self._gpu is None:
+            return {}
+        used, total = map(int, self._gpu.split("/"))
+        return {"cuda:0": (used, total)}
 
     def check_prompt(self, prompt: str) -> str:
         if not prompt.strip():
