@@ -1,6 +1,7 @@
 """Kill a real server again and again with streams and jobs in flight, and count what is lost.
 
-At random moments ``kill -9`` hits the worker, or the whole server, which is then started again. Owners of live streams
+At random moments ``kill -9`` hits the worker, or the whole server, which is then started again; with ``--replicas`` it
+hits a worker or the server of one of several replicas, and the front is left to deal with it. Owners of live streams
 are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was
 sent is decoded and compared with what one engine makes of the session's log without any kill; every video is
 downloaded and compared likewise. Counts, not times, are the result, so a busy machine is no hindrance.
@@ -34,24 +35,25 @@ sys.path.append(str(ROOT / "tests" / "server" / "rig"))
 from fault_jobs import JobCustomer, Video
 from live_server import PATTERN, LiveServer
 
-from ultraflash.server.client import Stream, connect
+from ultraflash.server.client import FramePacket, Stream, connect
 from ultraflash.server.engine import CASCADE, Engine, load_engine
-from ultraflash.server.protocol import ServerEvent, SessionResumed
+from ultraflash.server.protocol import MediaFlags, ServerEvent, SessionResumed
 
 ENGINES = {"pattern": PATTERN, "mini": CASCADE}
 PROMPTS = ("a red hill", "a blue lake at night", "snowy mountains at dawn", "a desert at noon", "a calm sea")
 # Below it a picture is another one; H.264 alone stays above.
 SAME_PICTURE_DB = 25.0
 PATIENCE_S = 60.0
+FRAMES_TO_SETTLE = 24
 
 
 class Owner:
     """One live stream, its packets, and what went wrong with it."""
 
     def __init__(self, url: str, number: int, dice: random.Random, fps: float) -> None:
-        self.packets: list[bytes] = []
+        self.packets: dict[int, bytes] = {}
         self.resumed: Counter[str] = Counter()
-        self.gaps = 0
+        self.gaps = self.left_out = 0
         self.longest_silence_s = 0.0
         self.replay: dict[str, Any] | None = None
         self._url = url
@@ -69,8 +71,9 @@ class Owner:
             self._url, prompt=prompt, seed=self._number, size="0.5K", on_event=self._on_event
         ) as stream:
             stopping = asyncio.create_task(self._stop_later(stream))
+            self._heard_at = time.monotonic()
             async for packet in stream:
-                self._take(packet.header.seq, packet.data)
+                self._take(packet)
                 if self._dice.random() < 0.02:
                     await stream.set_prompt(self._dice.choice(PROMPTS))
                 await asyncio.sleep(1 / self._fps)
@@ -81,12 +84,18 @@ class Owner:
         """Ends the session; ``run`` returns with its log."""
         self._stop.set()
 
-    def _take(self, seq: int, data: bytes) -> None:
+    def _take(self, packet: FramePacket) -> None:
+        seq, flags = packet.header.seq, packet.header.flags
         self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - self._heard_at)
         self._heard_at = time.monotonic()
-        self.gaps += seq != self._next_seq
+        missing = seq - self._next_seq
+        # What a busy connection could not carry is left out and flagged, which is no loss of the stream.
+        if missing > 0 and MediaFlags.DISCONTINUITY in flags:
+            self.left_out += missing
+        else:
+            self.gaps += missing != 0
         self._next_seq = seq + 1
-        self.packets.append(data)
+        self.packets[seq] = packet.data
 
     def _on_event(self, event: ServerEvent) -> None:
         if isinstance(event, SessionResumed):
@@ -148,6 +157,8 @@ class FaultRun:
             folder,
             "--port",
             str(port),
+            "--replicas",
+            str(options.replicas),
             engine=ENGINES[options.engine],
             stream__max_streams=options.streams,
             jobs__checkpoint_s=0.2,
@@ -168,14 +179,14 @@ class FaultRun:
         """Everything; returns the counts."""
         await asyncio.to_thread(self._server.start)
         try:
-            await asyncio.to_thread(self._server.wait_until_ready)
+            await asyncio.to_thread(self._wait_until_ready)
             owners = [asyncio.create_task(owner.run()) for owner in self._owners]
             ordering = asyncio.create_task(self._customer.run())
-            await self._progress()
+            await self._progress(FRAMES_TO_SETTLE)
             for _ in range(self._options.kills):
                 await self._kill_once()
-            await asyncio.to_thread(self._server.wait_until_ready)
-            await self._progress()
+            await asyncio.to_thread(self._wait_until_ready)
+            await self._progress(FRAMES_TO_SETTLE)
             self._customer.stop()
             await ordering
             for owner in self._owners:
@@ -187,19 +198,30 @@ class FaultRun:
             await asyncio.to_thread(self._server.stop)
         return self._counts(ended, videos)
 
-    async def _progress(self) -> None:
-        """Waits until every stream has gone on, or for as long as an owner may be away."""
+    async def _progress(self, frames: int) -> None:
+        """Waits until every stream has gone on by so many frames, or for as long as an owner may be away."""
         before = [len(owner.packets) for owner in self._owners]
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and any(
-            len(owner.packets) < count + 24 for owner, count in zip(self._owners, before, strict=True)
+            len(owner.packets) < count + frames for owner, count in zip(self._owners, before, strict=True)
         ):
             await asyncio.sleep(0.1)
 
+    def _wait_until_ready(self) -> None:
+        self._server.wait_until_ready()
+        if self._options.replicas > 1:
+            self._server.wait_for_metric(
+                f'ultraflash_replicas{{state="ready"}} {float(self._options.replicas)}'
+            )
+
     async def _kill_once(self) -> None:
-        await asyncio.to_thread(self._server.wait_until_ready)
+        await asyncio.to_thread(self._wait_until_ready)
+        await self._progress(self._options.frames_between)
         await asyncio.sleep(self._dice.uniform(0, self._options.longest_wait))
-        if self._dice.random() < self._options.server_share:
+        of_server = self._dice.random() < self._options.server_share
+        if self._options.replicas > 1:
+            self._kill_in_a_replica(of_server)
+        elif of_server:
             await asyncio.to_thread(self._server.stop, signal.SIGKILL)
             await asyncio.to_thread(self._server.start)
             self._kills["server"] += 1
@@ -210,6 +232,14 @@ class FaultRun:
                     os.kill(worker, signal.SIGKILL)
             self._kills["worker"] += 1
 
+    def _kill_in_a_replica(self, of_server: bool) -> None:
+        replica = self._dice.choice(self._server.worker_ids())
+        # It may be starting again just now.
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            for process in [replica] if of_server else children(replica):
+                os.kill(process, signal.SIGKILL)
+        self._kills["replica" if of_server else "worker"] += 1
+
     def _counts(self, ended: list[str], videos: list[Video]) -> dict[str, Any]:
         resumed: Counter[str] = Counter()
         frames = wrong = 0
@@ -217,8 +247,10 @@ class FaultRun:
         for owner in self._owners:
             resumed += owner.resumed
             if owner.replay is not None and owner.gaps == 0:
-                shown = decoded(b"".join(owner.packets), "h264")
-                made, off = wrong_pictures(shown, expected_frames(engine, owner.replay))
+                shown = decoded(b"".join(owner.packets.values()), "h264")
+                frames_of_log = enumerate(expected_frames(engine, owner.replay))
+                expected = (frame for seq, frame in frames_of_log if seq in owner.packets)
+                made, off = wrong_pictures(shown, expected)
                 frames, wrong = frames + made, wrong + off + (made != len(owner.packets))
         corrupt = [video.id for video in videos if video.file is not None and not whole(engine, video)]
         states = Counter(video.status for video in videos)
@@ -228,6 +260,7 @@ class FaultRun:
             "streams_lost": ended,
             "resumed": dict(resumed),
             "frames": frames,
+            "frames_left_out": sum(owner.left_out for owner in self._owners),
             "gaps": sum(owner.gaps for owner in self._owners),
             "wrong_pictures": wrong,
             "longest_silence_s": round(max(owner.longest_silence_s for owner in self._owners), 1),
@@ -260,6 +293,11 @@ def faults_of(counts: dict[str, Any]) -> list[str]:
     return faults + (["restarted"] if counts["resumed"].get("restarted") else [])
 
 
+def children(process: int) -> list[int]:
+    """Process ids of the children of a process."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
@@ -277,10 +315,18 @@ def main() -> int:
     parser.add_argument(
         "--server-share", type=float, default=0.3, help="part of the kills that hit the server"
     )
+    parser.add_argument("--replicas", type=int, default=1, help="servers behind one front")
     parser.add_argument("--streams", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
     parser.add_argument(
         "--longest-wait", type=float, default=3.0, help="seconds from readiness to a kill at most"
+    )
+    parser.add_argument(
+        "--frames-between",
+        type=int,
+        default=0,
+        help="frames that each stream gets between two kills: on a slow machine a stream is given up when its worker "
+        "dies again and again before a frame",
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="an empty folder for data and logs, which are left there")

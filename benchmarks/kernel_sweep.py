@@ -3,6 +3,9 @@
 ``python benchmarks/kernel_sweep.py`` rewrites ``kernels/tiles.json`` and the table in ``kernels/README.md``. Options
 narrow it down; rows that they leave out stay as they are. A compilation takes about a second.
 
+``--more`` keeps what the table has and compiles what it lacks, such as with a larger ``--enough``. It is for tables of
+kernels that have not changed since.
+
 ``--beside`` is for another version of Triton: candidates are compiled in the order of the table, until one survives in
 each group, and a row is left with the worse of what either version gave. So it holds for all versions that it names.
 """
@@ -39,24 +42,43 @@ def compiled(kernel: str, arch: str, dtype: str, width: int, tiles: Tiles) -> Us
     )
 
 
+def tiles_of(row: Row) -> Tiles:
+    """The tiles that a row is about."""
+    return Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
+
+
 def sweep(
-    kernel: str, arch: str, dtype: str, width: int, *, candidates: Sequence[Tiles], enough: int | None
+    kernel: str,
+    arch: str,
+    dtype: str,
+    width: int,
+    *,
+    candidates: Sequence[Tiles],
+    enough: int | None,
+    known: Sequence[Row] = (),
 ) -> Iterator[Row]:
-    """Rows of the table for one kernel on one device, until `enough` candidates survived, or all of them."""
+    """Rows of the table for one kernel on one device, until `enough` candidates survived, or all of them.
+
+    Candidates that `known` has rows of are not compiled again.
+    """
+    rows = {tiles_of(row): row for row in known}
     survivors = 0
     for tiles in candidates:
-        usage = compiled(kernel, arch, dtype, width, tiles)
-        yield {
-            "kernel": kernel,
-            "arch": arch,
-            "dtype": dtype,
-            "width": width,
-            **asdict(tiles),
-            **asdict(usage),
-            "survives": usage.survives,
-            "triton": version("triton"),
-        }
-        survivors += usage.survives
+        row = rows.get(tiles)
+        if row is None:
+            usage = compiled(kernel, arch, dtype, width, tiles)
+            row = {
+                "kernel": kernel,
+                "arch": arch,
+                "dtype": dtype,
+                "width": width,
+                **asdict(tiles),
+                **asdict(usage),
+                "survives": usage.survives,
+                "triton": version("triton"),
+            }
+        yield row
+        survivors += row["survives"]
         if survivors == enough:
             return
 
@@ -76,8 +98,8 @@ def beside(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         in_use = row["survives"] and not any(before["survives"] for before in checked)
         if in_use and version("triton") not in row["triton"].split(", "):
-            tiles = Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
-            row = worse(row, compiled(row["kernel"], row["arch"], row["dtype"], row["width"], tiles))
+            found = compiled(row["kernel"], row["arch"], row["dtype"], row["width"], tiles_of(row))
+            row = worse(row, found)
         checked.append(row)
     return checked
 
@@ -140,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", default=())
     parser.add_argument("--widths", nargs="+", type=int, default=())
     parser.add_argument("--enough", type=int, help="stop a group after so many survivors")
+    parser.add_argument(
+        "--more", action="store_true", help="go on behind the rows there are, without them anew"
+    )
     parser.add_argument("--beside", action="store_true", help="check the table with another Triton")
     options = parser.parse_args(arguments)
     if not has_triton():
@@ -151,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.beside:
             made = beside(of_group)
         else:
-            made = list(sweep(*group, candidates=VARIANTS[group[0]].tiles, enough=options.enough))
+            known = of_group if options.more else ()
+            candidates = VARIANTS[group[0]].tiles
+            made = list(sweep(*group, candidates=candidates, enough=options.enough, known=known))
         kept = sum(row["survives"] for row in made)
         print(f"{' '.join(map(str, group))}: {kept} of {len(made)} fit without spilling", flush=True)
         rows = [row for row in rows if row not in of_group]

@@ -4,9 +4,10 @@
     python benchmarks/prompt_change.py --json benchmarks/results/prompt_change.json
 
 The same streams change from one prompt to the next with the past kept, with the window's keys and values made anew
-under the new prompt, and with the text blended over several groups. Adherence is read by the classifier at the end of
-``--after`` seconds; a jump is a change between two frames after the switch above the 99th percentile of the changes of
-streams without one.
+under the new prompt, with the frames faded over besides, and with the text blended over several groups. Adherence is
+read by the classifier at the end of ``--after`` seconds; a jump is a change between two frames after the switch above
+the 99th percentile of the changes of streams without one. The first row is of those streams themselves: some pass that
+limit too, so no way of changing does better but by chance.
 """
 
 from __future__ import annotations
@@ -21,15 +22,24 @@ from typing import Any
 
 from provenance import provenance
 
-WAYS: tuple[tuple[Any, int], ...] = (("keep", 1), ("recompute", 1), ("blend", 2), ("blend", 4))
+WAYS: tuple[tuple[Any, int], ...] = (
+    ("keep", 1),
+    ("recompute", 1),
+    ("fade", 1),
+    ("fade", 2),
+    ("fade", 3),
+    ("blend", 2),
+    ("blend", 4),
+)
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for every way and every time after the change, as soon as it is there."""
+    """A row for streams without a change, then one for every way and every time after the change, as soon as it is
+    there."""
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.classifier import FrameReader
-    from ultraflash.training.evaluation.measures import StreamSettings, made_clips, prompt_switch
+    from ultraflash.training.evaluation.measures import StreamSettings, adherence, made_clips, prompt_switch
     from ultraflash.training.evaluation.streams import make_prompts
 
     cascade = Cascade.load(args.preset)
@@ -40,19 +50,27 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     settings = StreamSettings(size=args.size or preset.default_size, seed=args.seed)
     prompts = make_prompts(args.streams, split="test", seed=args.seed)
     ordinary = list(made_clips(cascade, prompts, settings, seconds=args.before))
+    first = True
     for transition, groups in WAYS:
         for after_s in args.after:
             found = prompt_switch(
                 cascade, prompts, reader, settings,
                 before_s=args.before, after_s=after_s, transition=transition, groups=groups, ordinary=ordinary,
             )  # fmt: skip
-            yield {
-                "transition": transition,
-                "groups": groups,
-                "after_s": after_s,
-                "adherence": asdict(found.adherence["all"]),
-                "without_jump": asdict(found.without_jump),
-            }
+            if first:
+                unchanged = {
+                    "adherence": adherence(ordinary, reader)["all"],
+                    "without_jump": found.ordinary_without_jump,
+                }
+                yield _row("none", 0, 0.0, **unchanged)
+                first = False
+            measured = {"adherence": found.adherence["all"], "without_jump": found.without_jump}
+            yield _row(transition, groups, after_s, **measured)
+
+
+def _row(transition: str, groups: int, after_s: float, **measures: Any) -> dict[str, Any]:
+    shares = {name: asdict(measure) for name, measure in measures.items()}
+    return {"transition": transition, "groups": groups, "after_s": after_s, **shares}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,5 +1,5 @@
 """Where a number comes from, for the scripts of this folder; ``ultraflash bench`` says it too."""
 
-from ultraflash.models.provenance import ROOT, installed, provenance
+from ultraflash.models.provenance import ROOT, commit, installed, provenance
 
-__all__ = ["ROOT", "installed", "provenance"]
+__all__ = ["ROOT", "commit", "installed", "provenance"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from costs import StageCost, stage_costs
+from provenance import provenance
 
 from ultraflash.models.memory_plan import GIB, MemoryPlan, memory_plan
 from ultraflash.models.preset import Preset, Size, load_preset
@@ -140,7 +141,8 @@ def main() -> None:
     for prediction in predictions:
         print_table(prediction)
     if args.json is not None:
-        args.json.write_text(json.dumps(predictions, indent=2) + "\n", encoding="utf-8")
+        report = {"benchmark": "roofline", **provenance(), "predictions": predictions}
+        args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from costs import sr_grid
+from provenance import provenance
 
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.dit import DiTConfig
@@ -116,7 +118,7 @@ def parts(preset: Preset, *, width: int) -> dict[str, list[Operator]]:
     return found
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the options, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,7 +126,7 @@ def main() -> None:
     parser.add_argument("--preset", default="ultraflash-1k", help="name or TOML file")
     parser.add_argument("--width", type=int, choices=(2, 4), default=2, help="bytes of a number")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     found = parts(load_preset(options.preset), width=options.width)
     for part, rows in found.items():
         print(f"\n{options.preset}, one block of {part}: megabytes (10^6), computed\n")
@@ -133,8 +135,15 @@ def main() -> None:
         for row in (*rows, whole):
             print(f"| {row.name} | {row.unfused / 1e6:.0f} | {row.fused / 1e6:.0f} | {row.saved / 1e6:.0f} |")
     if options.json is not None:
-        plain = {part: [asdict(row) for row in rows] for part, rows in found.items()}
-        options.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        networks = {part: [asdict(row) for row in rows] for part, rows in found.items()}
+        report = {
+            "benchmark": "small_operators",
+            "preset": options.preset,
+            "width": options.width,
+            **provenance(),
+            "networks": networks,
+        }
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

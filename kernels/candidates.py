@@ -105,13 +105,20 @@ _BACKWARD = "ultraflash.kernels.block_sparse.triton_backward"
 
 VARIANTS = {
     "attend_forward": Variant(
-        module=_BLOCK_SPARSE, function="attend_forward", flags=(("CACHED", True), ("QUANTIZED", False))
+        module=_BLOCK_SPARSE,
+        function="attend_forward",
+        flags=(("CACHED", True), ("RING", True), ("QUANTIZED", False)),
     ),
     "attend_forward_int8": Variant(
-        module=_BLOCK_SPARSE, function="attend_forward", flags=(("CACHED", True), ("QUANTIZED", True))
+        module=_BLOCK_SPARSE,
+        function="attend_forward",
+        flags=(("CACHED", True), ("RING", True), ("QUANTIZED", True)),
     ),
     "attend_dense": Variant(
         module=_DENSE, function="attend_dense", flags=(("QUANTIZED", False),), listed=False
+    ),
+    "attend_dense_int8": Variant(
+        module=_DENSE, function="attend_dense", flags=(("QUANTIZED", True),), listed=False
     ),
     "query_gradient": Variant(module=_BACKWARD, function="query_gradient", flags=(("CACHED", True),)),
     "key_gradient": Variant(module=_BACKWARD, function="key_gradient"),

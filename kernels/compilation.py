@@ -12,9 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ultraflash.kernels.devices import DEVICES
 
-_TYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8e4nv"}
+_TYPES = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+    "float8_e4m3fn": "fp8e4nv",
+    "int8": "i8",
+    "uint8": "u8",
+    "int32": "i32",
+}
 _FLOAT32 = re.compile(
     r"^(lse|delta|threshold|score|gate|factor|offset|cos|sin|(\w+_)?(mean|scale|weight|stream))_ptr$"
 )
@@ -52,16 +62,55 @@ def compile_ahead(
 
     Args:
         kernel: a function under `triton.jit`.
-        constants: its compile-time constants. QUANTIZED makes cached keys and values int8.
+        constants: its compile-time constants. QUANTIZED makes keys and values int8, the
+            cached ones where it tells them from new ones.
         arch: such as "sm_90" or "gfx942".
         dtype: of queries, keys and values: bfloat16, float16, float32 or, with a result in bfloat16, float8_e4m3fn.
         warps, stages: as in `launch.launch`.
     """
+    signature, aligned = _signature(kernel, constants, _TYPES[dtype])
+    return _compile(kernel, constants, signature, aligned, arch=arch, warps=warps, stages=stages)
+
+
+def compile_launch(kernel: Any, arguments: Mapping[str, Any], *, arch: str, warps: int, stages: int) -> Usage:
+    """Compile for `arch` what a launch with these arguments would: their types, constants and alignment.
+
+    Args:
+        kernel: a function under `triton.jit`.
+        arguments: as `launch.launch` takes them, tensors on any device.
+        arch, warps, stages: as in `compile_ahead`.
+    """
+    constants = {p.name: arguments[p.name] for p in kernel.params if p.is_constexpr}
+    signature, aligned = {}, []
+    for parameter in kernel.params:
+        name, value = parameter.name, arguments[parameter.name]
+        if isinstance(value, Tensor):
+            signature[name] = f"*{_TYPES[str(value.dtype).removeprefix('torch.')]}"
+            multiple = value.data_ptr() % 16 == 0
+        else:
+            signature[name] = (
+                "constexpr" if parameter.is_constexpr else "fp32" if isinstance(value, float) else "i32"
+            )
+            multiple = signature[name] == "i32" and value % 16 == 0 and not parameter.do_not_specialize
+        if multiple:
+            aligned.append(name)
+    return _compile(kernel, constants, signature, aligned, arch=arch, warps=warps, stages=stages)
+
+
+def _compile(
+    kernel: Any,
+    constants: Mapping[str, Any],
+    signature: dict[str, str],
+    aligned: list[str],
+    *,
+    arch: str,
+    warps: int,
+    stages: int,
+) -> Usage:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    signature, aligned = _signature(kernel, constants, _TYPES[dtype])
     source = ASTSource(
         kernel,
         signature=signature,
@@ -85,6 +134,9 @@ def compile_ahead(
 def _signature(kernel: Any, constants: Mapping[str, Any], element: str) -> tuple[dict[str, str], list[str]]:
     """Types by parameter, and the parameters that are multiples of 16, as tensors and strides in use are."""
     types: dict[str, str] = {}
+    # Where there is a cache beside the new keys, it alone may be quantized.
+    cached = ("cached_k_ptr", "cached_v_ptr")
+    narrow = cached if cached[0] in kernel.arg_names else ("k_ptr", "v_ptr", "x_ptr")
     for name in kernel.arg_names:
         if name in constants:
             types[name] = "constexpr"
@@ -92,7 +144,7 @@ def _signature(kernel: Any, constants: Mapping[str, Any], element: str) -> tuple
             types[name] = "*fp32"
         elif _INT32.match(name):
             types[name] = "*i32"
-        elif name.startswith("cached_") and name.endswith("_ptr") and constants.get("QUANTIZED"):
+        elif name in narrow and constants.get("QUANTIZED"):
             types[name] = "*i8"
         elif name == "byte_ptr":
             types[name] = "*u8"

@@ -24,9 +24,9 @@ def load_tile(
     column = tl.arange(0, WIDTH)
     at = base + token[:, None].to(tl.int64) * stride_token + column[None, :]
     if RAGGED:
-        tile = tl.load(at, mask=(token[:, None] < tokens) & (column[None, :] < SIZE), other=0)
+        tile = tl.load(at, mask=(token[:, None] < tokens) & (column[None, :] < SIZE), other=0.0)
     elif SIZE != WIDTH:
-        tile = tl.load(at, mask=column[None, :] < SIZE, other=0)
+        tile = tl.load(at, mask=column[None, :] < SIZE, other=0.0)
     else:
         tile = tl.load(at)
     return tile

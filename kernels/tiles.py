@@ -36,7 +36,10 @@ INTERPRETED = Tiles(m=64, j=64, warps=1, stages=1)
 """Compiled for nothing; small enough that tests see several tiles."""
 
 FALLBACK = Tiles(m=32, j=32, warps=4, stages=2)
-"""For devices and data types that the table does not know: small, so that it fits any of them."""
+"""For devices that the table does not know: small, so that it fits any of them."""
+
+FALLBACK_FLOAT32 = Tiles(m=16, j=16, warps=4, stages=1)
+"""The same for float32, whose products are three of TF32 with operands twice as wide."""
 
 INTERPRETED_ROWS = Tiles(m=8, j=1, warps=1, stages=1)
 """For kernels without keys, compiled for nothing."""
@@ -68,9 +71,11 @@ def survivors(kernel: str, arch: str, dtype: str, width: int) -> list[Tiles]:
 
 @functools.cache
 def tiles_for(
-    kernel: str, device: torch.device, dtype: torch.dtype, width: int, *, fallback: Tiles = FALLBACK
+    kernel: str, device: torch.device, dtype: torch.dtype, width: int, *, fallback: Tiles | None = None
 ) -> Tiles:
-    """The tiles to use on a GPU: what was measured there, or the first survivor of the table, or `fallback`."""
+    """The tiles to use on a GPU: what was measured there, or the first survivor of the table, or `fallback`, by default
+    that of the data type.
+    """
     from ultraflash.kernels.tuning import tuned, tuning_name
 
     kind = str(dtype).removeprefix("torch.")
@@ -78,7 +83,9 @@ def tiles_for(
     if measured is not None:
         return measured
     found = survivors(kernel, architecture(device), kind, width)
-    return found[0] if found else fallback
+    if found:
+        return found[0]
+    return fallback or (FALLBACK_FLOAT32 if dtype == torch.float32 else FALLBACK)
 
 
 def architecture(device: torch.device) -> str:

@@ -24,18 +24,22 @@ def cache_path() -> Path:
 def tune(
     candidates: Iterable[Tiles], seconds: Callable[[Tiles], float], *, name: str, path: Path | None = None
 ) -> Tiles:
-    """Time every candidate, remember the fastest under `name`, and return it.
+    """Time every candidate, remember the fastest under `name`, and return it; what is remembered is not timed again.
 
     Args:
-        candidates: such as `tiles.survivors`; at least one.
+        candidates: such as `tiles.survivors`; at least one. What is remembered counts if it is one of them.
         seconds: how long a call with these tiles takes.
         name: see `tuning_name`.
-        path: the file to remember it in; `cache_path` by default.
+        path: the file to remember it in; `cache_path` by default. Without it, everything is timed anew.
 
     Raises:
         ValueError: no candidates.
     """
-    timed = [(seconds(tiles), tiles) for tiles in candidates]
+    choices = list(candidates)
+    remembered = tuned(name, path=path)
+    if remembered is not None and remembered in choices:
+        return remembered
+    timed = [(seconds(tiles), tiles) for tiles in choices]
     if not timed:
         raise ValueError(
             f"no tiles to choose from for {name}; run benchmarks/kernel_sweep.py for this device"

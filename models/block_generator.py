@@ -32,7 +32,8 @@ class BlockGenerator:
         """Make the clean latents (1, C, frames, H, W) of the block whose first latent frame is ``start``.
 
         Its keys and values stay in the cache: those of a last pass over the clean block, or of the last denoising
-        pass where the stream's ``dynamic_cache`` leaves the other out.
+        pass where the stream's ``dynamic_cache`` leaves the other out. Seams are mended in what is returned alone: the
+        network goes on from what it has made, as it was trained to.
         """
         config = self.config
         shape = (1, config.dit.out_channels, frames, config.rows, config.cols)
@@ -47,7 +48,7 @@ class BlockGenerator:
         state.steps_saved += len(sigmas) - len(steps)
         self._commit(state, before if len(steps) > 1 else None, clean, start)
         state.window.append(clean)
-        return clean
+        return clean if self.net.seams is None else self.net.seams(clean)
 
     def take(self, state: StreamState, clean_BCFHW: Tensor, start: int) -> Tensor:
         """Go on from a block that is given rather than made; returns it."""

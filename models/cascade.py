@@ -10,10 +10,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ultraflash.kernels.pixels import PixelLayout
 from ultraflash.models.base_stage import BaseStage
@@ -25,22 +25,24 @@ from ultraflash.models.device_memory import free_bytes, gpu_memory
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import NotEnoughMemory, StreamOffloaded
 from ultraflash.models.fingerprint import identity_of
-from ultraflash.models.loading import Decoder, Networks, load_networks
+from ultraflash.models.loading import Decoder, Networks, channels_last, load_networks
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import ahead_set_aside
-from ultraflash.models.patch_autoencoder import UNTRIMMED_FRAMES
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
-from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.prompt_encoder import PromptEncoder
 from ultraflash.models.reference import ReferenceEncoder, ReferenceFormat
 from ultraflash.models.snapshot import Snapshot, capture, fill
+from ultraflash.models.sr_share import check_share, sr_shares
 from ultraflash.models.stage_clock import StageClock
 from ultraflash.models.stream_state import PromptContext, StreamState
 from ultraflash.models.streaming_attention import window_cache
 from ultraflash.models.text_encoder import TextEncoder
+from ultraflash.models.transition import PromptChangeConfig, Transition
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.window_latents import WindowLatents
 
@@ -48,13 +50,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NetT = TypeVar("NetT", bound=nn.Module)
-
 _log = logging.getLogger(__name__)
 
 _GROUPS_OF_ALL_SHAPES = 2
-"""A stream's first group differs from the others: super-resolution sees all of it at once, and a first block may be
-shorter."""
+"""A stream's first group differs: super-resolution sees all of it at once, and a first block may be shorter."""
 
 
 class Cascade:
@@ -93,10 +92,10 @@ class Cascade:
             text=text,
             base=base.cast(dtype).to(device).eval(),
             upsamplers={
-                factor: _channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
+                factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
             },
             sr=None if sr is None else sr.cast(dtype).to(device).eval(),
-            decoder=_channels_last(decoder.to(device, dtype)).eval(),
+            decoder=channels_last(decoder.to(device, dtype)).eval(),
             lora=lora,
         )
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
@@ -253,31 +252,41 @@ class Cascade:
 
     @torch.inference_mode()
     def set_prompt(
-        self, state: StreamState, prompt: str, *, transition: Transition = "recompute", groups: int = 1
+        self, state: StreamState, prompt: str, *, transition: Transition | None = None, groups: int = 1
     ) -> None:
         """Show something else from the next group on.
 
         Args:
             state: the stream.
             prompt: what to show.
-            transition: what becomes of the past, see :mod:`ultraflash.models.prompt_change`.
-            groups: over which a blend is spread; 1 for the others.
+            transition: see :mod:`ultraflash.models.transition`; what the preset says if None.
+            groups: over which a fade or a blend is spread; 1 for the others, not read for None.
 
         Raises:
             EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.
         """
-        check_transition(transition, groups)
+        given = PromptChangeConfig(transition=transition, groups=groups) if transition else None
+        change = given or self.preset.prompt_change
         context = self.encode_prompt(prompt)
         self._base.forget_ahead(state)
-        blends = transition == "blend"
-        before = state.prompt_context
-        state.blend = blend_between(before.states_1XW, context.states_1XW, groups) if blends else None
-        state.prompt_context = replace(before, prompt=context.prompt) if blends else context
-        state.recompute_window = transition == "recompute"
+        blends = change.transition == "blend"
+        old = state.prompt_context
+        state.blend = blend_between(old.states_1XW, context.states_1XW, change.groups) if blends else None
+        state.prompt_context = replace(old, prompt=context.prompt) if blends else context
+        state.recompute_window = change.recomputes
+        state.picture.fade.begin(change.fade_groups * self.preset.group_frames * PATCH_FRAMES)
 
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
         state.next_size = self.preset.size(size)
+
+    def sr_shares(self, size: str) -> tuple[float, ...]:
+        """What :meth:`set_sr_share` is good for at a size, all of it first. Raises UnknownSize."""
+        return sr_shares(self.preset, size)
+
+    def set_sr_share(self, state: StreamState, share: float) -> None:
+        """Keep only this share of super-resolution's pairs from the next group on; see :func:`check_share`."""
+        state.sr_share = check_share(share)
 
     def reference_format(self) -> ReferenceFormat:
         """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
@@ -407,15 +416,11 @@ class Cascade:
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
-        state.picture = self._pictures.open(state.next_size)
+        left, state.picture = state.picture.fade.left, self._pictures.open(state.next_size)
         self._show_newest_again(state)
+        state.picture.fade.begin(left)
 
     def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:
             start = state.latent_frames - state.last_latents_BCFHW.shape[2]
             self._pictures.show(state, state.last_latents_BCFHW, start, StageClock(self._device))
-
-
-def _channels_last(net: NetT) -> NetT:
-    """Lay convolution weights out as the frames are: several times faster on a CPU."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -26,6 +26,7 @@ from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.kernels.heads import to_heads
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.rope import rope_table
+from ultraflash.models.seams import SeamMender
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q_BLND, k_BLND, v_BLND), queries and keys after RoPE -> out_BLND."""
@@ -59,6 +60,8 @@ class DiTConfig:
             should be told. It ties the network to this grid.
         text_summary: whether the mean of the text states joins the timestep's modulation, so that what holds for the
             whole picture need not be found by cross-attention. The official networks go without.
+        mend_seams: whether the weights include a :class:`~ultraflash.models.seams.SeamMender`, for whoever shows the
+            latents. The official networks have none.
     """
 
     in_channels: int
@@ -74,6 +77,7 @@ class DiTConfig:
     eps: float = 1e-6
     position_grid: tuple[int, int] | None = None
     text_summary: bool = False
+    mend_seams: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.in_channels, self.out_channels, self.dim, self.ffn_dim, self.layers, self.heads)
@@ -300,13 +304,13 @@ class CausalDiT(nn.Module):
             None if config.position_grid is None else PlaceEmbedding(config.position_grid, config.dim)
         )
         self.text_summary = TextSummary(config.text_dim, config.dim) if config.text_summary else None
+        self.seams = SeamMender(config.out_channels, config.patch) if config.mend_seams else None
 
     def cast(self, dtype: torch.dtype) -> CausalDiT:
         """Put the matrix products in ``dtype``; time embedding, modulation and norms stay float32."""
         for name, parameter in self.named_parameters():
-            keeps_float32 = (
-                "modulation" in name or "norm" in name or name.startswith(("time_", "places", "text_summary"))
-            )
+            apart = name.startswith(("time_", "places", "text_summary", "seams"))
+            keeps_float32 = apart or "modulation" in name or "norm" in name
             parameter.data = parameter.data.to(torch.float32 if keeps_float32 else dtype)
         return self
 

@@ -24,6 +24,7 @@ _NO_MATTER = (
     "default_size",
     "dynamic_cache",
     "execution",
+    "prompt_change",
 )
 _SAMPLES = 64
 

@@ -15,7 +15,7 @@ from ultraflash.models.errors import BadConfig
 
 KvStorage = Literal["model", "bf16", "int8"]
 """``model`` keeps what the network computes in; ``int8`` halves bfloat16, for an error of 1/254 of a head's largest
-value, and makes a copy in the model's type of whatever is read."""
+value. Whoever does not read int8 itself makes a copy in the model's type of whatever is read."""
 
 _LEVELS = 127
 
@@ -93,14 +93,26 @@ class KvStore:
             return (kept * self._parts[scales][layer, :, start:end]).to(self._dtype)
         return kept.to(self._dtype)
 
-    def shift(self, layer: int, start: int, end: int) -> None:
-        """Move what lies at ``start`` .. ``end`` to the first places, as it is kept."""
-        for part in self._parts.values():
-            part[layer, :, : end - start] = part[layer, :, start:end].clone()
+    def kept(self, layer: int, end: int | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The places up to ``end``, or all, of one layer for who reads int8: keys, values, and the scales of both
+        without their last axis.
 
-    def tensors(self, end: int) -> dict[str, Tensor]:
-        """The first ``end`` places of every buffer, as they are kept. No copy."""
-        return {name: part[:, :, :end] for name, part in self._parts.items()}
+        What is not kept as int8 comes in the model's type and has no scales.
+        """
+        keys, values = (self._parts[name][layer, :, :end] for name in ("keys", "values"))
+        if self._storage == "int8":
+            key_scales, value_scales = (
+                self._parts[name][layer, :, :end, ..., 0] for name in ("key_scales", "value_scales")
+            )
+            return keys, values, (key_scales, value_scales)
+        return keys.to(self._dtype), values.to(self._dtype), None
+
+    def tensors(self, *runs: slice) -> dict[str, Tensor]:
+        """The places of all runs of every buffer, as they are kept. No copy of a single run."""
+        return {
+            name: part[:, :, runs[0]] if len(runs) == 1 else torch.cat([part[:, :, run] for run in runs], 2)
+            for name, part in self._parts.items()
+        }
 
     def restore(self, tensors: dict[str, Tensor], end: int) -> None:
         """Put back what ``tensors`` gave."""

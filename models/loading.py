@@ -209,3 +209,8 @@ def _bytes_of(folder: Path) -> int:
         return 0
     names = [line.partition("  ")[2] for line in manifest.read_text(encoding="utf-8").splitlines()]
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
+
+
+def channels_last(net: NetT) -> NetT:
+    """Lay convolution weights out as the frames are: several times faster on a CPU."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -35,6 +35,7 @@ class PictureStream(Protocol):
     dynamic_cache: DynamicCacheConfig
     groups: int
     prompt_context: PromptContext
+    sr_share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ class PictureStage:
             return self._decode(picture, refined)
 
     def _decode(self, picture: Picture, latents_BCFHW: Tensor) -> Tensor:
-        return self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0].cpu()
+        frames = self.decoder.decode_uint8(latents_BCFHW.transpose(1, 2), picture.decoder, self.layout)[0]
+        return picture.fade.apply(frames.cpu())
 
     def _refine(self, state: PictureStream, condition_BCFHW: Tensor, start: int) -> Tensor:
         """One step of super-resolution on upsampled latents: a stream's first group at once, later ones in calls."""
@@ -116,7 +118,9 @@ class PictureStage:
             torch.full((1, 1), sr.timestep, device=self.device),
             state.prompt_context.sr,
             torch.arange(start, start + frames, device=self.device),
-            SparseAttention(picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule),
+            SparseAttention(
+                picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
+            ),
         )
         picture.sr.commit()
         sigma = sr.timestep / TRAIN_STEPS

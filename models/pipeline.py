@@ -20,8 +20,8 @@ from ultraflash.models.checkpoints.lora import without_live_lora
 from ultraflash.models.errors import BadConfig, UnknownPreset
 from ultraflash.models.noise import MAX_SEED
 from ultraflash.models.preset import HERE, Preset, available_presets, dump_preset, load_preset
-from ultraflash.models.prompt_change import Transition
 from ultraflash.models.stream_state import StreamState
+from ultraflash.models.transition import Transition
 from ultraflash.models.umt5 import UMT5Encoder
 from ultraflash.models.weights import write_manifest
 
@@ -75,13 +75,13 @@ class VideoStream:
         """With which the stream can be made again."""
         return self._state.seed
 
-    def set_prompt(self, prompt: str, *, transition: Transition = "recompute", groups: int = 1) -> None:
+    def set_prompt(self, prompt: str, *, transition: Transition | None = None, groups: int = 1) -> None:
         """Show something else from the next group on.
 
         Args:
             prompt: what to show.
-            transition: what becomes of the past, see :mod:`ultraflash.models.prompt_change`.
-            groups: over which a blend is spread; 1 for the others.
+            transition: how the change comes about, see :mod:`ultraflash.models.transition`; the preset's way if absent.
+            groups: over which a fade or a blend is spread; 1 for the others.
 
         Raises:
             EmptyPrompt, PromptTooLong, BadTransition: nothing has changed then.

@@ -11,17 +11,19 @@ from typing import Any
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
-from ultraflash.models.errors import BadConfig, EmptyPrompt, PromptTooLong, UnknownPreset, UnknownSize
+from ultraflash.models.errors import BadConfig, UnknownPreset, UnknownSize
 from ultraflash.models.execution import ExecutionConfig
 from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.precision import PrecisionConfig
 from ultraflash.models.prediction import Prediction
+from ultraflash.models.prompt_text import plain_prompt
 from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
 from ultraflash.models.sources import Source
 from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
 from ultraflash.models.toml_table import build, dump, take, to_table
+from ultraflash.models.transition import PromptChangeConfig
 from ultraflash.models.upsampler import UpsamplerConfig
 
 if sys.version_info >= (3, 11):
@@ -177,6 +179,7 @@ class Preset:
         text: the text encoder.
         dynamic_cache: what streams leave out for speed.
         precision: number types of the networks.
+        prompt_change: how prompts change where nobody says otherwise.
         execution: how they are run.
         sources: where the networks come from that do not ship with the package.
     """
@@ -195,6 +198,7 @@ class Preset:
     text: TextConfig = field(default_factory=TextConfig)
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    prompt_change: PromptChangeConfig = field(default_factory=PromptChangeConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     sources: tuple[Source, ...] = ()
 
@@ -303,15 +307,7 @@ class Preset:
 
     def check_prompt(self, prompt: str) -> str:
         """Return ``prompt`` without outer white space, or raise EmptyPrompt or PromptTooLong."""
-        stripped = prompt.strip()
-        if not stripped:
-            raise EmptyPrompt("the prompt is empty; describe what to show", param="prompt")
-        if len(stripped) > self.max_prompt_chars:
-            raise PromptTooLong(
-                f"the prompt has {len(stripped)} characters; {self.name} accepts {self.max_prompt_chars}",
-                param="prompt",
-            )
-        return stripped
+        return plain_prompt(prompt, model=self.name, max_chars=self.max_prompt_chars)
 
 
 def available_presets() -> tuple[str, ...]:
@@ -393,6 +389,7 @@ def _parse(table: dict[str, Any]) -> Preset:
             "text": build(TextConfig, table.get("text", {})),
             "dynamic_cache": build(DynamicCacheConfig, table.get("dynamic_cache", {})),
             "precision": build(PrecisionConfig, table.get("precision", {})),
+            "prompt_change": build(PromptChangeConfig, table.get("prompt_change", {})),
             "execution": build(ExecutionConfig, table.get("execution", {})),
             "sources": tuple(build(Source, entry) for entry in table.get("sources", ())),
         },

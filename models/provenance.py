@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ultraflash", "torch", "numpy", "onnxruntime", "av")
+PACKAGES = ("ultraflash", "torch", "numpy", "onnxruntime", "av", "triton")
 
 
 def provenance() -> dict[str, Any]:

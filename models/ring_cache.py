@@ -1,9 +1,10 @@
 """Caches of keys and values that a stream carries from block to block.
 
-Shapes: B batch, L tokens, N heads, D head size, S tokens per latent frame, K blocks, T tokens of a block.
+Shapes: B batch, L tokens, N heads, D head size, S tokens per latent frame, K blocks, R blocks that fit, T tokens of a
+block.
 
-Buffers are allocated once. Keys are stored after RoPE, so their order in the buffer has no meaning and a full cache
-overwrites its oldest frames in place; callers only ever see what is valid.
+Buffers are allocated once. Keys are stored after RoPE, so their order in the buffer has no meaning to attention, and a
+full cache overwrites its oldest frames in place; callers only ever see what is valid.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.block_sparse import PastBlocks, RingSpan
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.kv_store import KvStorage, KvStore
 
@@ -142,6 +144,10 @@ class RingCache:
         """Keys and values (B, filled * S, N, D) that the block in work may see, itself included."""
         return self._store.read(layer, 0, self._filled * self._frame_tokens)
 
+    def kept(self, layer: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """What :meth:`view` shows for who reads int8: keys, values, and where they are int8 scales (B, places, N)."""
+        return self._store.kept(layer, self._filled * self._frame_tokens)
+
     def past(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
         """Copies of what a next block of ``count`` frames will see beside itself: all but what makes room for it.
 
@@ -171,7 +177,7 @@ class RingCache:
         if self._open:
             raise ValueError("a block is in work; commit() closes it")
         fields = {"filled": self._filled, "next": self._next}
-        return self._store.tensors(self._filled * self._frame_tokens), fields
+        return self._store.tensors(slice(0, self._filled * self._frame_tokens)), fields
 
     def restore(self, tensors: dict[str, Tensor], fields: dict[str, int]) -> None:
         """Go on where :meth:`capture` was called."""
@@ -229,6 +235,8 @@ class RingCache:
 class BlockCache:
     """The last ``frame_blocks`` temporal blocks of keys and values in block layout, for all layers of one network.
 
+    A ring of temporal blocks: what is new takes the places of what is oldest, and nothing else is moved.
+
     Args:
         layers, batch: of the network, and streams in step.
         frame_blocks: how many temporal blocks are kept; 0 keeps none.
@@ -262,7 +270,8 @@ class BlockCache:
     def reset(self) -> None:
         """Forget everything; buffers stay allocated."""
         self._filled = 0
-        self._pending = 0
+        self._next = 0  # place of the temporal block that comes next
+        self._pending = (0, 0)  # both, once the call is over
 
     def limit(self, frame_blocks: int) -> None:
         """Show and keep at most ``frame_blocks`` temporal blocks from now on, which may be fewer than fit.
@@ -289,13 +298,27 @@ class BlockCache:
         """Bytes of the buffers."""
         return self._store.nbytes
 
-    def view(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Cached keys and values (B, shown * spatial_blocks, block_tokens, N, D), oldest temporal block first."""
-        first = self._filled - self.frame_blocks
-        return self._store.read(layer, first * self._spatial, self._filled * self._spatial)
+    def view(self, layer: int) -> PastBlocks:
+        """Cached keys and values (B, R, T, N, D) and which of their blocks are shown; no copy of what is kept as int8
+        or in the model's type.
+        """
+        keys, values, scales = self._store.kept(layer)
+        return PastBlocks(
+            k_BRTND=keys,
+            v_BRTND=values,
+            k_scale_BRTN=None if scales is None else scales[0],
+            v_scale_BRTN=None if scales is None else scales[1],
+            span=self._last(self.frame_blocks),
+        )
+
+    def _last(self, frame_blocks: int) -> RingSpan:
+        first = (self._next - frame_blocks) % max(self._capacity, 1)
+        return RingSpan(first=first * self._spatial, count=frame_blocks * self._spatial)
 
     def append(self, layer: int, k_BKTND: Tensor, v_BKTND: Tensor) -> None:
         """Keep the last blocks of (cached + new) for one layer; :meth:`commit` makes them visible for all layers.
+
+        Until then a layer that has been written no longer holds what :meth:`view` shows of it.
 
         Raises:
             ValueError: not whole temporal blocks of this cache's shape.
@@ -308,28 +331,31 @@ class BlockCache:
                 f"a cache of {wanted[0]} streams, {self._spatial} blocks a temporal block and blocks of "
                 f"{tuple(wanted[2:])} cannot hold {tuple(k_BKTND.shape)} and {tuple(v_BKTND.shape)}"
             )
-        kept = min(self._window, self._filled + new)
-        from_new = min(kept, new)
-        from_old = kept - from_new
-        if from_old and self._filled > from_old:
-            self._store.shift(layer, (self._filled - from_old) * self._spatial, self._filled * self._spatial)
-        fresh = slice((new - from_new) * self._spatial, None)
-        self._store.write(layer, from_old * self._spatial, k_BKTND[:, fresh], v_BKTND[:, fresh])
-        self._pending = kept
+        filled = min(self._window, self._filled + new)
+        kept = min(filled, new)
+        source = new - kept
+        for run in RingSpan(first=self._next, count=kept).runs(self._capacity):
+            count = run.stop - run.start
+            fresh = slice(source * self._spatial, (source + count) * self._spatial)
+            self._store.write(layer, run.start * self._spatial, k_BKTND[:, fresh], v_BKTND[:, fresh])
+            source += count
+        self._pending = filled, (self._next + kept) % max(self._capacity, 1)
 
     def commit(self) -> None:
         """Close the call: what was appended becomes visible."""
-        self._filled = self._pending
+        self._filled, self._next = self._pending
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """What a stream would miss: the filled part of the buffers, without a copy, and how much that is."""
+        """What a stream would miss, oldest first, and how much that is; a copy where it goes round the ring's end."""
         fields = {"filled": self._filled, "window": self._window}
-        return self._store.tensors(self._filled * self._spatial), fields
+        return self._store.tensors(*self._last(self._filled).runs(self._store.shape[2])), fields
 
     def restore(self, tensors: dict[str, Tensor], fields: dict[str, int]) -> None:
         """Go on where :meth:`capture` was called."""
         self.limit(fields["window"])
-        self._filled = self._pending = fields["filled"]
+        self._filled = fields["filled"]
+        self._next = self._filled % max(self._capacity, 1)
+        self._pending = self._filled, self._next
         self._store.restore(tensors, self._filled * self._spatial)
 
     def to(self, device: torch.device) -> None:

@@ -156,7 +156,7 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
     sr, sr_fields = picture.sr.capture()
     window, window_fields = state.window.capture()
     groups = {"base": base, "sr": sr, "upsampler": picture.upsampler.capture()}
-    groups["decoder"] = picture.decoder.capture()
+    groups |= {"decoder": picture.decoder.capture(), "fade": picture.fade.capture()}
     memory = {f"{group}.{name}": t for group, parts in groups.items() for name, t in parts.items()}
     latents = {"window": window}
     if state.last_latents_BCFHW is not None:
@@ -179,6 +179,7 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
         "window": window_fields,
         "blend": blend,
         "recompute_window": state.recompute_window,
+        "sr_share": state.sr_share,
         "dynamic_cache": dataclasses.asdict(state.dynamic_cache),
         **{name: getattr(state, name) for name in _COUNTS},
     }
@@ -201,6 +202,7 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
             picture.sr.restore(_group(tensors, "sr"), fields["sr"])
             picture.upsampler.restore(_group(tensors, "upsampler"), device)
             picture.decoder.restore(_group(tensors, "decoder"), device)
+            picture.fade.restore(_group(tensors, "fade"))
         state.window.restore(tensors["window"], **fields["window"])
         last = tensors.get("last_latents")
         state.last_latents_BCFHW = None if last is None else last.to(device, copy=True)
@@ -211,6 +213,8 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
             blend = blend_between(tensors["blend_source"].to(device), target, fields["blend"]["groups"])
             state.blend = dataclasses.replace(blend, done=fields["blend"]["done"])
         state.recompute_window = fields["recompute_window"]
+        # Snapshots of older versions kept all of it.
+        state.sr_share = fields.get("sr_share", 1.0)
         state.dynamic_cache = DynamicCacheConfig(**fields["dynamic_cache"])
         for name in _COUNTS:
             setattr(state, name, fields[name])

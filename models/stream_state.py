@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ultraflash.models.dit import TextContext
 from ultraflash.models.dynamic_cache import CacheUse, DynamicCacheConfig
+from ultraflash.models.fade import Fade
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.preset import Size
 from ultraflash.models.ring_cache import BlockCache, RingCache
@@ -28,15 +29,17 @@ class Picture:
         size: what is made.
         upsampler, decoder: last frame of every memory block.
         sr: keys and values of the last temporal blocks.
+        fade: the newest frame, and what of it is still seen.
     """
 
     size: Size
     upsampler: FrameMemory
     decoder: FrameMemory
     sr: BlockCache
+    fade: Fade = field(default_factory=Fade)
 
     def to(self, device: torch.device) -> None:
-        """Move everything to a device."""
+        """Move everything to a device but frames, which are on the CPU."""
         for part in (self.upsampler, self.decoder, self.sr):
             part.to(device)
 
@@ -100,6 +103,7 @@ class StreamState:
         next_size: size from the next group on.
         clock: times its stages.
         dynamic_cache: what is left out for speed.
+        sr_share: share of the pairs of super-resolution's sparse attention that is kept, from the next group on.
         blend: the change of prompt in progress, if there is one.
         recompute_window: whether the window's keys and values are made anew before the next group.
         last_latents_BCFHW: clean base latents of the newest group: what a change of size warms up with.
@@ -121,6 +125,7 @@ class StreamState:
     next_size: Size
     clock: StageClock
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
+    sr_share: float = 1.0
     blend: PromptBlend | None = None
     recompute_window: bool = False
     last_latents_BCFHW: Tensor | None = None

@@ -90,8 +90,11 @@ class WindowAttention:
 
     def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         self.cache.append(layer, k_BLND, v_BLND)
-        keys, values = self.cache.view(layer)
-        return dense_attention(q_BLND, keys, values, backend=self.backend)
+        keys, values, scales = self.cache.kept(layer)
+        k_scale, v_scale = scales or (None, None)
+        return dense_attention(
+            q_BLND, keys, values, k_scale_BMN=k_scale, v_scale_BMN=v_scale, backend=self.backend
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +115,18 @@ class SparseAttention:
 
     def attend_blocks(self, layer: int, q_BGTND: Tensor, k_BGTND: Tensor, v_BGTND: Tensor) -> Tensor:
         """The same for queries, keys and values in block layout already; the result is in reading order."""
-        past_k, past_v = self.cache.view(layer)
+        past = self.cache.view(layer)
         chooser = SELECTION_BACKEND.get(self.backend, self.backend)
         selection = select_blocks(
-            q_BGTND, k_BGTND, self.grid, self.rule, cached_k_BCTND=past_k, backend=chooser
-        )
+            q_BGTND, k_BGTND, self.grid, self.rule,
+            cached_k_BCTND=past.k_BRTND, cached_k_scale_BCTN=past.k_scale_BRTN, cached_span=past.span,
+            backend=chooser,
+        )  # fmt: skip
         out = block_sparse_attention(
             q_BGTND, k_BGTND, v_BGTND, selection,
-            cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=self.backend,
+            cached_k_BCTND=past.k_BRTND, cached_v_BCTND=past.v_BRTND,
+            cached_k_scale_BCTN=past.k_scale_BRTN, cached_v_scale_BCTN=past.v_scale_BRTN,
+            cached_span=past.span, backend=self.backend,
         )  # fmt: skip
         self.cache.append(layer, k_BGTND, v_BGTND)
         return self.grid.to_tokens(out)

@@ -46,6 +46,7 @@ class UpscaleStream:
     prompt_context: PromptContext
     encoder: Any
     dynamic_cache: DynamicCacheConfig = field(default_factory=DynamicCacheConfig)
+    sr_share: float = 1.0
     groups: int = 0
     latent_frames: int = 0
 

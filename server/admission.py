@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ultraflash.models.errors import UnknownSize
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.worker.messages import AUTO, WorkerReady
 
@@ -25,20 +24,11 @@ class Claim:
     frames_left: int | None
 
 
-def size_name(text: str, ready: WorkerReady) -> str:
-    """Name of a size that is given by name or ``WxH``. Raises ``UnknownSize``, which says what there is."""
-    for name, width, height in ready.sizes:
-        if text.strip().lower() in (name.lower(), f"{width}x{height}"):
-            return str(name)
-    choices = ", ".join(f"{name} ({width}x{height})" for name, width, height in ready.sizes)
-    raise UnknownSize(f"{ready.model} cannot make size {text!r}; it makes {choices}.", param="size")
-
-
 def claim_of(
     asked_size: str, fps: int | None, frames_left: int | None, *, ready: WorkerReady, limits: StreamSettings
 ) -> Claim:
     """What a stream with these wishes asks of the machine. Raises ``UnknownSize``."""
-    name = None if asked_size == AUTO else size_name(asked_size, ready)
+    name = None if asked_size == AUTO else ready.size(asked_size).name
     size = None if limits.adapt_named_sizes else name
     return Claim(fps=fps or ready.fps, size=size, frames_left=frames_left)
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
 from ultraflash.server.chores import Chores
-from ultraflash.server.connection import Connection, StreamServer
+from ultraflash.server.connection import Connection
 from ultraflash.server.error_response import error_body, error_response
 from ultraflash.server.jobs.routes import replay_routes, video_routes
 from ultraflash.server.keys.gate import KeyGate
@@ -35,6 +35,7 @@ from ultraflash.server.resident_memory import resident_bytes
 from ultraflash.server.services import Services
 from ultraflash.server.session_routes import add_sessions
 from ultraflash.server.settings import Settings
+from ultraflash.server.stream_server import StreamServer
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
         openapi_url="/v1/openapi.json",
     )
     app.state.server = server
+    app.state.services = services
     # The last one is the outermost: the log, then hosts and headers, then keys.
     app.add_middleware(
         KeyGate,
@@ -150,7 +152,9 @@ def _add_models(app: FastAPI, server: StreamServer) -> None:
             "default_preset": ready.model,
             "transports": ["webcodecs", "fmp4"],
             "codecs": ["avc1"],
-            "transitions": ["cut", "blend"],
+            "transitions": ["cut", "fade", "blend"],
+            "images": ["image/png", "image/jpeg", "image/webp"],
+            "max_image_bytes": server.settings.stream.max_image_bytes,
             "max_ahead_ms": server.settings.stream.ahead_ms,
             "max_streams": server.settings.stream.max_streams,
         }
@@ -170,7 +174,13 @@ def _add_stream(app: FastAPI, server: StreamServer, keyring: Keyring) -> None:
             await websocket.close(POLICY_VIOLATION, "origin not allowed")
             return
         timeout_s = server.settings.stream.start_timeout_s
-        caller = await caller_of_socket(websocket, keyring, server.metrics, timeout_s=timeout_s)
+        caller = await caller_of_socket(
+            websocket,
+            keyring,
+            server.metrics,
+            timeout_s=timeout_s,
+            max_bytes=server.settings.http.max_message_bytes,
+        )
         if caller is not None:
             with log_ids(key=caller.key_id):
                 await Connection(websocket, server, caller).run()

@@ -13,12 +13,14 @@ again; the session goes on where it was. With ``session`` and ``token`` instead 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -109,6 +111,7 @@ async def connect(
     session: str | None = None,
     token: str | None = None,
     key: str | None = None,
+    image: bytes | Path | None = None,
     on_event: Callable[[ServerEvent], None] | None = None,
     patience_s: float = PATIENCE_S,
     **start: Any,
@@ -120,14 +123,19 @@ async def connect(
         prompt: starts a session of one's own; ``start`` holds further fields of ``session.start``.
         session, token: watches the session of that id, with its ``viewer_token``.
         key: API key, where the server wants one of those who start sessions.
+        image: a PNG, JPEG or WebP picture, or its file, from which the session goes on.
         on_event: hears every event of the server.
         patience_s: for how long a lost connection is tried again.
 
     Raises:
         BadOption: neither a prompt nor a session and a token, or both.
+        OSError: the file of the picture cannot be read.
         Refused: the server does not want to; ``code`` says why.
         ConnectionLost: there is no server, or it stayed away.
     """
+    if image is not None:
+        data = image if isinstance(image, bytes) else await asyncio.to_thread(image.read_bytes)
+        start["image"] = base64.b64encode(data).decode()
     place = replace(_place(url, prompt, session, token, patience_s, start), key=key)
     stream = Stream(place, on_event or (lambda event: None))
     await stream.open()

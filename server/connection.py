@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket
 
-from ultraflash.models.errors import UltraflashError, UnknownPreset
-from ultraflash.server.admission import claim_of, size_name
+from ultraflash.models.errors import UltraflashError
+from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.errors import (
     Busy,
-    NotReady,
+    EngineFault,
     OwnerPresent,
     UnexpectedEvent,
     UnknownSession,
-    Unsupported,
 )
-from ultraflash.server.keys.allowance import Allowances, check_prompt_length
-from ultraflash.server.keys.records import Caller, KeyLimits
-from ultraflash.server.logs import fields
-from ultraflash.server.metrics import Metrics
+from ultraflash.server.keys.allowance import check_prompt_length
+from ultraflash.server.keys.records import Caller
+from ultraflash.server.media.signatures import PICTURES
 from ultraflash.server.outbox import Outbox
 from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.peer import Peer
-from ultraflash.server.prompts import usable_prompt
 from ultraflash.server.protocol import (
     ClientEvent,
     KeyframeRequest,
@@ -41,115 +40,30 @@ from ultraflash.server.protocol import (
     SessionStart,
     SessionStop,
 )
-from ultraflash.server.session_archive import SessionArchive
-from ultraflash.server.session_registry import SILENT_S, SessionRegistry
-from ultraflash.server.session_store import StoredSession
+from ultraflash.server.session_start import check_start, picture_of, pixel_rate
 from ultraflash.server.sessions import DONE, LiveSession
-from ultraflash.server.settings import Settings
-from ultraflash.server.snapshot_folder import SnapshotFolder
-from ultraflash.server.tracing import NO_TRACER, Tracer
-from ultraflash.server.waiting_line import Ticket
+from ultraflash.server.stream_server import StreamServer
+from ultraflash.server.waiting_line import Applicant
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.messages import AUTO, WorkerReady
-from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
-class StreamServer:
-    """What all connections share.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A ``session.start`` that can be had.
 
     Attributes:
-        snapshots: where the worker keeps the states of live streams.
-        archive: where sessions are stored.
-        sessions: live ones.
-        allowances: whose they are, and how much each key uses.
+        start: with a size whose pixels are known where they are counted.
+        rate: pixels a second.
+        frames: file of the frames to start from, of one with an image.
     """
 
-    settings: Settings
-    supervisor: WorkerSupervisor
-    metrics: Metrics
-    snapshots: SnapshotFolder
-    archive: SessionArchive
-    tracer: Tracer = NO_TRACER
-    sessions: SessionRegistry = field(init=False)
-    allowances: Allowances = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sessions = SessionRegistry(
-            self.settings.stream, self.metrics, self.supervisor, self.snapshots, self.archive
-        )
-        self.allowances = Allowances(lambda: [session.session_id for session in self.sessions])
-
-    def session(
-        self, start: SessionStart, *, key_id: str | None = None, before: StoredSession | None = None
-    ) -> LiveSession:
-        """A new session of a key, or the one that a server which is gone has left."""
-        return LiveSession(
-            start,
-            supervisor=self.supervisor,
-            metrics=self.metrics,
-            limits=self.settings.stream,
-            recordings=self.settings.data.recordings,
-            keep=self.archive.put,
-            tracer=self.tracer,
-            key_id=key_id,
-            before=before,
-        )
-
-    def take_over(self) -> None:
-        """Awaits the owners of sessions that a killed server of this database has left. Blocking."""
-        for stored, owner in self.archive.store.take_over(SILENT_S):
-            if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
-                continue
-            try:
-                self._await_owner_of(stored, owner)
-            except Exception:
-                # One of another version must not keep the server from starting, nor the others from going on.
-                log.exception("a session cannot be gone on with", extra=fields(session=stored.id))
-        self.snapshots.forget_the_gone()
-
-    def _await_owner_of(self, stored: StoredSession, server: str) -> None:
-        """Keeps the place of a session that ``server`` has left."""
-        self.snapshots.adopt(stored.id, server)
-        session = self.session(SessionStart.model_validate(stored.start), before=stored)
-        self.sessions.await_owner(session)
-        # Its limits are looked up when its owner is back.
-        self.allowances.began(
-            stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
-        )
-
-    def capabilities(self) -> WorkerReady:
-        """What the engine can make. Raises ``NotReady`` until it has said so."""
-        ready = self.supervisor.ready
-        if ready is None or not self.supervisor.is_ready:
-            raise NotReady(f"The engine is not ready: {self.supervisor.status.stage}.")
-        return ready
-
-
-def check_start(start: SessionStart, ready: WorkerReady) -> None:
-    """Raises an error that says what is accepted where ``session.start`` asks for what cannot be had."""
-    if start.preset not in (None, ready.model):
-        raise UnknownPreset(f"No preset {start.preset!r} is loaded; this server runs {ready.model!r}.")
-    if start.codecs is not None and not any(
-        codec.lower().startswith(("avc1", "h264")) for codec in start.codecs
-    ):
-        raise Unsupported("None of the codecs can be made; this server makes H.264: avc1.*", param="codecs")
-    for name, value in (
-        ("negative", start.negative),
-        ("image", start.image),
-    ):
-        if value is not None:
-            raise Unsupported(f"{name!r} is reserved and not supported yet; leave it out.", param=name)
-    usable_prompt(start.prompt, ready)
-
-
-def pixel_rate(ready: WorkerReady, size: str, fps: int | None) -> int:
-    """Pixels a second of a stream. Raises ``UnknownSize``."""
-    wanted = ready.default_size if size == AUTO else size_name(size, ready)
-    width, height = next((width, height) for name, width, height in ready.sizes if name == wanted)
-    return int(width * height * (fps or ready.fps))
+    start: SessionStart
+    claim: Claim
+    rate: int
+    frames: Path | None = None
 
 
 class Connection(Peer):
@@ -157,16 +71,29 @@ class Connection(Peer):
 
     def __init__(self, websocket: WebSocket, server: StreamServer, caller: Caller) -> None:
         outbox = Outbox(self._request_key)
-        super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
+        super().__init__(
+            websocket,
+            outbox,
+            limits=server.settings.stream,
+            metrics=server.metrics,
+            max_message_bytes=server.settings.http.max_message_bytes,
+        )
         self._server = server
         self._caller = caller
         self._session: LiveSession | None = None
-        self._ticket: Ticket | None = None
+        self._applicant: Applicant | None = None
+        self._picture: asyncio.Task[None] | None = None
+        self._reads = False
 
     def _waits_for_start(self) -> bool:
-        return self._ticket is None and (self._session is None or self._session.state == "refused")
+        waits = self._applicant is not None or self._reads
+        return not waits and (self._session is None or self._session.state == "refused")
+
+    def _may_be_long(self, text: str) -> bool:
+        return self._waits_for_start() and '"image"' in text
 
     def _left(self) -> None:
+        self._drop_picture()
         self._leave_line()
         if self._session is not None:
             self._server.sessions.owner_left(self._session, for_good=self._said_good_bye)
@@ -181,7 +108,8 @@ class Connection(Peer):
             self._start(event)
         elif isinstance(event, SessionResume):
             self._resume(event)
-        elif self._ticket is not None and isinstance(event, SessionStop):
+        elif self._waits_for_place and isinstance(event, SessionStop):
+            self._drop_picture()
             self._leave_line()
             self._outbox.put_event(SessionDone(reason="stopped", frames=0))
             self._outbox.close(DONE, "stopped")
@@ -190,6 +118,11 @@ class Connection(Peer):
             return
         else:
             self._steer(self._running(event.type), event)
+
+    @property
+    def _waits_for_place(self) -> bool:
+        """Whether a session was asked for that has not begun."""
+        return self._applicant is not None or self._reads
 
     def _start(self, event: SessionStart) -> None:
         self._check_free()
@@ -200,12 +133,57 @@ class Connection(Peer):
         rate = pixel_rate(ready, event.size, event.fps)
         self._server.allowances.check_start(self._caller, rate)
         claim = claim_of(event.size, event.fps, event.max_frames, ready=ready, limits=limits)
-        begin = partial(self._admitted, event, rate)
-        self._ticket = Ticket(claim=claim, begin=begin, tell=self._outbox.put_event)
+        wish = Wish(start=event.model_copy(update={"image": None}), claim=claim, rate=rate)
+        if event.image is None:
+            self._enter_line(wish)
+        else:
+            self._reads = True
+            self._picture = asyncio.create_task(self._start_from_picture(wish, event.image, ready.model))
+
+    async def _start_from_picture(self, wish: Wish, image: str, model: str) -> None:
+        """Reads the picture, then goes for a place; until the client has left, nobody removes what was read."""
+        references = self._server.references
         try:
-            self._server.sessions.line.enter(self._ticket)
+            upload = await run_in_threadpool(picture_of, image, self._max_image_bytes())
+            async with references.read(upload, model, PICTURES) as reference:
+                # Megabytes, and this lasts as long as the connection.
+                del image, upload
+                frames = await references.fetch(reference)
+                try:
+                    self._reads = False
+                    start = wish.start.model_copy(update={"image": reference.id})
+                    self._enter_line(replace(wish, start=start, frames=frames))
+                    await asyncio.Event().wait()
+                finally:
+                    await run_in_threadpool(frames.unlink, missing_ok=True)
+        except UltraflashError as error:
+            self._answer(error)
+        except Exception:
+            log.exception("a picture to start from could not be read")
+            self._answer(EngineFault("The picture could not be read; the server's log says why."))
+        finally:
+            if self._picture is asyncio.current_task():
+                self._reads = False
+
+    def _max_image_bytes(self) -> int:
+        """Of a picture of this client. A key with small bodies has small pictures."""
+        return min(
+            self._server.settings.stream.max_image_bytes,
+            self._caller.limits.max_body_bytes or self._server.settings.stream.max_image_bytes,
+        )
+
+    def _drop_picture(self) -> None:
+        picture, self._picture, self._reads = self._picture, None, False
+        if picture is not None:
+            picture.cancel()
+
+    def _enter_line(self, wish: Wish) -> None:
+        begin = partial(self._admitted, wish)
+        self._applicant = Applicant(claim=wish.claim, begin=begin, tell=self._outbox.put_event)
+        try:
+            self._server.sessions.line.enter(self._applicant)
         except Busy:
-            self._ticket = None
+            self._applicant = None
             raise
 
     def _countable(self, size: str, ready: WorkerReady) -> str:
@@ -213,27 +191,27 @@ class Connection(Peer):
         counted = self._caller.limits.max_pixels_per_s is not None
         return ready.default_size if counted and size == AUTO else size
 
-    def _admitted(self, event: SessionStart, rate: int) -> None:
+    def _admitted(self, wish: Wish) -> None:
         """There is a place, perhaps after a wait, so that what goes wrong now is told from here."""
-        self._ticket = None
+        self._applicant = None
         try:
             # Others of the same key may have begun in the meantime.
-            self._server.allowances.check_start(self._caller, rate)
-            self._begin(event, rate)
+            self._server.allowances.check_start(self._caller, wish.rate)
+            self._begin(wish)
         except UltraflashError as error:
-            self._refuse(error)
+            self._answer(error)
 
     def _leave_line(self) -> None:
-        ticket, self._ticket = self._ticket, None
-        if ticket is not None:
-            self._server.sessions.line.leave(ticket)
+        applicant, self._applicant = self._applicant, None
+        if applicant is not None:
+            self._server.sessions.line.leave(applicant)
 
-    def _begin(self, event: SessionStart, rate: int) -> None:
-        session = self._server.session(event, key_id=self._caller.key_id)
+    def _begin(self, wish: Wish) -> None:
+        session = self._server.begin(wish.start, key_id=self._caller.key_id, frames=wish.frames)
         self._session = session
         self._server.sessions.add(session)
-        self._server.allowances.began(session.session_id, self._caller, rate)
-        session.open(OwnerSeat(self._outbox, event.transport))
+        self._server.allowances.began(session.session_id, self._caller, wish.rate)
+        session.open(OwnerSeat(self._outbox, wish.start.transport))
 
     def _resume(self, event: SessionResume) -> None:
         self._check_free()
@@ -250,16 +228,17 @@ class Connection(Peer):
 
     def _check_free(self) -> None:
         """Makes way for a session where none was started, or one that was refused."""
-        if self._ticket is not None:
+        if self._waits_for_place:
             raise UnexpectedEvent("This connection waits for its session already; see queue.status.")
         if self._session is not None and self._session.state != "refused":
             raise UnexpectedEvent("This connection has its session already; open another one for a second.")
         if self._session is not None:
             self._server.sessions.forget(self._session)
             self._session = None
+        self._drop_picture()
 
     def _running(self, kind: str) -> LiveSession:
-        if self._ticket is not None:
+        if self._waits_for_place:
             raise UnexpectedEvent(f"{kind} needs a session, and this one waits in the queue for its place.")
         if self._session is None or self._session.over:
             raise UnexpectedEvent(f"{kind} needs a session; send session.start first.")
@@ -271,13 +250,13 @@ class Connection(Peer):
         elif isinstance(event, PromptUpdate):
             check_prompt_length(event.prompt, self._caller)
             if self._server.supervisor.ready is not None:
-                usable_prompt(event.prompt, self._server.supervisor.ready)
+                self._server.supervisor.ready.check_prompt(event.prompt)
             session.update_prompt(event)
         elif isinstance(event, SessionControl):
             ready = self._server.supervisor.ready
             if event.size is not None and ready is not None:
                 event = event.model_copy(update={"size": self._countable(event.size, ready)})
-                rate = pixel_rate(ready, event.size or AUTO, session.fps)
+                rate = pixel_rate(ready, event.size or AUTO, session.asked_fps)
                 self._server.allowances.check_size(session.session_id, rate)
             session.control(event)
         elif isinstance(event, KeyframeRequest):

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 CASCADE = "ultraflash.models.cascade:Cascade.load_for_video"
 PLAIN = "mini"
+
+EngineTransition = Literal["recompute", "fade", "blend"]
+"""How an engine changes a prompt, see `Engine.set_prompt`."""
+
 """The preset whose weights are in the package."""
 
 
@@ -112,14 +116,22 @@ class Engine(Protocol):
     def next_group(self, state: Any) -> torch.Tensor:
         """Next frames, contiguous, on the CPU: uint8 (T, H, W, 3) RGB, or (T, 3H/2, W), the planes of yuv420p."""
 
-    def set_prompt(
-        self, state: Any, prompt: str, *, transition: Literal["recompute", "blend"], groups: int
-    ) -> None:
+    def set_prompt(self, state: Any, prompt: str, *, transition: EngineTransition, groups: int) -> None:
         """Changes the prompt from the next group on: at once, with the past seen under the new prompt too
-        (``recompute``), or in equal steps over ``groups`` groups (``blend``)."""
+        (``recompute``), so too but with the frames faded over ``groups`` groups (``fade``), or with the prompt's text
+        blended over them (``blend``)."""
 
     def set_size(self, state: Any, size: str) -> None:
         """Changes the size from the next group on."""
+
+
+def engine_transition(transition: str) -> EngineTransition:
+    """What clients call a cut, a fade or a blend, as engines do it.
+
+    A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last block,
+    and what was kept from under the old one would go on pulling towards it.
+    """
+    return "fade" if transition == "fade" else "blend" if transition == "blend" else "recompute"
 
 
 @runtime_checkable
@@ -142,6 +154,17 @@ class GpuUser(Protocol):
 
     def gpu_memory(self) -> Mapping[str, tuple[int, int]]:
         """Bytes in use and in total of those that it runs on, by their names."""
+
+
+@runtime_checkable
+class DetailChooser(Protocol):
+    """An engine that can make a size more cheaply, with sparser attention in super-resolution."""
+
+    def sr_shares(self, size: str) -> Sequence[float]:
+        """Shares of the attention that a size can be made with, 1, which is all of it, first."""
+
+    def set_sr_share(self, state: Any, share: float) -> None:
+        """Keeps only this share from the next group on."""
 
 
 class ReferenceFormat(Protocol):
@@ -179,8 +202,7 @@ def reference_format(engine: Engine) -> ReferenceFormat:
     """What streams of an engine can start from. Raises ``Unsupported``, or what the engine lacks for it."""
     if not isinstance(engine, ReferenceTaker):
         raise Unsupported(
-            f"{engine.preset.name} cannot start from a picture: leave input_reference out.",
-            param="input_reference",
+            f"{engine.preset.name} cannot start from a picture: leave it out.", param="input_reference"
         )
     return engine.reference_format()
 

@@ -23,7 +23,13 @@ LogFormat = Literal["text", "json"]
 _FIELDS = "fields"
 _ids: ContextVar[Mapping[str, str]] = ContextVar("log_ids", default=MappingProxyType({}))
 # They tell addresses with their tokens, and what is sent and received, when they are asked to be that talkative.
-_QUIET = {"uvicorn": logging.WARNING, "websockets": logging.WARNING, "asyncio": logging.INFO}
+_QUIET = {
+    "uvicorn": logging.WARNING,
+    "websockets": logging.WARNING,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "asyncio": logging.INFO,
+}
 
 
 def fields(**values: object) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Metrics:
         self.gpu_total = gauge(
             "ultraflash_gpu_memory_total_bytes", "Memory that a GPU of the worker has.", "gpu"
         )
-        self.jobs_ended = counter("ultraflash_jobs_ended", "Video jobs that completed or failed.", "status")
+        self.jobs_ended = counter("ultraflash_jobs_ended", "Video jobs that are over.", "status")
         self.job_frames = counter("ultraflash_job_frames", "Encoded frames of video jobs.")
         self.chore_failures = counter(
             "ultraflash_chore_failures", "Rounds of background work of the web process that failed.", "chore"

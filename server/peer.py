@@ -10,15 +10,16 @@ import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.error_events import error_event
 from ultraflash.server.errors import BadMedia, Busy, NotReady, OwnerPresent, StartTimeout, TooManyErrors
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.outbox import POLICY_VIOLATION, Close, Outbox
 from ultraflash.server.protocol import ClientEvent, PromptUpdate, SessionControl, parse_client_event
-from ultraflash.server.sessions import error_event
 from ultraflash.server.settings import StreamSettings
 
 log = logging.getLogger(__name__)
 
+TOO_BIG = 1009
 TRY_AGAIN_LATER = 1013
 # A client that closes with one of these has left for good; all else is a lost connection.
 GOOD_BYES = (1000, 1001)
@@ -28,12 +29,19 @@ class Peer(ABC):
     """A client, whatever it may do."""
 
     def __init__(
-        self, websocket: WebSocket, outbox: Outbox, *, limits: StreamSettings, metrics: Metrics
+        self,
+        websocket: WebSocket,
+        outbox: Outbox,
+        *,
+        limits: StreamSettings,
+        metrics: Metrics,
+        max_message_bytes: int,
     ) -> None:
         self._websocket = websocket
         self._outbox = outbox
         self._limits = limits
         self._metrics = metrics
+        self._max_message_bytes = max_message_bytes
         self._errors = 0
         self._said_good_bye = False
 
@@ -59,6 +67,10 @@ class Peer(ABC):
 
     def _waits_for_start(self) -> bool:
         """Whether the client still owes its first event."""
+        return False
+
+    def _may_be_long(self, text: str) -> bool:
+        """Whether this text may be longer than other messages: one that may start a session from a picture."""
         return False
 
     async def _receive(self, scope: anyio.CancelScope) -> None:
@@ -96,12 +108,20 @@ class Peer(ABC):
         try:
             if text is None:
                 raise BadMedia("Binary frames are not expected: this session takes no video.")
+            if len(text) > self._max_message_bytes and not self._may_be_long(text):
+                self._outbox.close(TOO_BIG, "message too big")
+                return
             event = parse_client_event(text)
             event_id = event.event_id if isinstance(event, PromptUpdate | SessionControl) else None
             self._dispatch(event)
-        except (Busy, NotReady, OwnerPresent) as error:
-            self._refuse(error, close=TRY_AGAIN_LATER)
         except UltraflashError as error:
+            self._answer(error, event_id)
+
+    def _answer(self, error: UltraflashError, event_id: str | None = None) -> None:
+        """Tells the client what went wrong; where that is a matter of time the connection ends."""
+        if isinstance(error, Busy | NotReady | OwnerPresent):
+            self._refuse(error, close=TRY_AGAIN_LATER)
+        else:
             self._refuse(error, event_id=event_id)
 
     def _refuse(

@@ -39,7 +39,7 @@ class PendingChanges:
         """
         if isinstance(change, PromptUpdate) and change.transition == "cut" and change.groups is not None:
             raise InvalidField(
-                "prompt.update takes groups with the transition 'blend' only; a cut shows in the next group.",
+                "prompt.update takes groups with the transitions 'fade' and 'blend'; a cut shows in the next group.",
                 param="groups",
                 event_id=change.event_id,
             )

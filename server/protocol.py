@@ -28,13 +28,15 @@ from ultraflash.server.errors import (
 PROTOCOL_VERSION = 1
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 16_384
+MAX_IMAGE_TEXT = 2**26
 MAX_EVENT_ID = 128
-BLEND_GROUPS = 4
+DEFAULT_SPREAD = {"fade": 2, "blend": 4}
 
 Transport = Literal["webcodecs", "fmp4"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 EventId = Annotated[str, Field(min_length=1, max_length=MAX_EVENT_ID)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+ImageText = Annotated[str, Field(max_length=MAX_IMAGE_TEXT)]
 
 
 class Event(BaseModel):
@@ -63,7 +65,8 @@ class SessionStart(Event):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     transport: Transport = "webcodecs"
     codecs: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=32)] | None = None
-    image: Text | None = None
+    # Too long for a representation. A server keeps the id of what it has read instead.
+    image: ImageText | None = Field(default=None, repr=False)
     record: bool = False
     max_frames: Annotated[int, Field(ge=1)] | None = None
 
@@ -74,13 +77,13 @@ class PromptUpdate(Event):
     type: Literal["prompt.update"] = "prompt.update"
     prompt: Text
     event_id: EventId
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: Annotated[int, Field(ge=1, le=64)] | None = None
 
     @property
     def spread(self) -> int:
         """Groups over which the prompt changes."""
-        return 1 if self.transition == "cut" else self.groups or BLEND_GROUPS
+        return 1 if self.transition == "cut" else self.groups or DEFAULT_SPREAD[self.transition]
 
 
 class SessionControl(Event):
@@ -178,11 +181,12 @@ class PromptApplied(Event):
 
 
 class QualityChanged(Event):
-    """The size has changed, and why."""
+    """The size or its detail has changed, and why."""
 
     type: Literal["quality.changed"] = "quality.changed"
     size: str
     reason: str
+    sr_share: float | None = None
 
 
 class Stats(Event):

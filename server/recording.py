@@ -23,7 +23,8 @@ from typing import Any
 from ultraflash.server.access import Grant
 from ultraflash.server.errors import RecordingFailed, RecordingNotReady, UnknownSession
 from ultraflash.server.logs import fields
-from ultraflash.server.media.fragmented_file import FragmentedFile
+from ultraflash.server.media.boxes import VideoTrack
+from ultraflash.server.media.fragmented_file import FragmentedFile, cut, frames_in
 from ultraflash.server.media_feed import FeedPacket
 
 log = logging.getLogger(__name__)
@@ -38,27 +39,53 @@ IN_PROGRESS = "recording"
 class Recording:
     """Writes one session to disk. What goes wrong on the way ends the recording, not the session."""
 
-    def __init__(self, recordings: Path, session_id: str, *, token_s: float) -> None:
-        self.session_id = session_id
+    def __init__(
+        self, folder: Path, *, token_s: float, started_at: float, parts: list[dict[str, Any]], cut: bool
+    ) -> None:
+        """Made by ``begin`` and ``gone_on_with``; ``cut`` is whether the last part was left by a killed server."""
+        self.session_id = folder.name
         self.finished = False
-        self._folder = recordings / session_id
+        self._folder = folder
         self._token, self._grant = Grant.issue(token_s)
-        self._started_at = time.time()
+        self._started_at = started_at
         self._replay: Mapping[str, Any] = {}
         self._part: FragmentedFile | None = None
-        self._parts: list[dict[str, Any]] = []
+        self._parts = parts
+        self._cut = cut
         self._failed = False
         self._waiting = 0
         self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording")
+
+    @classmethod
+    def begin(cls, recordings: Path, session_id: str, *, token_s: float) -> Recording:
+        """That of a new session. Raises ``RecordingFailed``."""
+        folder = recordings / session_id
         try:
-            self._folder.mkdir(parents=True)
+            folder.mkdir(parents=True)
         except OSError as error:
             raise RecordingFailed(
-                f"Recordings cannot be written to {self._folder.parent}: {error.strerror}. "
+                f"Recordings cannot be written to {recordings}: {error.strerror}. "
                 "Start without record, or have the server's setting data.folder changed.",
                 param="record",
             ) from error
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording")
+        return cls(folder, token_s=token_s, started_at=time.time(), parts=[], cut=False)
+
+    @classmethod
+    def gone_on_with(cls, recordings: Path, session_id: str, *, token_s: float) -> Recording | None:
+        """That of a session which a killed server has left; None where there is nothing that can be gone on with."""
+        folder = recordings / session_id
+        try:
+            document = read_log(recordings, session_id)
+            if document is None or document["state"] != IN_PROGRESS:
+                return None
+            parts = [part for part in document["parts"] if (folder / part["file"]).exists()]
+            for part in parts:
+                part["frames"] = frames_in(folder / part["file"]) or part["frames"]
+            return cls(folder, token_s=token_s, started_at=document["started_at"], parts=parts, cut=True)
+        except (OSError, ValueError, KeyError):
+            log.exception("a recording cannot be gone on with", extra=fields(session=session_id))
+            return None
 
     def take_packet(self, packet: FeedPacket) -> None:
         """Writes a packet, soon."""
@@ -121,6 +148,9 @@ class Recording:
         if self._failed:
             return
         track = packet.generation.track
+        if self._cut:
+            self._cut = False
+            self._part = self._last_part(packet.packet.seq, track)
         if self._part is None or self._part.track != track:
             self._finish_part()
             name = f"part-{len(self._parts):03d}.mp4"
@@ -132,6 +162,24 @@ class Recording:
             self._save(self._replay, IN_PROGRESS)
         self._part.write(packet.packet.payload, key=packet.key)
         self._parts[-1]["frames"] = self._part.frames
+
+    def _last_part(self, seq: int, track: VideoTrack) -> FragmentedFile | None:
+        """The part that goes on with frame ``seq``, without what it has of that frame and those after it.
+
+        The frames that follow are made anew; nobody goes on from the ones that were written before. A part that lacks
+        frames before ``seq``, or is of another track, is left as it is, and a new one begins.
+        """
+        while self._parts and self._parts[-1]["first_seq"] >= seq:
+            (self._folder / self._parts.pop()["file"]).unlink(missing_ok=True)
+        if not self._parts:
+            return None
+        last = self._parts[-1]
+        path, frames = self._folder / last["file"], seq - last["first_seq"]
+        part = FragmentedFile.reopen(path, track, frames)
+        if part is None:
+            cut(path, frames)
+            last["frames"] = min(last["frames"], frames)
+        return part
 
     def _finish_part(self) -> None:
         part, self._part = self._part, None

@@ -8,27 +8,39 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+from sqlalchemy import Engine
+
 from ultraflash.server.chores import Chores
-from ultraflash.server.connection import StreamServer
-from ultraflash.server.jobs.database import open_database
-from ultraflash.server.jobs.ownership import own_name
+from ultraflash.server.database import open_database
+from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.jobs.catalogue import StoreLimits
+from ultraflash.server.jobs.records import JOB_TABLES
+from ultraflash.server.jobs.references import References
 from ultraflash.server.jobs.service import JobService
+from ultraflash.server.jobs.store import JobStore
 from ultraflash.server.keys.keyring import Keyring
+from ultraflash.server.keys.records import API_KEYS
 from ultraflash.server.keys.revocation import end_sessions_of_dead_keys
 from ultraflash.server.keys.store import KeyStore
 from ultraflash.server.keys.tickets import Tickets
 from ultraflash.server.metrics import Metrics
+from ultraflash.server.ownership import own_name
 from ultraflash.server.recording_shelf import TIDY_EVERY_S, RecordingShelf, tidy_recordings
 from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_logs import LiveLogs, RecordedLogs, SessionLogs, StoredLogs
 from ultraflash.server.session_registry import KEEP_EVERY_S
-from ultraflash.server.session_store import SessionStore
+from ultraflash.server.session_store import SESSION_TABLES, SessionStore
 from ultraflash.server.settings import Settings
 from ultraflash.server.snapshot_folder import SnapshotFolder, snapshot_root
+from ultraflash.server.stream_server import StreamServer
 from ultraflash.server.tracing import open_tracer
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 WORKER_STOP_S = 6.0
+
+
+TABLES = (*JOB_TABLES, *SESSION_TABLES, API_KEYS)
+"""Everything that a server keeps in its database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,31 +53,56 @@ class Services:
     tickets: Tickets
     shelf: RecordingShelf
     chores: Chores
+    database: Engine
 
     @classmethod
     def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
-        """Makes them; nothing runs yet. ``on_worker_failed`` is called once when no worker can be had, for good."""
-        server, store = _stream_server(settings, on_worker_failed)
-        logs = SessionLogs(
-            LiveLogs(server.sessions), RecordedLogs(settings.data.recordings), StoredLogs(store)
+        """Makes them; nothing runs yet. ``on_worker_failed`` is called once when no worker can be had, for good.
+
+        Raises ``DataUnusable``.
+        """
+        me, data = own_name(), settings.data
+        database = open_database(data.database_url, *TABLES)
+        snapshots = SnapshotFolder(snapshot_root(data), me)
+        supervisor = WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed)
+        sessions = SessionStore(database, me=me)
+        jobs = JobStore(database, store_limits(settings), me=me)
+        artifacts = ArtifactStore(data.artifacts_url)
+        references = References(
+            supervisor,
+            artifacts,
+            lambda: jobs.references_in_use() | sessions.references_in_use(),
+            data.uploads_folder,
+            settings.jobs,
         )
+        server = _stream_server(settings, supervisor, snapshots, sessions, references)
         keyring = Keyring(
-            KeyStore.open(settings.data.database_url),
-            required=settings.http.key_required,
-            defaults=settings.keys.limits,
+            KeyStore(database), required=settings.http.key_required, defaults=settings.keys.limits
         )
         return cls(
             server=server,
-            jobs=JobService(settings, server.supervisor, server.metrics, logs),
+            jobs=JobService(
+                settings,
+                supervisor,
+                server.metrics,
+                me=me,
+                store=jobs,
+                artifacts=artifacts,
+                references=references,
+                sessions=SessionLogs(
+                    LiveLogs(server.sessions), RecordedLogs(data.recordings), StoredLogs(sessions)
+                ),
+            ),
             keyring=keyring,
             tickets=Tickets(keyring, lifetime_s=settings.keys.ticket_s),
             shelf=RecordingShelf(
-                settings.data.recordings,
-                quota_bytes=settings.data.recordings_quota_bytes,
-                expire_after_s=settings.data.recordings_expire_after_s,
+                data.recordings,
+                quota_bytes=data.recordings_quota_bytes,
+                expire_after_s=data.recordings_expire_after_s,
                 in_use=server.sessions.is_recording,
             ),
             chores=Chores(server.metrics),
+            database=database,
         )
 
     @asynccontextmanager
@@ -96,7 +133,7 @@ class Services:
         keeping.cancel()
         await asyncio.to_thread(server.archive.close)
         server.snapshots.close()
-        self.keyring.store.close()
+        self.database.dispose()
         server.tracer.close()
 
     async def _tidy(self) -> None:
@@ -104,14 +141,15 @@ class Services:
 
 
 def _stream_server(
-    settings: Settings, on_worker_failed: Callable[[], None] | None
-) -> tuple[StreamServer, SessionStore]:
-    me = own_name()
-    snapshots = SnapshotFolder(snapshot_root(settings.data), me)
-    store = SessionStore(open_database(settings.data.database_url), me=me)
-    server = StreamServer(
+    settings: Settings,
+    supervisor: WorkerSupervisor,
+    snapshots: SnapshotFolder,
+    store: SessionStore,
+    references: References,
+) -> StreamServer:
+    return StreamServer(
         settings=settings,
-        supervisor=WorkerSupervisor(settings.configure(snapshots.path), on_failed=on_worker_failed),
+        supervisor=supervisor,
         metrics=Metrics(),
         tracer=open_tracer(
             "web",
@@ -121,8 +159,19 @@ def _stream_server(
         ),
         snapshots=snapshots,
         archive=SessionArchive(store),
+        references=references,
     )
-    return server, store
+
+
+def store_limits(settings: Settings) -> StoreLimits:
+    """What the store of jobs takes."""
+    return StoreLimits(
+        max_queued=settings.jobs.max_queued,
+        quota_bytes=settings.data.quota_bytes,
+        max_attempts=settings.jobs.max_attempts,
+        lease_s=settings.jobs.lease_s,
+        expire_after_s=settings.jobs.expire_after_s,
+    )
 
 
 async def _stop_worker(supervisor: WorkerSupervisor, supervision: asyncio.Task[None]) -> None:

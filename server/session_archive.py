@@ -36,7 +36,7 @@ class SessionArchive:
         """The newest version of a session of that key, stored or not yet. Blocking. Raises ``UnknownSession``."""
         with self._lock:
             waiting = self._waiting.get(session_id)
-        found = waiting or self.store.get(session_id)
+        found = self.store.get(session_id) if waiting is None else self.store.as_saved(waiting)
         if found is None or found.key_id != key_id:
             raise UnknownSession("There is no such session, or not any more.", param="session_id")
         return found
@@ -48,7 +48,6 @@ class SessionArchive:
     def close(self) -> None:
         """Returns when everything is stored."""
         self._thread.shutdown(wait=True)
-        self.store.close()
 
     def _save(self, session_id: str) -> None:
         """Stores a session until there is no newer version of it."""

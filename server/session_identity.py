@@ -108,6 +108,8 @@ def stored_position(stored: StoredSession) -> StreamPosition:
     newest: dict[str, Any] = {}
     for event in stored.events:
         newest |= {name: event[name] for name in ("prompt", "size") if name in event}
+        if "size" in event:
+            newest["sr_share"] = event.get("sr_share", 1.0)
     return StreamPosition(
         prompt=newest["prompt"],
         asked_size=stored.wishes["size"],
@@ -118,6 +120,7 @@ def stored_position(stored: StoredSession) -> StreamPosition:
         bitrate=stored.wishes["bitrate"],
         paused=stored.wishes["paused"],
         next_index=stored.frames,
+        sr_share=newest["sr_share"],
         generation=stored.generation,
     )
 

@@ -16,11 +16,20 @@ class SessionLog:
     Args:
         seed: of the noise.
         changed: called after each entry.
+        image: id of the picture that the stream starts from; None for none.
         before: what has been logged before this server took the session over.
     """
 
-    def __init__(self, seed: int, changed: Callable[[], None], before: StoredSession | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        changed: Callable[[], None],
+        *,
+        image: str | None = None,
+        before: StoredSession | None = None,
+    ) -> None:
         self.seed = seed
+        self._image = image
         self.model = "" if before is None else before.model
         self._changed = changed
         self._fps: int | None = None if before is None else before.opened["fps"]
@@ -48,13 +57,17 @@ class SessionLog:
         """A prompt took effect."""
         entry = {"first_pts_us": report.first_pts_us, "group": report.group, "prompt": change.prompt}
         # A cut goes without saying.
-        if change.transition == "blend":
-            entry |= {"transition": "blend", "groups": change.spread}
+        if change.transition != "cut":
+            entry |= {"transition": change.transition, "groups": change.spread}
         self._add(entry)
 
     def size_shown(self, report: SizeShown) -> None:
-        """A size took effect."""
-        self._add({"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size})
+        """A size, or less or more detail of it, took effect."""
+        entry = {"first_pts_us": report.first_pts_us, "group": report.group, "size": report.size}
+        # All of the attention goes without saying.
+        if report.sr_share != 1:
+            entry["sr_share"] = report.sr_share
+        self._add(entry)
 
     def changes_since(self, pts_us: float) -> list[dict[str, Any]]:
         """What took effect at that time or later, in the newest engine state."""
@@ -73,6 +86,7 @@ class SessionLog:
             "fps": self._fps,
             "frames": frames,
             "events": list(self._events),
+            **({} if self._image is None else {"image": self._image}),
         }
 
     def _add(self, entry: dict[str, Any]) -> None:

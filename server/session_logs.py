@@ -70,7 +70,7 @@ class RecordedLogs:
             return None
         # Where a server was killed in the middle, what it noted last is somewhat less than what it sent.
         noted = {"frames": sum(part["frames"] for part in document["parts"]), **document}
-        fields = {name: noted[name] for name in ReplayLog.model_fields}
+        fields = {name: noted[name] for name in ReplayLog.model_fields if name in noted}
         return KeptLog(log=validated(fields, ReplayLog), grants=(Grant(**document["token"]),), recorded=True)
 
 

@@ -25,9 +25,14 @@ class SessionRecord:
         recording: Recording | None,
         changed: Callable[[], None],
         before: StoredSession | None,
+        *,
+        image: str | None,
     ) -> None:
-        """Begins a log, or goes on with the one ``before``; ``changed`` is called after each entry."""
-        self.log = SessionLog(position.seed, self._note, before)
+        """Begins a log, or goes on with the one ``before``; ``changed`` is called after each entry.
+
+        ``image`` is the id of the picture that the stream starts from; None for none.
+        """
+        self.log = SessionLog(position.seed, self._note, image=image, before=before)
         self.recording = recording
         self._position = position
         self._changed = changed

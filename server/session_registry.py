@@ -40,7 +40,7 @@ class SessionRegistry:
     ) -> None:
         self.line = WaitingLine(
             fits=self._make_room,
-            eta=self._eta,
+            eta=self.eta,
             max_waiting=limits.max_queued,
             retry_after_s=limits.retry_after_s,
         )
@@ -89,7 +89,7 @@ class SessionRegistry:
                 return True
         return False
 
-    def _eta(self, places: int) -> float | None:
+    def eta(self, places: int) -> float | None:
         """Seconds until so many of the running sessions are expected to be over."""
         running = [session.claim for session in self]
         share = share_of_time(running, self._supervisor.frame_seconds)

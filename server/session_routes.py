@@ -10,7 +10,6 @@ from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
-from ultraflash.server.connection import StreamServer
 from ultraflash.server.keys.gate import caller_of
 from ultraflash.server.live_media import fragmented_mp4, transport_stream
 from ultraflash.server.origins import origin_allowed
@@ -20,6 +19,7 @@ from ultraflash.server.recording import find_part
 from ultraflash.server.seat import Seat
 from ultraflash.server.session_store import StoredSession
 from ultraflash.server.sessions import LiveSession
+from ultraflash.server.stream_server import StreamServer
 from ultraflash.server.viewer_connection import VIEWER_MEDIA_BYTES, ViewerConnection, find_for_viewer
 
 NOT_STORED = {"Cache-Control": "no-store"}

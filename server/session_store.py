@@ -27,14 +27,17 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
 
 from ultraflash.server.access import Grant
-from ultraflash.server.jobs.database import READING
-from ultraflash.server.jobs.ownership import surely_gone
-from ultraflash.server.jobs.records import METADATA
+from ultraflash.server.database import METADATA, READING
+from ultraflash.server.ownership import surely_gone
+
+KEEP_REFERENCE_S = 3600.0
+"""How long the picture that a session started from stays behind its end."""
 
 StoredState = Literal["live", "ended", "interrupted"]
 
@@ -61,6 +64,8 @@ SESSION_EVENTS = Table(
     Column("data", Text, nullable=False),
 )
 
+SESSION_TABLES = (SESSIONS, SESSION_EVENTS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSession:
@@ -70,7 +75,7 @@ class StoredSession:
         state: ``live`` while a server runs it, or did when it was last heard of; ``interrupted`` when that server has
             died and its owner did not come back.
         reason: why it ended, as in ``session.done``.
-        start: the fields of ``session.start``.
+        start: the fields of ``session.start``, with the id of its picture for ``image``.
         opened: what the worker made of them: codec, size, width, height, fps.
         wishes: what its owner wants beside what the log says: size as asked for, bitrate, paused, and changes that
             wait (``pending``).
@@ -113,23 +118,27 @@ class StoredSession:
             "fps": self.opened["fps"],
             "frames": self.frames,
             "events": [dict(event) for event in self.events],
+            **({} if self.image is None else {"image": self.image}),
         }
+
+    @property
+    def image(self) -> str | None:
+        """Id of the picture that it started from."""
+        return self.start.get("image")
 
 
 class SessionStore:
     """Blocking; called from threads. ``me`` is the name of this life of this server."""
 
     def __init__(self, engine: Engine, *, me: str, clock: Callable[[], float] = time.time) -> None:
-        """Lays the tables where they are missing."""
-        METADATA.create_all(engine)
         self._engine = engine
         self._reader = engine.execution_options(**{READING: True})
         self._me = me
         self._clock = clock
 
-    def close(self) -> None:
-        """Lets the connections go."""
-        self._engine.dispose()
+    def as_saved(self, session: StoredSession) -> StoredSession:
+        """A session as it will be found when it has been stored, which is about to happen."""
+        return replace(session, updated_at=self._clock())
 
     def save(self, session: StoredSession) -> None:
         """Stores a session of this server, or what has changed of it. Its log only ever grows."""
@@ -197,6 +206,14 @@ class SessionStore:
                     connection.execute(update(SESSIONS).where(SESSIONS.c.id == row["id"]).values(mine))
                     taken.append((replace(_session_of(connection, row), state="interrupted"), row["owner"]))
         return taken
+
+    def references_in_use(self) -> set[str]:
+        """Ids of what live sessions started from, and those that were over only just, which may be made again."""
+        recent = or_(SESSIONS.c.state == "live", SESSIONS.c.updated_at > self._clock() - KEEP_REFERENCE_S)
+        query = select(SESSIONS.c.document).where(recent, SESSIONS.c.document.contains('"image": "'))
+        with self._reader.begin() as connection:
+            documents = [json.loads(text) for text in connection.execute(query).scalars()]
+        return {document["start"]["image"] for document in documents if document["start"].get("image")}
 
     def forget_older(self, keep_s: float) -> int:
         """Forgets sessions that are over and of which nothing was heard for so long; returns how many."""

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ultraflash.models.errors import UltraflashError
 from ultraflash.server.access import Grant
 from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.audience import Audience
+from ultraflash.server.error_events import error_event, refusal_event
 from ultraflash.server.errors import (
     EngineFault,
     EngineRestarting,
     NotReady,
-    ProtocolError,
     UnexpectedEvent,
     UnknownSession,
 )
@@ -28,11 +27,9 @@ from ultraflash.server.metrics import Metrics
 from ultraflash.server.owner_seat import OwnerSeat
 from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import (
-    ErrorEvent,
     PlaybackAck,
     PromptApplied,
     PromptUpdate,
-    QualityChanged,
     SessionControl,
     SessionDone,
     SessionResumed,
@@ -56,7 +53,7 @@ from ultraflash.server.session_store import StoredSession
 from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.settings import StreamSettings
 from ultraflash.server.steering import Steering
-from ultraflash.server.stream_stats import StatsMeter, stats_event
+from ultraflash.server.stream_stats import StatsMeter, quality_event, stats_event
 from ultraflash.server.tracing import NO_TRACER, Tracer
 from ultraflash.server.worker.messages import (
     CommandRefused,
@@ -76,13 +73,6 @@ DONE = 1000
 ENGINE_FAULT = 1011
 
 SessionState = Literal["opening", "live", "lost", "refused", "done"]
-
-
-def error_event(error: UltraflashError, event_id: str | None = None) -> ErrorEvent:
-    """An error as clients see it."""
-    if isinstance(error, ProtocolError):
-        event_id = event_id or error.event_id
-    return ErrorEvent(code=error.code, message=error.message, retryable=error.retryable, event_id=event_id)
 
 
 class LiveSession:
@@ -114,10 +104,11 @@ class LiveSession:
         self.audience = Audience(self.feed)
         self._start = start
         self._at = first_position(start) if before is None else stored_position(before)
-        # What a killed server has recorded is complete up to there; its parts are not gone on with.
-        records = start.record and before is None
-        recording = Recording(recordings, self.session_id, token_s=limits.token_s) if records else None
-        self._record = SessionRecord(self._at, recording, self.keep, before)
+        recording: Recording | None = None
+        if start.record:
+            begin = Recording.begin if before is None else Recording.gone_on_with
+            recording = begin(recordings, self.session_id, token_s=limits.token_s)
+        self._record = SessionRecord(self._at, recording, self.keep, before, image=start.image)
         self._trail = SessionTrail(tracer, self.session_id, size=start.size, prompt_chars=len(start.prompt))
         self._steering = Steering(
             self.session_id,
@@ -195,6 +186,11 @@ class LiveSession:
         return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
 
     @property
+    def asked_fps(self) -> int | None:
+        """Frames per second, of a session that is being opened as far as its owner has asked for them."""
+        return self._at.fps
+
+    @property
     def fps(self) -> int:
         """Frames per second of a session that has been opened. Raises ``UnknownSession`` before."""
         if self._opened is None:
@@ -221,6 +217,10 @@ class LiveSession:
             "seconds": round(self._at.next_us / 1e6, 3),
             "viewers": len(self.audience.viewers),
         }
+
+    def start_from(self, reference: Path) -> None:
+        """A stream of this session that is a new one starts from the frames in that file."""
+        self._at.reference = str(reference)
 
     def open(self, owner: OwnerSeat) -> None:
         """Asks the worker for the stream."""
@@ -276,6 +276,8 @@ class LiveSession:
         self._forsaken = False
         # How far it came is known best by whom it sent the frames to.
         self._at.went_on_to(last_us)
+        if self._record.recording is not None:
+            self.feed.join(self._record.recording)
         self._supervisor.attach(self.session_id, self)
         self.on_worker_ready()
         self.keep()
@@ -354,8 +356,10 @@ class LiveSession:
             )
 
     def on_worker_ready(self) -> None:
-        """Goes on with the new worker."""
+        """Goes on with the new worker, which is told once more what the old one was told before it opened."""
         self._open_stream()
+        if self.state == "opening":
+            self._steering.repeat()
 
     def _open_stream(self) -> None:
         """Asks for the stream; the last attempt takes no snapshot, should that be what the workers die of."""
@@ -381,6 +385,7 @@ class LiveSession:
         first_us = self._at.next_us
         if not report.restored:
             self._meter.begin()
+            self._at.sr_share = 1.0
             self._record.log.restarted(first_us, prompt=self._at.prompt, size=self._at.size)
         state: Literal["restored", "restarted"] = "restored" if report.restored else "restarted"
         self._metrics.resumed.labels(state=state).inc()
@@ -399,14 +404,7 @@ class LiveSession:
 
     def _on_refused(self, report: CommandRefused) -> None:
         self._metrics.refused.labels(code=report.code).inc()
-        self.audience.tell_owner(
-            ErrorEvent(
-                code=report.code,
-                message=report.message,
-                retryable=report.retryable,
-                event_id=report.event_id,
-            )
-        )
+        self.audience.tell_owner(refusal_event(report))
         if report.event_id is not None:
             self._steering.pending.forget(report.event_id)
             self._trail.prompt_refused(report.event_id)
@@ -436,10 +434,11 @@ class LiveSession:
             )
         else:
             self._at.size, self._at.asked_size = report.size, report.asked_size
+            self._at.sr_share = report.sr_share
             self._record.log.size_shown(report)
             if report.reason == "requested":
                 self._steering.pending.size_shown(report.event_id)
-            self.audience.tell_all(QualityChanged(size=report.size, reason=report.reason))
+            self.audience.tell_all(quality_event(report))
 
     def _on_media(self, packet: MediaPacket) -> None:
         self._trail.packet_sent(packet.seq, packet.pts_us)

@@ -48,7 +48,7 @@ class HttpSettings(BaseModel):
             so that a foreign name that resolves to this machine gets nowhere.
         allow_unauthenticated: let others reach the server although there are no API keys.
         open_metrics: let `/metrics` be read without a key, which it can be then while the database is away, too.
-        max_message_bytes: longest message that a client may send.
+        max_message_bytes: longest message that a client may send, but for a ``session.start`` with an image.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +61,10 @@ class HttpSettings(BaseModel):
     allow_unauthenticated: bool = False
     open_metrics: bool = False
     max_message_bytes: int = Field(default=65_536, ge=1024)
+
+    def longest_message(self, max_image_bytes: int) -> int:
+        """Bytes of any message, one with a picture of so many bytes in base64 included."""
+        return self.max_message_bytes + 4 * (max_image_bytes // 3 + 1)
 
     @property
     def on_loopback(self) -> bool:
@@ -129,6 +133,7 @@ class StreamSettings(BaseModel):
         max_viewers: viewers of one session.
         token_s: life of viewer tokens.
         start_timeout_s: time for ``session.start`` after connecting.
+        max_image_bytes: largest picture in ``session.start``, before it is written as text; those of jobs count too.
         max_errors: bad messages after which a connection is closed.
         retry_after_s: what a refused client is told at least.
         keep_s: how long the log of a session is kept after its end.
@@ -153,6 +158,7 @@ class StreamSettings(BaseModel):
     max_viewers: int = Field(default=100, ge=0)
     token_s: float = Field(default=86_400.0, gt=0)
     start_timeout_s: float = Field(default=60.0, gt=0)
+    max_image_bytes: int = Field(default=8 * 2**20, ge=1024, le=32 * 2**20)
     max_errors: int = Field(default=100, ge=1)
     retry_after_s: int = Field(default=5, ge=1)
     keep_s: float = Field(default=30 * 86_400.0, gt=0)
@@ -261,6 +267,50 @@ class JobSettings(BaseModel):
     checkpoint_s: float = Field(default=5.0, ge=0)
 
 
+class ReplicaSettings(BaseModel):
+    """Several servers behind one address; see docs/SCALING.md.
+
+    Attributes:
+        count: servers to begin with; 1 without ``max`` is a server without a front.
+        min, max: bounds within which the queue decides; by default always ``count``.
+        scale_up_eta_s: a queue that would take longer for some seconds starts one more.
+        scale_down_idle_s: time for which nobody has needed one that is stopped.
+        drain_s: time that live sessions have to end when the front is told to stop.
+        secret: opens the door between front and replicas; a front makes one up.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(default=1, ge=1, le=256)
+    min: int | None = Field(default=None, ge=1, le=256)
+    max: int | None = Field(default=None, ge=1, le=256)
+    scale_up_eta_s: float = Field(default=10.0, gt=0)
+    scale_down_idle_s: float = Field(default=300.0, gt=0)
+    drain_s: float = Field(default=30.0, ge=0)
+    secret: str | None = Field(default=None, repr=False, min_length=16)
+
+    @property
+    def least(self) -> int:
+        """Never fewer."""
+        return self.count if self.min is None else self.min
+
+    @property
+    def most(self) -> int:
+        """Never more."""
+        return self.count if self.max is None else self.max
+
+    @property
+    def with_front(self) -> bool:
+        """Whether there is more than one server, or may be."""
+        return self.most > 1
+
+    @model_validator(mode="after")
+    def _count_is_within_its_bounds(self) -> ReplicaSettings:
+        if not self.least <= self.count <= self.most:
+            raise ValueError("min must not exceed count, nor count max")
+        return self
+
+
 class TraceSettings(BaseModel):
     """Where traces go; they need the extra ``otel``.
 
@@ -315,6 +365,7 @@ class Settings(BaseSettings):
     data: DataSettings = Field(default_factory=DataSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
+    replicas: ReplicaSettings = Field(default_factory=ReplicaSettings)
     traces: TraceSettings = Field(default_factory=TraceSettings)
 
     def configure(self, snapshots: Path | None) -> Configure:

@@ -14,13 +14,15 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from ultraflash.server.jobs.ownership import surely_gone
+from ultraflash.server.errors import DataUnusable
+from ultraflash.server.ownership import surely_gone
 from ultraflash.server.settings import DataSettings
 from ultraflash.server.worker.stream_snapshot import slot_paths
 
 log = logging.getLogger(__name__)
 
 IN_MEMORY = Path("/dev/shm")
+START = ".start"
 
 
 class SnapshotFolder:
@@ -42,12 +44,25 @@ class SnapshotFolder:
 
     def adopt(self, session_id: str, owner: str) -> None:
         """Takes over what a life before this one has left of a stream."""
-        paths = zip(
-            slot_paths(self._root / owner, session_id), slot_paths(self.path, session_id), strict=True
-        )
-        for left, mine in paths:
+        before = self._root / owner
+        for left in (*slot_paths(before, session_id), before / f"{session_id}{START}"):
             if left.exists():
-                left.rename(mine)
+                left.rename(self.path / left.name)
+
+    def start_path(self, session_id: str) -> Path:
+        """Where the frames lie that a session starts from, if it starts from any."""
+        return self.path / f"{session_id}{START}"
+
+    def keep_start(self, session_id: str, frames: Path) -> Path:
+        """Copies the frames that a session starts from to their place. Raises ``DataUnusable``."""
+        try:
+            return Path(shutil.copyfile(frames, self.start_path(session_id)))
+        except OSError as error:
+            raise DataUnusable(
+                f"The picture cannot be kept: {error.strerror}. Start without image, or have the server's setting "
+                "data.snapshots changed.",
+                param="image",
+            ) from error
 
     def keep_only(self, session_ids: Collection[str]) -> None:
         """Removes what belongs to none of these sessions."""

@@ -21,11 +21,13 @@ class StreamPosition:
     Attributes:
         asked_size: by the owner, ``auto`` included.
         size: in force; that asked for until the worker has chosen one.
+        sr_share: of the attention of super-resolution that is kept.
         fps: the preset's own rate if None.
         bitrate: what the owner has asked for, if anything.
         paused: by the owner.
         next_index: number of the next frame.
         playhead_us: what the owner has seen.
+        reference: file of the frames that a new stream starts from; None for none.
     """
 
     prompt: str
@@ -39,6 +41,8 @@ class StreamPosition:
     next_index: int = 0
     generation: int = 0
     playhead_us: float = 0.0
+    reference: str | None = None
+    sr_share: float = 1.0
 
     @property
     def next_us(self) -> float:
@@ -97,6 +101,8 @@ class StreamPosition:
             playhead_us=self.playhead_us,
             restore=restore,
             changes=changes,
+            sr_share=self.sr_share,
+            reference=self.reference,
             trace=trace,
         )
 

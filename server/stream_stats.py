@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from ultraflash.server.metrics import Metrics
-from ultraflash.server.protocol import Stats
-from ultraflash.server.worker.messages import MediaPacket, StreamStats
+from ultraflash.server.protocol import QualityChanged, Stats
+from ultraflash.server.worker.messages import MediaPacket, SizeShown, StreamStats
 
 
 def stats_event(report: StreamStats) -> Stats:
@@ -22,6 +22,12 @@ def stats_event(report: StreamStats) -> Stats:
         refreshes_skipped=report.refreshes_skipped,
         cache_occupancy=report.cache_occupancy,
     )
+
+
+def quality_event(report: SizeShown) -> QualityChanged:
+    """The event that tells of another size, or of less or more of its detail."""
+    share = None if report.sr_share == 1 else report.sr_share
+    return QualityChanged(size=report.size, reason=report.reason, sr_share=share)
 
 
 class StatsMeter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.websockets import WebSocket
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.connection import StreamServer
 from ultraflash.server.errors import Busy, NotTheOwner, UnknownSession
 from ultraflash.server.outbox import POLICY_VIOLATION, Outbox
 from ultraflash.server.peer import TRY_AGAIN_LATER, Peer
@@ -20,6 +19,7 @@ from ultraflash.server.protocol import (
 )
 from ultraflash.server.seat import Seat
 from ultraflash.server.sessions import LiveSession
+from ultraflash.server.stream_server import StreamServer
 from ultraflash.server.wall_clock import unix_ms
 
 VIEWER_MEDIA_BYTES = 4 * 1024 * 1024
@@ -46,7 +46,13 @@ class ViewerConnection(Peer):
 
     def __init__(self, websocket: WebSocket, server: StreamServer, transport: Transport) -> None:
         outbox = Outbox(self._request_key, max_media_bytes=VIEWER_MEDIA_BYTES)
-        super().__init__(websocket, outbox, limits=server.settings.stream, metrics=server.metrics)
+        super().__init__(
+            websocket,
+            outbox,
+            limits=server.settings.stream,
+            metrics=server.metrics,
+            max_message_bytes=server.settings.http.max_message_bytes,
+        )
         self._server = server
         self._seat = Seat(outbox, transport)
         self._session: LiveSession | None = None

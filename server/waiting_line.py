@@ -15,7 +15,7 @@ ETA_STEP_S = 5
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Ticket:
+class Applicant:
     """One who waits.
 
     Attributes:
@@ -53,16 +53,16 @@ class WaitingLine:
         self._eta = eta
         self._max_waiting = max_waiting
         self._retry_after_s = retry_after_s
-        self._waiting: list[Ticket] = []
+        self._waiting: list[Applicant] = []
         self._reviewing = False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def enter(self, ticket: Ticket) -> None:
+    def enter(self, applicant: Applicant) -> None:
         """Lets a client in, at once or later. Raises ``Busy`` where the line is full."""
-        if not self._waiting and self._fits(ticket.claim):
-            ticket.begin()
+        if not self._waiting and self._fits(applicant.claim):
+            applicant.begin()
             return
         if len(self._waiting) >= self._max_waiting:
             eta_s = self._eta(len(self._waiting) + 1)
@@ -70,13 +70,13 @@ class WaitingLine:
                 f"The machine is taken, and {len(self._waiting)} clients wait already; try again later.",
                 retry_after_s=max(self._retry_after_s, math.ceil(eta_s or 0.0)),
             )
-        self._waiting.append(ticket)
+        self._waiting.append(applicant)
         self.review()
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, applicant: Applicant) -> None:
         """A client does not want to wait any longer."""
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
+        if applicant in self._waiting:
+            self._waiting.remove(applicant)
             self.review()
 
     def close(self) -> None:
@@ -94,14 +94,14 @@ class WaitingLine:
                 self._waiting.pop(0).begin()
         finally:
             self._reviewing = False
-        for place, ticket in enumerate(self._waiting):
-            self._tell(ticket, place + 1)
+        for place, applicant in enumerate(self._waiting):
+            self._tell(applicant, place + 1)
 
-    def _tell(self, ticket: Ticket, position: int) -> None:
+    def _tell(self, applicant: Applicant, position: int) -> None:
         eta_s = self._eta(position)
         if eta_s is not None:
             eta_s = float(math.ceil(eta_s / ETA_STEP_S) * ETA_STEP_S)
         status = QueueStatus(position=position, depth=len(self._waiting), eta_s=eta_s)
-        if status != ticket.told:
-            ticket.told = status
-            ticket.tell(status)
+        if status != applicant.told:
+            applicant.told = status
+            applicant.tell(status)

@@ -18,7 +18,9 @@ settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a machine of CI may lack; programs are installed there, so that no test is left out unseen.
-MAY_LACK = re.compile(r"\bGPU\b|tensor cores|VNNI|golden tensors|one file system|needs root|kept apart")
+MAY_LACK = re.compile(
+    r"'ray'|SQLite file|\bGPU\b|tensor cores|VNNI|golden tensors|one file system|needs root|kept apart"
+)
 
 
 @pytest.hookimpl(wrapper=True)

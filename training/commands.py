@@ -26,6 +26,7 @@ STAGES = {
     "base": "ultraflash.training.base",
     "trajectory": "ultraflash.training.trajectory",
     "few_step": "ultraflash.training.few_step",
+    "seams": "ultraflash.training.seams",
     "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",
     "sr": "ultraflash.training.super_resolution",

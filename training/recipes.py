@@ -16,6 +16,7 @@ from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import PatchesConfig
+from ultraflash.training.seams import SeamsConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.trajectory import TRAJECTORY_FILE, TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
@@ -103,6 +104,7 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             ema_decay=0.95,
             autocast=True,
         ),
+        "seams": SeamsConfig(steps=240, export_to=ship),
     }
 
 
@@ -165,6 +167,7 @@ def debug() -> dict[str, StageConfig]:
             steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
         ),
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
+        "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,

@@ -38,7 +38,8 @@ def attend(
     out = torch.empty(batch, queries, heads, size, dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
     if tiles is None:
-        tiles = INTERPRETED if interpret else tiles_for("attend_dense", q.device, q.dtype, tile_width(size))
+        name = "attend_dense" if scales is None else "attend_dense_int8"
+        tiles = INTERPRETED if interpret else tiles_for(name, q.device, q.dtype, tile_width(size))
     tile_m, tile_j = min(tiles.m, tile_width(queries)), min(tiles.j, tile_width(keys))
     arguments = {
         "q_ptr": q,

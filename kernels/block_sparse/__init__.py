@@ -21,18 +21,25 @@ import torch
 from torch import Tensor
 
 from ultraflash.kernels.backends import BackendUnavailable, check_backend, gpu_problem
-from ultraflash.kernels.quantization import dequantize
 
 from . import autograd, device_selection, fp8, gather, reference
 from .layout import BlockGrid
-from .past import PastBlocks
-from .selection import BlockSelection, SelectionRule, allowed_pairs, check_blocks, selection_mask
+from .past import PastBlocks, RingSpan, span_of, widened
+from .selection import (
+    BlockSelection,
+    SelectionRule,
+    allowed_pairs,
+    check_blocks,
+    selection_mask,
+)
 
 __all__ = [
     "SELECTION_BACKEND",
     "BackendUnavailable",
     "BlockGrid",
     "BlockSelection",
+    "PastBlocks",
+    "RingSpan",
     "SelectionRule",
     "allowed_pairs",
     "block_sparse_attention",
@@ -58,6 +65,7 @@ def block_sparse_attention(
     cached_v_BCTND: Tensor | None = None,
     cached_k_scale_BCTN: Tensor | None = None,
     cached_v_scale_BCTN: Tensor | None = None,
+    cached_span: RingSpan | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, where a query block sees the tokens of its selected key blocks.
@@ -72,6 +80,8 @@ def block_sparse_attention(
         cached_v_BCTND: values of earlier blocks, given with `cached_k_BCTND`.
         cached_k_scale_BCTN: float32 scales of int8 keys, see `quantization.quantize`. Not differentiable.
         cached_v_scale_BCTN: float32 scales of int8 values.
+        cached_span: which of the cached blocks count, where they are a ring: read where they lie by kernels. All of
+            them, oldest first, if not given.
         backend: "auto", or the name of one of the backends.
 
     Returns:
@@ -87,10 +97,11 @@ def block_sparse_attention(
     past = None
     if cached_k_BCTND is not None and cached_v_BCTND is not None:
         past = PastBlocks(
-            k_BCTND=cached_k_BCTND,
-            v_BCTND=cached_v_BCTND,
-            k_scale_BCTN=cached_k_scale_BCTN,
-            v_scale_BCTN=cached_v_scale_BCTN,
+            k_BRTND=cached_k_BCTND,
+            v_BRTND=cached_v_BCTND,
+            k_scale_BRTN=cached_k_scale_BCTN,
+            v_scale_BRTN=cached_v_scale_BCTN,
+            span=cached_span,
         )
     elif cached_k_BCTND is not None or cached_v_BCTND is not None:
         raise ValueError("cached keys and cached values must be given together")
@@ -100,11 +111,12 @@ def block_sparse_attention(
     if name in ("fp8", "fp8-interpreter"):
         interpret = name == "fp8-interpreter"
         return fp8.attend(q_BQTND, k_BKTND, v_BKTND, selection, past, interpret=interpret)[0]
+    if name == "gather":
+        return gather.attend(q_BQTND, k_BKTND, v_BKTND, selection, past)
     if past is not None:
         cached_k, cached_v = past.dense(q_BQTND.dtype)
         k_BKTND, v_BKTND = torch.cat([cached_k, k_BKTND], dim=1), torch.cat([cached_v, v_BKTND], dim=1)
-    attend = gather.attend if name == "gather" else reference.attend
-    return attend(q_BQTND, k_BKTND, v_BKTND, selection)
+    return reference.attend(q_BQTND, k_BKTND, v_BKTND, selection)
 
 
 def select_blocks(
@@ -115,6 +127,7 @@ def select_blocks(
     *,
     cached_k_BCTND: Tensor | None = None,
     cached_k_scale_BCTN: Tensor | None = None,
+    cached_span: RingSpan | None = None,
     backend: str = "auto",
 ) -> BlockSelection:
     """The choice of `selection_mask`, as the lists that `block_sparse_attention` takes.
@@ -122,6 +135,7 @@ def select_blocks(
     Args:
         q_BQTND, k_BKTND, grid, rule, cached_k_BCTND: as in `selection_mask`. Cached keys may be int8 with scales.
         cached_k_scale_BCTN: float32 scales of int8 cached keys.
+        cached_span: as in `block_sparse_attention`.
         backend: "auto"; "reference", which waits for the GPU, where there is one, to know how long the lists are;
             "triton", which does not; or "interpreter", to test the latter without a GPU.
 
@@ -130,15 +144,22 @@ def select_blocks(
         ValueError: blocks do not match the grid.
     """
     if backend == "auto":
-        backend = "triton" if _auto_backend(q_BQTND.device) == "triton" else "reference"
+        chosen = _auto_backend(q_BQTND.device)
+        backend = SELECTION_BACKEND.get(chosen, chosen)
     check_backend("block selection", backend, SELECTION_BACKENDS, q_BQTND.device.type)
     if backend == "reference":
         if cached_k_BCTND is not None and cached_k_scale_BCTN is not None:
-            cached_k_BCTND = dequantize(cached_k_BCTND, cached_k_scale_BCTN, q_BQTND.dtype)
-        mask_BNQK = selection_mask(q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND)
+            runs = span_of(cached_k_BCTND, cached_span).runs(cached_k_BCTND.shape[1])
+            wide = [widened(cached_k_BCTND, cached_k_scale_BCTN, run, q_BQTND.dtype) for run in runs]
+            cached_k_BCTND, cached_span = torch.cat(wide, dim=1), None
+        mask_BNQK = selection_mask(
+            q_BQTND, k_BKTND, grid, rule, cached_k_BCTND=cached_k_BCTND, cached_span=cached_span
+        )
         return BlockSelection.from_mask(mask_BNQK)
-    cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
-    check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
+    span = span_of(cached_k_BCTND, cached_span)
+    if cached_k_BCTND is not None:
+        span.runs(cached_k_BCTND.shape[1])
+    check_blocks(q_BQTND, k_BKTND, span.count, grid)
     with torch.no_grad():
         return device_selection.select(
             q_BQTND,
@@ -147,6 +168,7 @@ def select_blocks(
             rule,
             cached_k_BCTND=cached_k_BCTND,
             cached_k_scale_BCTN=cached_k_scale_BCTN,
+            span=span,
             interpret=backend == "interpreter",
         )
 
@@ -172,7 +194,7 @@ def _check_shapes(
     q_BQTND: Tensor, k_BKTND: Tensor, v_BKTND: Tensor, past: PastBlocks | None, selection: BlockSelection
 ) -> None:
     batch, query_blocks, tokens, heads, size = q_BQTND.shape
-    cached = 0 if past is None else past.k_BCTND.shape[1]
+    cached = 0 if past is None else past.counted.count
     expected_k = (batch, selection.key_blocks - cached, tokens, heads, size)
     if tuple(k_BKTND.shape) != expected_k or k_BKTND.shape != v_BKTND.shape:
         raise ValueError(

@@ -29,15 +29,16 @@ def attend(
     Raises:
         ValueError: a gradient is wanted over 8-bit keys and values.
     """
-    cached = () if past is None else (past.k_BCTND, past.v_BCTND)
+    cached = () if past is None else (past.k_BRTND, past.v_BRTND)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BQTND, k_BKTND, v_BKTND, *cached))
     if not wanted:
         return forward.attend(q_BQTND, k_BKTND, v_BKTND, selection, past, interpret=interpret)[0]
-    if past is not None and past.k_scale_BCTN is not None:
+    if past is not None and past.scales is not None:
         raise ValueError(
             "there is no gradient over 8-bit keys and values; train with a cache in a floating dtype"
         )
-    cached_k, cached_v = cached or (None, None)
+    # The gradient is by block in order, so a ring is straightened out; training has none.
+    cached_k, cached_v = (None, None) if past is None else past.dense(q_BQTND.dtype)
     out: Tensor = _Attend.apply(  # type: ignore[no-untyped-call]
         q_BQTND, k_BKTND, v_BKTND, cached_k, cached_v, selection, interpret
     )
@@ -69,15 +70,15 @@ class _Attend(torch.autograd.Function):
         )
         past = _past(cached_k, cached_v)
         d_q = backward.query_gradient(incoming, k, v, past, interpret=ctx.interpret)
-        first = 0 if past is None else past.k_BCTND.shape[1]
+        first = 0 if past is None else past.counted.count
         d_k, d_v = backward.key_gradient(incoming, k, v, first_block=first, interpret=ctx.interpret)
         d_cached_k = d_cached_v = None
         if past is not None and (ctx.needs_input_grad[3] or ctx.needs_input_grad[4]):
             d_cached_k, d_cached_v = backward.key_gradient(
-                incoming, past.k_BCTND, past.v_BCTND, first_block=0, interpret=ctx.interpret
+                incoming, past.k_BRTND, past.v_BRTND, first_block=0, interpret=ctx.interpret
             )
         return d_q, d_k, d_v, d_cached_k, d_cached_v, None, None
 
 
 def _past(cached_k: Tensor | None, cached_v: Tensor | None) -> PastBlocks | None:
-    return None if cached_k is None or cached_v is None else PastBlocks(k_BCTND=cached_k, v_BCTND=cached_v)
+    return None if cached_k is None or cached_v is None else PastBlocks(k_BRTND=cached_k, v_BRTND=cached_v)

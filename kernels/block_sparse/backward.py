@@ -19,7 +19,15 @@ from .past import PastBlocks
 from .selection import BlockSelection
 
 # Arguments about a cache that only the forward kernel has.
-_FORWARD_ONLY = ("k_scale_ptr", "v_scale_ptr", "scale_batch", "QUANTIZED")
+_FORWARD_ONLY = (
+    "k_scale_ptr",
+    "v_scale_ptr",
+    "scale_batch",
+    "cached_first",
+    "ring_blocks",
+    "RING",
+    "QUANTIZED",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,13 +78,19 @@ class Incoming:
 
 
 def query_gradient(
-    incoming: Incoming, k_BKTND: Tensor, v_BKTND: Tensor, past: PastBlocks | None, *, interpret: bool
+    incoming: Incoming,
+    k_BKTND: Tensor,
+    v_BKTND: Tensor,
+    past: PastBlocks | None,
+    *,
+    interpret: bool,
+    tiles: Tiles | None = None,
 ) -> Tensor:
-    """d_q (B, Q, T, N, D) in the dtype of the queries."""
+    """d_q (B, Q, T, N, D) in the dtype of the queries. The past is no ring: `autograd.attend` straightens it out."""
     from . import triton_backward
 
     k, v = alike(k_BKTND, v_BKTND)
-    tiles = _tiles("query_gradient", incoming.q_BQTND, interpret=interpret)
+    tiles = tiles or _tiles("query_gradient", incoming.q_BQTND, interpret=interpret)
     d_q = torch.empty_like(incoming.q_BQTND, memory_format=torch.contiguous_format)
     about_past = past_arguments(past, k, v)
     arguments = {
@@ -103,13 +117,19 @@ def query_gradient(
 
 
 def key_gradient(
-    incoming: Incoming, k_BKTND: Tensor, v_BKTND: Tensor, *, first_block: int, interpret: bool
+    incoming: Incoming,
+    k_BKTND: Tensor,
+    v_BKTND: Tensor,
+    *,
+    first_block: int,
+    interpret: bool,
+    tiles: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """d_k and d_v (B, K, T, N, D) of one memory of keys and values, whose blocks count from `first_block`."""
     from . import triton_backward
 
     k, v = alike(k_BKTND, v_BKTND)
-    tiles = _tiles("key_gradient", incoming.q_BQTND, interpret=interpret)
+    tiles = tiles or _tiles("key_gradient", incoming.q_BQTND, interpret=interpret)
     d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (k, v))
     col_ptr, row_idx = incoming.columns
     batch, blocks, tokens, heads, _ = k.shape

@@ -19,6 +19,7 @@ from torch import Tensor
 from ultraflash.kernels.launch import launch, tile_width
 
 from .layout import BlockGrid
+from .past import RingSpan
 from .selection import BlockSelection, SelectionRule
 
 TILE_TOKENS = 64
@@ -34,18 +35,20 @@ def select(
     *,
     cached_k_BCTND: Tensor | None,
     cached_k_scale_BCTN: Tensor | None,
+    span: RingSpan,
     interpret: bool,
 ) -> BlockSelection:
-    """Lists over cached blocks, then new blocks, with room for everything that is allowed."""
+    """Lists over the cached blocks of `span`, then new blocks, with room for everything that is allowed."""
     batch, query_blocks, _, heads, size = q_BQTND.shape
-    cached = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
+    cached = span.count
     key_blocks = cached + query_blocks
     q_means = q_BQTND.new_empty(batch, heads, query_blocks, size, dtype=torch.float32)
     k_means = q_BQTND.new_empty(batch, heads, key_blocks, size, dtype=torch.float32)
-    _pool(q_BQTND, None, q_means, first_block=0, interpret=interpret)
+    new = RingSpan(first=0, count=query_blocks)
+    _pool(q_BQTND, None, new, q_means, first_block=0, interpret=interpret)
     if cached_k_BCTND is not None and cached:
-        _pool(cached_k_BCTND, cached_k_scale_BCTN, k_means, first_block=0, interpret=interpret)
-    _pool(k_BQTND, None, k_means, first_block=cached, interpret=interpret)
+        _pool(cached_k_BCTND, cached_k_scale_BCTN, span, k_means, first_block=0, interpret=interpret)
+    _pool(k_BQTND, None, new, k_means, first_block=cached, interpret=interpret)
 
     window = _window(grid, rule, cached // grid.spatial_blocks)
     places = window["key_frames"] * window["window_rows"] * window["window_cols"]
@@ -80,16 +83,22 @@ def _window(grid: BlockGrid, rule: SelectionRule, cached_frames: int) -> dict[st
 
 
 def _pool(
-    x_BGTND: Tensor, scale_BGTN: Tensor | None, means_BNKD: Tensor, *, first_block: int, interpret: bool
+    x_BGTND: Tensor,
+    scale_BGTN: Tensor | None,
+    span: RingSpan,
+    means_BNKD: Tensor,
+    *,
+    first_block: int,
+    interpret: bool,
 ) -> None:
-    """Means of blocks, written into `means_BNKD` from `first_block` on."""
+    """Means of the blocks of a span, written into `means_BNKD` from `first_block` on."""
     from .triton_selection import block_means
 
     x = x_BGTND if x_BGTND.stride(-1) == 1 else x_BGTND.contiguous()
     scale = scale_BGTN
     if scale is not None and not scale[0].is_contiguous():
         scale = scale.contiguous()
-    batch, blocks, tokens, heads, size = x.shape
+    batch, places, tokens, heads, size = x.shape
     strides = {f"x_{name}": x.stride(axis) for axis, name in enumerate(("batch", "block", "token", "head"))}
     arguments = {
         "x_ptr": x,
@@ -97,17 +106,19 @@ def _pool(
         "mean_ptr": means_BNKD,
         **strides,
         "scale_batch": 0 if scale is None else scale.stride(0),
-        "blocks": blocks,
+        "blocks": span.count,
         "heads": heads,
         "first_block": first_block,
         "all_blocks": means_BNKD.shape[2],
+        "first_place": span.first,
+        "places": places,
         "T": tokens,
         "SIZE": size,
         "WIDTH": tile_width(size),
         "TILE_T": min(TILE_TOKENS, tile_width(tokens)),
         "QUANTIZED": scale is not None,
     }
-    launch(block_means, (batch * heads * blocks,), arguments, interpret=interpret)
+    launch(block_means, (batch * heads * span.count,), arguments, interpret=interpret)
 
 
 def _scores(

@@ -37,7 +37,7 @@ def attend(
     out = torch.empty_like(q)
     lse = torch.empty(batch, heads, query_blocks, tokens, dtype=torch.float32, device=q.device)
     if tiles is None:
-        narrow = past is not None and past.k_scale_BCTN is not None
+        narrow = past is not None and past.scales is not None
         name = "attend_forward_int8" if narrow else "attend_forward"
         tiles = INTERPRETED if interpret else tiles_for(name, q.device, q.dtype, tile_width(size))
     tile_m, tile_j = min(tiles.m, tile_width(tokens)), min(tiles.j, tile_width(tokens))
@@ -68,7 +68,7 @@ def attend(
 
 def past_arguments(past: PastBlocks | None, k: Tensor, v: Tensor) -> dict[str, object]:
     """Arguments about the cache; where there is none, the new keys stand in for pointers that are never read."""
-    if past is None or past.k_BCTND.shape[1] == 0:
+    if past is None or past.counted.count == 0:
         return {
             "cached_k_ptr": k,
             "cached_v_ptr": v,
@@ -77,13 +77,16 @@ def past_arguments(past: PastBlocks | None, k: Tensor, v: Tensor) -> dict[str, o
             **strides("cached", k),
             "scale_batch": 0,
             "cached_blocks": 0,
+            "cached_first": 0,
+            "ring_blocks": 0,
             "CACHED": False,
+            "RING": False,
             "QUANTIZED": False,
         }
-    cached_k, cached_v = alike(past.k_BCTND, past.v_BCTND)
+    cached_k, cached_v = alike(past.k_BRTND, past.v_BRTND)
     k_scale, v_scale = cached_k, cached_v
-    if past.k_scale_BCTN is not None and past.v_scale_BCTN is not None:
-        k_scale, v_scale = _contiguous_but_batch(past.k_scale_BCTN), _contiguous_but_batch(past.v_scale_BCTN)
+    if past.scales is not None:
+        k_scale, v_scale = (_contiguous_but_batch(scale) for scale in past.scales)
         if k_scale.stride(0) != v_scale.stride(0):
             k_scale, v_scale = k_scale.contiguous(), v_scale.contiguous()
     return {
@@ -93,9 +96,12 @@ def past_arguments(past: PastBlocks | None, k: Tensor, v: Tensor) -> dict[str, o
         "v_scale_ptr": v_scale,
         **strides("cached", cached_k),
         "scale_batch": k_scale.stride(0),
-        "cached_blocks": cached_k.shape[1],
+        "cached_blocks": past.counted.count,
+        "cached_first": past.counted.first,
+        "ring_blocks": cached_k.shape[1],
         "CACHED": True,
-        "QUANTIZED": past.k_scale_BCTN is not None,
+        "RING": past.span is not None,
+        "QUANTIZED": past.scales is not None,
     }
 
 

@@ -19,6 +19,9 @@ from .selection import BlockSelection
 CAPABILITY = (8, 9)
 """The first NVIDIA devices whose tensor cores take e4m3."""
 
+DEPTH = 32
+"""Tensor cores sum at least so many products of 8-bit numbers at a time: over channels, and over keys of a tile."""
+
 
 def attend(
     q_BQTND: Tensor,
@@ -68,7 +71,7 @@ def _launch(
     lse = torch.empty(batch, heads, query_blocks, tokens, dtype=torch.float32, device=q.device)
     if tiles is None:
         tiles = INTERPRETED if interpret else tiles_for("attend_fp8", q.device, FLOAT8, tile_width(size))
-    tile_m, tile_j = min(tiles.m, tile_width(tokens)), min(tiles.j, tile_width(tokens))
+    tile_m, tile_j = min(tiles.m, tile_width(tokens)), max(DEPTH, min(tiles.j, tile_width(tokens)))
     arguments = {
         "q_ptr": q,
         "k_ptr": k,
@@ -86,7 +89,7 @@ def _launch(
         "score_scale": LOG2_E / size**0.5,
         "T": tokens,
         "SIZE": size,
-        "WIDTH": tile_width(size),
+        "WIDTH": max(DEPTH, tile_width(size)),
         "TILE_M": tile_m,
         "TILE_J": tile_j,
         "PRECISION": dot_precision(FLOAT8, interpret=interpret),

@@ -6,12 +6,13 @@ block, D head size, S blocks of one frame block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .layout import BlockGrid, block_means
+from .past import RingSpan, span_of
 
 # What a ratio of zero or less means in the networks that were trained this way.
 _PAIRS_WITHOUT_RATIO = 4
@@ -47,6 +48,15 @@ class SelectionRule:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if self.ref_spatial_tokens is not None and self.ref_spatial_tokens < 1:
             raise ValueError(f"ref_spatial_tokens must be at least 1, got {self.ref_spatial_tokens}")
+
+    def thinned(self, share: float) -> SelectionRule:
+        """The rule that keeps this share, above 0 and at most 1, of the pairs."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share lies in (0, 1], got {share}")
+        if share == 1:
+            return self
+        top_k = max(1, round(self.top_k * share)) if self.top_k else self.top_k
+        return replace(self, ratio=self.ratio * share, top_k=top_k)
 
     def pairs(self, grid: BlockGrid) -> int:
         """Pairs that the threshold lets through per head and query frame block, ties aside."""
@@ -164,6 +174,7 @@ def selection_mask(
     rule: SelectionRule,
     *,
     cached_k_BCTND: Tensor | None = None,
+    cached_span: RingSpan | None = None,
 ) -> Tensor:
     """Choose key blocks by content among the allowed ones.
 
@@ -175,6 +186,7 @@ def selection_mask(
         q_BQTND: queries in block layout, (B, grid.n_blocks, block_tokens, N, D), after position encoding.
         k_BKTND: keys of the same tokens, same shape.
         cached_k_BCTND: keys of earlier frame blocks in the same layout, oldest first, or None.
+        cached_span: which of these blocks count, where they are a ring; None for all of them.
 
     Returns:
         bool (B, N, Q, K) with K = cached blocks + grid.n_blocks. No row is empty.
@@ -182,11 +194,13 @@ def selection_mask(
     Raises:
         ValueError: blocks do not match the grid.
     """
-    cached_blocks = 0 if cached_k_BCTND is None else cached_k_BCTND.shape[1]
+    span = span_of(cached_k_BCTND, cached_span)
+    cached_blocks = span.count
     check_blocks(q_BQTND, k_BKTND, cached_blocks, grid)
     key_means = block_means(k_BKTND)
     if cached_k_BCTND is not None:
-        key_means = torch.cat([block_means(cached_k_BCTND), key_means], dim=1)
+        past = [block_means(cached_k_BCTND[:, run]) for run in span.runs(cached_k_BCTND.shape[1])]
+        key_means = torch.cat([*past, key_means], dim=1)
     q_BNQD = block_means(q_BQTND).transpose(1, 2)
     k_BNDK = key_means.permute(0, 2, 3, 1)
     allowed_QK = allowed_pairs(grid, rule, cached_blocks // grid.spatial_blocks, q_BQTND.device)

@@ -4,8 +4,8 @@ Shape legend: B batch, N heads, Q query blocks, T tokens of a block, M queries a
 (batch, head, query block) triple.
 
 Keys and values are read where they lie: cached blocks and new blocks have their own base pointers and strides, and
-since the blocks of a row ascend, the cached ones come first. Cached keys and values may be int8 with a float32 scale
-per token and head.
+since the blocks of a row ascend, the cached ones come first. The cache may be a ring, and its keys and values int8 with
+a float32 scale per token and head.
 """
 
 import triton
@@ -23,7 +23,8 @@ def attend_listed(
     col_idx,
     start,
     stop,
-    first_block,
+    offset,
+    ring_blocks,
     k_base,
     v_base,
     k_scale_base,
@@ -38,13 +39,19 @@ def attend_listed(
     TILE_J: tl.constexpr,
     PRECISION: tl.constexpr,
     QUANTIZED: tl.constexpr,
+    RING: tl.constexpr,
 ):
-    """Attend to the blocks col_idx[start:stop]; the memory given begins with block `first_block`."""
+    """Attend to the blocks col_idx[start:stop]. Block b lies at place b + offset of the memory given, which with RING
+    goes on at its beginning after `ring_blocks` places.
+    """
     TILES: tl.constexpr = (T + TILE_J - 1) // TILE_J
     RAGGED: tl.constexpr = T % TILE_J != 0
     # One flat loop over tiles, since only an innermost loop is pipelined.
     for step in range(start * TILES, stop * TILES):
-        block = (tl.load(col_idx + step // TILES) - first_block).to(tl.int64)
+        place = tl.load(col_idx + step // TILES) + offset
+        if RING:
+            place = tl.where(place < ring_blocks, place, place - ring_blocks)
+        block = place.to(tl.int64)
         token = (step % TILES) * TILE_J
         k = load_tile(k_base + block * stride_block, stride_token, token, T, SIZE, WIDTH, TILE_J, RAGGED)
         v = load_tile(v_base + block * stride_block, stride_token, token, T, SIZE, WIDTH, TILE_J, RAGGED)
@@ -74,7 +81,8 @@ def count_below(col_idx, start, stop, limit):
     return count
 
 
-@triton.jit
+# The place moves on with every call, which must not compile the kernel anew.
+@triton.jit(do_not_specialize=["cached_first"])
 def attend_forward(
     q_ptr,
     k_ptr,
@@ -99,6 +107,8 @@ def attend_forward(
     heads,
     query_blocks,
     cached_blocks,
+    cached_first,
+    ring_blocks,
     score_scale,
     T: tl.constexpr,
     SIZE: tl.constexpr,
@@ -107,24 +117,23 @@ def attend_forward(
     TILE_J: tl.constexpr,
     PRECISION: tl.constexpr,
     CACHED: tl.constexpr,
+    RING: tl.constexpr,
     QUANTIZED: tl.constexpr,
 ):
     """One tile of queries of one row.
 
-    Queries and out are contiguous (B, Q, T, N, SIZE), lse is contiguous (B, N, Q, T) float32 in natural logarithm,
-    -inf where a row selects nothing. Scales are (B, cached blocks, T, N), contiguous but for B.
-    `score_scale` is log2(e) / sqrt(SIZE).
+    Queries and out are contiguous (B, Q, T, N, SIZE), lse (B, N, Q, T) float32 in natural logarithm, -inf where a row
+    selects nothing. The oldest of `cached_blocks` is at `cached_first` of `ring_blocks` places; with RING they go round
+    their end. Scales are (B, places, T, N), contiguous but for B. `score_scale` is log2(e) / sqrt(SIZE).
     """
     TILES: tl.constexpr = (T + TILE_M - 1) // TILE_M
     RAGGED: tl.constexpr = T % TILE_M != 0
     row = tl.program_id(0) // TILES
     token = (tl.program_id(0) % TILES) * TILE_M
-    block = row % query_blocks
     head = ((row // query_blocks) % heads).to(tl.int64)
     batch = (row // query_blocks // heads).to(tl.int64)
     stride = heads * SIZE
-    at = (batch * query_blocks + block) * T * stride + head * SIZE
-
+    at = (batch * query_blocks + row % query_blocks) * T * stride + head * SIZE
     q = load_tile(q_ptr + at, stride, token, T, SIZE, WIDTH, TILE_M, RAGGED)
     acc = tl.full([TILE_M, WIDTH], 0.0, tl.float32)
     highest = tl.full([TILE_M], float("-inf"), tl.float32)
@@ -136,19 +145,18 @@ def attend_forward(
         cached_at = batch * cached_batch + head * cached_head
         scale_at = batch * scale_batch + head
         acc, highest, total = attend_listed(
-            acc, highest, total, q, col_idx, start, split, 0,
+            acc, highest, total, q, col_idx, start, split, cached_first, ring_blocks,
             cached_k_ptr + cached_at, cached_v_ptr + cached_at, k_scale_ptr + scale_at, v_scale_ptr + scale_at,
             cached_block, cached_token, heads, score_scale,
-            T, SIZE, WIDTH, TILE_J, PRECISION, QUANTIZED,
+            T, SIZE, WIDTH, TILE_J, PRECISION, QUANTIZED, RING,
         )  # fmt: skip
         start = split
     new_at = batch * new_batch + head * new_head
     acc, highest, total = attend_listed(
-        acc, highest, total, q, col_idx, start, stop, cached_blocks,
+        acc, highest, total, q, col_idx, start, stop, -cached_blocks, ring_blocks,
         k_ptr + new_at, v_ptr + new_at, k_scale_ptr, v_scale_ptr, new_block, new_token, heads, score_scale,
-        T, SIZE, WIDTH, TILE_J, PRECISION, False,
+        T, SIZE, WIDTH, TILE_J, PRECISION, False, False,
     )  # fmt: skip
-
     # Nothing selected: zeros and -inf, without dividing by zero.
     divisor = tl.where(total > 0, total, 1.0)
     store_tile(out_ptr + at, stride, token, T, acc / divisor[:, None], SIZE, WIDTH, TILE_M, RAGGED)

@@ -12,7 +12,7 @@ import triton.language as tl
 from ultraflash.kernels.online_softmax import load_row, load_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_place"])
 def block_means(
     x_ptr,
     x_scale_ptr,
@@ -26,19 +26,26 @@ def block_means(
     heads,
     first_block,
     all_blocks,
+    first_place,
+    places,
     T: tl.constexpr,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     TILE_T: tl.constexpr,
     QUANTIZED: tl.constexpr,
 ):
-    """Mean over the tokens of one block of one head, into (B, N, all_blocks, SIZE) float32 from `first_block` on."""
+    """Mean over the tokens of one block of one head, into (B, N, all_blocks, SIZE) float32 from `first_block` on.
+
+    Blocks are read from `first_place` on, and at the beginning again after `places` of them.
+    """
     RAGGED: tl.constexpr = T % TILE_T != 0
     block = (tl.program_id(0) % blocks).to(tl.int64)
     head = ((tl.program_id(0) // blocks) % heads).to(tl.int64)
     batch = (tl.program_id(0) // blocks // heads).to(tl.int64)
-    base = x_ptr + batch * x_batch + block * x_block + head * x_head
-    scale_base = x_scale_ptr + batch * scale_batch + block * T * heads + head
+    place = block + first_place
+    place = tl.where(place < places, place, place - places)
+    base = x_ptr + batch * x_batch + place * x_block + head * x_head
+    scale_base = x_scale_ptr + batch * scale_batch + place * T * heads + head
     total = tl.full([WIDTH], 0.0, tl.float32)
     for token in range(0, T, TILE_T):
         tile = load_tile(base, x_token, token, T, SIZE, WIDTH, TILE_T, RAGGED).to(tl.float32)

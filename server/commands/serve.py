@@ -31,19 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "required"),
         help="whether requests need an API key: as soon as there is one (auto, the default), or always",
     )
+    parser.add_argument("--replicas", type=int, metavar="N", help="servers behind this address (default 1)")
+    parser.add_argument("--min-replicas", type=int, metavar="N", help="never fewer (default: --replicas)")
+    parser.add_argument(
+        "--max-replicas", type=int, metavar="N", help="as many while the queue is long (default: --replicas)"
+    )
     parser.add_argument("--log-format", choices=("text", "json"), help="form of log lines (default text)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(default info)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serves until stopped. Returns 0, or 2 when the engine cannot be loaded."""
-    import uvicorn
-
-    from ultraflash.server.app import create_app
     from ultraflash.server.keys.first_key import make_first_key
     from ultraflash.server.keys.store import any_keys
     from ultraflash.server.listen import address_of, listening_socket
     from ultraflash.server.logs import set_up_logging
+    from ultraflash.server.replicas.front_process import run_front
+    from ultraflash.server.serving import Serving
     from ultraflash.server.settings import check_binding, load_settings
 
     settings = load_settings(args.config, _options(args))
@@ -51,35 +55,14 @@ def run(args: argparse.Namespace) -> int:
     if file is not None and make_first_key(settings.data.database_url, file):
         print(f"ultraflash has made its first API key, which it wants from now on: {file}", flush=True)
     check_binding(settings.http, has_keys=any_keys(settings.data.database_url, settings.data.database_file))
-    set_up_logging("web", level=settings.log_level, form=settings.log_format)
+    several = settings.replicas.with_front
+    set_up_logging("front" if several else "web", level=settings.log_level, form=settings.log_format)
     listener = listening_socket(settings.http.host, settings.http.port)
-
-    def stop() -> None:
-        server.should_exit = True
-
-    app = create_app(settings, on_worker_failed=stop)
-    config = uvicorn.Config(
-        app,
-        ws_per_message_deflate=False,
-        ws_max_size=settings.http.max_message_bytes,
-        timeout_graceful_shutdown=3,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        lifespan="on",
-    )
-    server = uvicorn.Server(config)
+    serving = None if several else Serving(settings)
     served = settings.preset or "the best preset for this machine"
-    print(f"ultraflash serves {served} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return 0
-    status = app.state.server.supervisor.status
-    if status.state == "failed":
-        print(f"ultraflash: {status.message}", flush=True)
-        return 2
-    return 0
+    replicas = f", {settings.replicas.count} times" if several else ""
+    print(f"ultraflash serves {served}{replicas} at {address_of(listener)} (Ctrl-C stops it)", flush=True)
+    return run_front(settings, listener) if serving is None else serving.run(listener)
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,5 +76,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "log_format": args.log_format,
         "log_level": args.log_level,
         "stream.max_streams": args.max_streams,
+        "replicas.count": args.replicas,
+        "replicas.min": args.min_replicas,
+        "replicas.max": args.max_replicas,
     }
     return {name: value for name, value in named.items() if value is not None}

@@ -19,6 +19,8 @@ from ultraflash.server.logs import fields
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+# What is asked for at a time elsewhere: an answer takes long to come, whatever its length.
+REMOTE_BLOCK_BYTES = 4 * 2**20
 REFERENCE = ".reference"
 
 
@@ -36,13 +38,17 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         """Opens the place. Raises ``DataUnusable``."""
         try:
-            found = fsspec.core.url_to_fs(url)
+            # Other servers put videos there too, which a cached listing would not have.
+            found = fsspec.core.url_to_fs(url, use_listings_cache=False)
             self._files: Any = found[0]
             self._root = str(found[1]).rstrip("/")
             self._files.makedirs(self._root, exist_ok=True)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:
+            # Each kind of place has errors of its own, for instance for missing credentials.
             raise DataUnusable(
-                f"data.artifacts cannot be used: {error}. Give a folder, or a URL whose fsspec package is installed.",
+                f"data.artifacts cannot be used: {error}. Give a folder, or a URL whose fsspec package is installed; "
+                "s3:// needs pip install 'ultraflash[s3]' and, in the environment, what AWS's tools want: "
+                "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_ENDPOINT_URL for servers of others.",
                 param="data.artifacts",
             ) from error
 
@@ -53,6 +59,13 @@ class ArtifactStore:
     def put_reference(self, file: Path, digest: str) -> int:
         """Moves frames that videos start from to their place, anew if they are there; returns their bytes."""
         return self._move(file, self._reference(digest))
+
+    def reference_bytes(self, digest: str) -> int:
+        """Bytes of frames that videos start from. Raises ``VideoGone``."""
+        try:
+            return int(self._files.size(self._reference(digest)))
+        except FileNotFoundError as error:
+            raise VideoGone("What this starts from is no longer there; send the picture again.") from error
 
     def fetch_reference(self, digest: str, path: Path) -> None:
         """Copies frames that a video starts from to a file here. Raises ``VideoGone``."""
@@ -99,8 +112,9 @@ class ArtifactStore:
 
     def read(self, job_id: str, start: int, length: int) -> Iterator[bytes]:
         """Bytes ``start`` to ``start + length`` in pieces; the file is open already. Raises ``VideoGone``."""
+        block_bytes = CHUNK_BYTES if isinstance(self._files, LocalFileSystem) else REMOTE_BLOCK_BYTES
         try:
-            file = self._files.open(self._name(job_id), "rb", block_size=CHUNK_BYTES)
+            file = self._files.open(self._name(job_id), "rb", block_size=block_bytes)
         except FileNotFoundError as error:
             raise VideoGone("The file of this video is no longer there.") from error
         return _pieces(file, start, length)

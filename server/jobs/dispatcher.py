@@ -82,15 +82,22 @@ class JobDispatcher:
         self._running: Job | None = None
         self._life = self._sent_in_life = 0
         self._kept_at = 0.0
-        self._tidied_at = float("-inf")
+        self._recovered_at = self._tidied_at = float("-inf")
         self._change = asyncio.Event()
+
+    @property
+    def running_id(self) -> str | None:
+        """The job that the worker has now."""
+        return None if self._running is None else self._running.id
 
     def wake(self) -> None:
         """Something may be there to do."""
         self._tidings.put_nowait("wake")
 
-    def stop(self, job_id: str) -> None:
-        """Stops the work on a job that is not wanted any more; the store knows already."""
+    def stop(self, job_id: str, *, ended: bool) -> None:
+        """Stops the work on a job that is not wanted any more, which has ``ended`` it; the store knows already."""
+        if ended:
+            self._metrics.jobs_ended.labels(status="cancelled").inc()
         if self._running is not None and self._running.id == job_id:
             self._supervisor.send(CancelJob(job_id=job_id))
         self._tell_watchers()
@@ -149,6 +156,7 @@ class JobDispatcher:
     async def _step(self) -> None:
         await self._handle(await self._next_tiding())
         await self._keep_claim()
+        await self._take_over()
         await self._tidy()
         if self._running is None and self._supervisor.is_ready:
             await self._start_next()
@@ -165,7 +173,7 @@ class JobDispatcher:
             return
         if isinstance(tiding, WorkerLost):
             if self._sent_in_life < tiding.next_life:
-                await self._release(self._store.give_back, job.id, goes_on=True)
+                await self._release(self._give_back, job.id, goes_on=True)
         elif tiding.job_id != job.id:
             return
         elif isinstance(tiding, JobProgress):
@@ -224,9 +232,14 @@ class JobDispatcher:
             return
         self._metrics.jobs_ended.labels(status="completed").inc()
 
+    def _give_back(self, job_id: str) -> None:
+        if self._store.give_back(job_id):
+            self._metrics.jobs_ended.labels(status="failed").inc()
+
     def _fail(self, job_id: str, code: str, message: str) -> None:
-        self._metrics.jobs_ended.labels(status="failed").inc()
-        self._store.fail(job_id, code, message)
+        # Where the claim is lost the job is another server's, or over already, and was counted there.
+        if self._store.fail(job_id, code, message):
+            self._metrics.jobs_ended.labels(status="failed").inc()
 
     def _make_room(self, coming_bytes: int) -> None:
         for job_id in self._store.beyond_quota(coming_bytes):
@@ -289,14 +302,19 @@ class JobDispatcher:
         self._artifacts.fetch_reference(job.order.reference.id, path)
         return str(path)
 
-    async def _tidy(self) -> None:
-        if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
+    async def _take_over(self) -> None:
+        if time.monotonic() - self._recovered_at < min(TIDY_EVERY_S, self._store.limits.lease_s / 3):
             return
-        self._tidied_at = time.monotonic()
+        self._recovered_at = time.monotonic()
         running = None if self._running is None else self._running.id
         lost = await asyncio.to_thread(self._store.recover, running)
         if lost:
             log.warning("taken over from servers that are gone: %s", ", ".join(lost))
+
+    async def _tidy(self) -> None:
+        if time.monotonic() - self._tidied_at < TIDY_EVERY_S:
+            return
+        self._tidied_at = time.monotonic()
         await asyncio.to_thread(self._remove_old)
 
     def _remove_old(self) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import secrets
 
-from ultraflash.models.errors import UnknownPreset, UnknownSize
+from ultraflash.models.errors import UnknownPreset
 from ultraflash.server.errors import InvalidField, UnsupportedField, VideoGone, VideoNotReady
 from ultraflash.server.jobs.records import Cue, Job, Order, Reference
 from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
-from ultraflash.server.prompts import usable_prompt
-from ultraflash.server.worker.messages import WorkerReady
+from ultraflash.server.worker.messages import AUTO, WorkerReady
 
 DEFAULT_SECONDS = 4.0
 
@@ -31,11 +30,11 @@ def new_order(
         raise UnknownPreset(
             f"No model {wish.model!r} is loaded; this server runs {ready.model!r}.", param="model"
         )
-    width, height = picture_size(wish.size, ready)
+    width, height = _pixels(wish.size, ready)
     fps = wish.fps or ready.fps
     return Order(
         model=ready.model,
-        cues=(Cue(frame=0, prompt=usable_prompt(wish.prompt, ready)),),
+        cues=(Cue(frame=0, prompt=ready.check_prompt(wish.prompt)),),
         width=width,
         height=height,
         fps=fps,
@@ -50,7 +49,7 @@ def remix_order(source: Job, prompt: str, ready: WorkerReady) -> Order:
     order = _order_of_completed(source, ready)
     return Order(
         model=order.model,
-        cues=(Cue(frame=0, prompt=usable_prompt(prompt, ready)),),
+        cues=(Cue(frame=0, prompt=ready.check_prompt(prompt)),),
         width=order.width,
         height=order.height,
         fps=order.fps,
@@ -71,7 +70,7 @@ def extension_order(source: Job, prompt: str, seconds: str, ready: WorkerReady, 
     _check_length(frames, order.fps, max_seconds, what="The source and its extension together")
     return Order(
         model=order.model,
-        cues=(*order.cues, Cue(frame=order.frames, prompt=usable_prompt(prompt, ready))),
+        cues=(*order.cues, Cue(frame=order.frames, prompt=ready.check_prompt(prompt))),
         width=order.width,
         height=order.height,
         fps=order.fps,
@@ -82,9 +81,16 @@ def extension_order(source: Job, prompt: str, seconds: str, ready: WorkerReady, 
 
 
 def replay_order(
-    log: ReplayLog, size: str | None, seconds: str | None, ready: WorkerReady, max_seconds: float
+    log: ReplayLog,
+    size: str | None,
+    seconds: str | None,
+    ready: WorkerReady,
+    max_seconds: float,
+    reference: Reference | None = None,
 ) -> Order:
     """The order of a session as a video: the same frames where the session kept the video's size throughout.
+
+    ``reference`` is what the log's image is here.
 
     Raises ``UnknownPreset``, ``UnknownSize``, ``InvalidField``, ``EmptyPrompt`` or ``PromptTooLong``.
     """
@@ -92,7 +98,7 @@ def replay_order(
         raise UnknownPreset(
             f"The session was made by {log.model!r}, and this server runs {ready.model!r}.", param="replay"
         )
-    width, height = _replay_size(log, ready) if size is None else picture_size(size, ready)
+    width, height = _replay_size(log, ready) if size is None else _pixels(size, ready)
     if seconds is None:
         frames = log.frames
         if frames == 0:
@@ -108,13 +114,14 @@ def replay_order(
         fps=log.fps,
         frames=frames,
         seed=log.seed,
+        reference=reference,
     )
 
 
 def _replay_size(log: ReplayLog, ready: WorkerReady) -> tuple[int, int]:
     """The largest size that a session had."""
-    shown = [picture_size(event.size, ready) for event in log.events if event.size is not None]
-    return max(shown, key=lambda size: size[0] * size[1], default=picture_size(None, ready))
+    shown = [_pixels(event.size, ready) for event in log.events if event.size is not None]
+    return max(shown, key=lambda size: size[0] * size[1], default=_pixels(None, ready))
 
 
 def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
@@ -135,7 +142,7 @@ def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
         cues.append(
             Cue(
                 frame=frame,
-                prompt=usable_prompt(event.prompt, ready),
+                prompt=ready.check_prompt(event.prompt),
                 transition=event.transition,
                 groups=event.groups,
                 restarts=event.restarted and frame > 0,
@@ -146,15 +153,10 @@ def _replay_cues(log: ReplayLog, ready: WorkerReady) -> list[Cue]:
     return cues
 
 
-def picture_size(text: str | None, ready: WorkerReady) -> tuple[int, int]:
+def _pixels(text: str | None, ready: WorkerReady) -> tuple[int, int]:
     """Width and height of a size by name or as ``WxH``. Raises ``UnknownSize``."""
-    wanted = (text or "auto").strip().lower()
-    wanted = ready.default_size.lower() if wanted == "auto" else wanted
-    for name, width, height in ready.sizes:
-        if wanted in (name.lower(), f"{width}x{height}"):
-            return width, height
-    choices = ", ".join(f"{width}x{height} ({name})" for name, width, height in ready.sizes)
-    raise UnknownSize(f"{ready.model} cannot make the size {text!r}; it makes {choices}.", param="size")
+    size = ready.size(text or AUTO)
+    return size.width, size.height
 
 
 def _order_of_completed(source: Job, ready: WorkerReady) -> Order:

@@ -14,12 +14,13 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
-    MetaData,
     RowMapping,
     String,
     Table,
     Text,
 )
+
+from ultraflash.server.database import METADATA
 
 JobState = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 WAITING: tuple[JobState, ...] = ("queued", "in_progress")
@@ -27,12 +28,11 @@ FINAL: tuple[JobState, ...] = ("completed", "failed", "cancelled")
 # Estimated for the room that a job is promised; natural pictures at the quality of files take about half.
 BYTES_PER_PIXEL = 0.04
 
-_metadata = MetaData()
 _number = BigInteger().with_variant(Integer, "sqlite")
 
 JOBS = Table(
     "jobs",
-    _metadata,
+    METADATA,
     Column("number", _number, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("state", String(16), nullable=False),
@@ -67,7 +67,7 @@ JOBS = Table(
 
 EVENTS = Table(
     "job_events",
-    _metadata,
+    METADATA,
     Column("number", _number, primary_key=True, autoincrement=True),
     Column("job_id", String(64), nullable=False),
     Column("at", Float, nullable=False),
@@ -76,7 +76,7 @@ EVENTS = Table(
     Index("job_events_by_job", "job_id", "number"),
 )
 
-METADATA = _metadata
+JOB_TABLES = (JOBS, EVENTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +84,13 @@ class Cue:
     """A prompt in force from the first group that starts at or after ``frame``.
 
     Attributes:
-        transition, groups: how it comes: at once, or in equal steps over so many groups.
+        transition, groups: how it comes: at once, or by a fade or a blend over so many groups.
         restarts: the engine's stream begins anew at ``frame``, as one did whose worker had died.
     """
 
     frame: int
     prompt: str
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: int = 1
     restarts: bool = False
 

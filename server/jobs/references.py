@@ -1,4 +1,4 @@
-"""Uploads that videos start from: taken from the request, read by the worker, kept beside the videos."""
+"""Uploads that videos and sessions start from: taken from the request, read by the worker, kept beside the videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import hashlib
 import itertools
 import logging
 import secrets
+import threading
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from ultraflash.server.errors import InvalidField, NotReady, QueueFull, ReferenceRefused
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.records import Reference
-from ultraflash.server.jobs.store import JobStore
-from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES, demuxer_of
+from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES, Kinds
 from ultraflash.server.settings import JobSettings
 from ultraflash.server.worker.messages import ReadReference, ReferenceRead
 from ultraflash.server.worker.supervisor import WorkerSupervisor
@@ -61,49 +64,110 @@ def uploaded(value: Any) -> bytes | None:
 
 
 class References:
-    """Reads uploads and keeps their frames for as long as a job needs them."""
+    """Reads uploads and keeps their frames for as long as something needs them.
+
+    Args:
+        in_use: ids of those that something stored needs. Blocking.
+        folder: of uploads while they are read.
+    """
 
     def __init__(
         self,
         supervisor: WorkerSupervisor,
         artifacts: ArtifactStore,
-        store: JobStore,
+        in_use: Callable[[], Set[str]],
         folder: Path,
         settings: JobSettings,
     ) -> None:
         self._supervisor = supervisor
         self._artifacts = artifacts
-        self._store = store
+        self._in_use = in_use
         self._folder = folder
         self._settings = settings
         self._numbers = itertools.count()
         self._open: dict[int, asyncio.Future[ReferenceRead | None]] = {}
+        self._reading = 0
+        # By requests of this server that are not answered yet; whoever removes frames has the lock.
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
-    async def take(self, value: Any, model: str) -> Reference | None:
-        """Reads and keeps what a request has as ``input_reference``, None if it has nothing there.
+    @asynccontextmanager
+    async def taken(self, value: Any, model: str) -> AsyncIterator[Reference | None]:
+        """Reads what a request has as ``input_reference``, None if it has nothing there, and keeps it for the block.
 
         Raises ``InvalidField``, ``ReferenceRefused``, ``QueueFull`` or ``NotReady``.
         """
         upload = await run_in_threadpool(uploaded, value)
         if upload is None:
-            return None
-        demuxer = demuxer_of(upload[:HEAD_BYTES])
+            yield None
+            return
+        async with self.read(upload, model, ACCEPTED) as reference:
+            yield reference
+
+    @asynccontextmanager
+    async def read(self, upload: bytes, model: str, kinds: Kinds) -> AsyncIterator[Reference]:
+        """Reads an upload of one of these kinds and keeps it for the block, and behind it while something needs it.
+
+        Raises ``ReferenceRefused``, ``QueueFull`` or ``NotReady``.
+        """
+        demuxer = kinds.demuxer_of(upload[:HEAD_BYTES])
         if demuxer is None:
-            raise ReferenceRefused(
-                "bad_reference", f"{FIELD} is of a kind that is not read. Send {ACCEPTED}."
-            )
-        if len(self._open) >= MAX_WAITING:
-            raise QueueFull(f"{MAX_WAITING} uploads are being read already; try again.", retry_after_s=5)
+            raise ReferenceRefused("bad_reference", f"The file is of a kind that is not read. Send {kinds}.")
         digest = hashlib.sha256(f"{model}\0".encode() + upload).hexdigest()
+        async with self.held(digest):
+            with self._place():
+                size = await self._read_and_put(upload, demuxer, digest)
+            # Megabytes, and the block may last.
+            del upload
+            yield Reference(id=digest, bytes=size)
+
+    @asynccontextmanager
+    async def held(self, reference_id: str | None) -> AsyncIterator[None]:
+        """Removes frames in no case while the block runs, and behind it unless something stored needs them."""
+        if reference_id is None:
+            yield
+            return
+        await run_in_threadpool(self._hold, reference_id)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(self._let_go, reference_id)
+
+    async def find(self, reference_id: str) -> Reference:
+        """Frames that are held and were read before. Raises ``VideoGone`` where they have gone."""
+        size = await run_in_threadpool(self._artifacts.reference_bytes, reference_id)
+        return Reference(id=reference_id, bytes=size)
+
+    async def fetch(self, reference: Reference) -> Path:
+        """A copy of frames in the folder of uploads, which is the caller's to remove. Raises ``VideoGone``."""
+        path = self._folder / f"{secrets.token_hex(8)}.npy"
+        await run_in_threadpool(self.bring, reference.id, path)
+        return path
+
+    def bring(self, reference_id: str, path: Path) -> None:
+        """Copies frames to a file. Blocking. Raises ``VideoGone``."""
+        self._artifacts.fetch_reference(reference_id, path)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of few at a time, counted before anything is waited for. Raises ``QueueFull``."""
+        if self._reading >= MAX_WAITING:
+            raise QueueFull(f"{MAX_WAITING} uploads are being read already; try again.", retry_after_s=5)
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
+
+    async def _read_and_put(self, upload: bytes, demuxer: str, digest: str) -> int:
         path = self._folder / secrets.token_hex(8)
         frames = path.with_suffix(".npy")
         try:
             await run_in_threadpool(self._write, path, upload)
             await self._read(path, demuxer, frames)
-            size = await run_in_threadpool(self._artifacts.put_reference, frames, digest)
+            return await run_in_threadpool(self._artifacts.put_reference, frames, digest)
         finally:
             await run_in_threadpool(_remove, path, frames)
-        return Reference(id=digest, bytes=size)
 
     def _write(self, path: Path, upload: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -151,20 +215,37 @@ class References:
                 answer.set_result(None)
 
     def release(self, reference: Reference | None) -> None:
-        """Removes frames that no job needs any more. Blocking."""
-        if reference is not None and reference.id not in self._store.references_in_use():
-            self._artifacts.remove_reference(reference.id)
+        """Removes frames that nothing needs any more. Blocking."""
+        if reference is not None:
+            with self._lock:
+                self._remove_unless_needed(reference.id)
 
     def tidy(self) -> None:
         """Removes what requests that were broken off have left. Blocking."""
         old = time.time() - STALE_S
-        in_use = self._store.references_in_use()
+        in_use = self._in_use()
         for digest, changed_at in self._artifacts.references():
             if digest not in in_use and changed_at < old:
-                self._artifacts.remove_reference(digest)
+                with self._lock:
+                    self._remove_unless_needed(digest)
         for file in self._folder.glob("*"):
             if file.stat().st_mtime < old:
                 file.unlink(missing_ok=True)
+
+    def _hold(self, reference_id: str) -> None:
+        with self._lock:
+            self._held[reference_id] += 1
+
+    def _let_go(self, reference_id: str) -> None:
+        with self._lock:
+            self._held[reference_id] -= 1
+            if not self._held[reference_id]:
+                del self._held[reference_id]
+                self._remove_unless_needed(reference_id)
+
+    def _remove_unless_needed(self, reference_id: str) -> None:
+        if reference_id not in self._held and reference_id not in self._in_use():
+            self._artifacts.remove_reference(reference_id)
 
 
 def _remove(*files: Path) -> None:

@@ -15,16 +15,13 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from ultraflash.models.errors import UltraflashError
 from ultraflash.server.errors import DataUnusable, NotReady, UnsupportedField
 from ultraflash.server.jobs.artifacts import ArtifactStore, sha256_of
-from ultraflash.server.jobs.database import open_database
 from ultraflash.server.jobs.dispatcher import JobDispatcher
 from ultraflash.server.jobs.orders import extension_order, new_order, remix_order, replay_order
-from ultraflash.server.jobs.ownership import own_name
 from ultraflash.server.jobs.records import Job, Lineage, Order
 from ultraflash.server.jobs.references import References
-from ultraflash.server.jobs.store import Idempotency, JobStore, StoreLimits
+from ultraflash.server.jobs.store import Idempotency, JobStore
 from ultraflash.server.jobs.tails import Tails
 from ultraflash.server.jobs.wire import CreateVideo, ExtendVideo, ReplaySession, Video, video_of
 from ultraflash.server.jobs.work_folders import WorkFolders
@@ -43,38 +40,38 @@ LONGEST_RETRY_S = 300
 
 
 class JobService:
-    """Jobs as the routes see them. Opening it opens the database; ``running`` makes it work."""
+    """Jobs as the routes see them; ``running`` makes it work."""
 
     def __init__(
-        self, settings: Settings, supervisor: WorkerSupervisor, metrics: Metrics, sessions: SessionLogs
+        self,
+        settings: Settings,
+        supervisor: WorkerSupervisor,
+        metrics: Metrics,
+        *,
+        me: str,
+        store: JobStore,
+        artifacts: ArtifactStore,
+        references: References,
+        sessions: SessionLogs,
     ) -> None:
-        """Opens the database and the place of the videos. Raises ``DataUnusable``."""
+        """``me`` is the name of this life of this server. Raises ``DataUnusable``."""
         self.settings = settings.jobs
+        self.store = store
+        self.artifacts = artifacts
+        self.references = references
         self._sessions = sessions
         self._supervisor = supervisor
-        me = own_name()
         data = settings.data
-        limits = StoreLimits(
-            max_queued=settings.jobs.max_queued,
-            quota_bytes=data.quota_bytes,
-            max_attempts=settings.jobs.max_attempts,
-            lease_s=settings.jobs.lease_s,
-            expire_after_s=settings.jobs.expire_after_s,
-        )
         try:
             data.work_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataUnusable(f"The data folder cannot be used: {error}.", param="data.folder") from error
-        self.store = JobStore(open_database(data.database_url), limits, me=me)
-        self.artifacts = ArtifactStore(data.artifacts_url)
         tails = Tails(data.tails_folder)
-        folders = WorkFolders(data.work_folder, me, tails)
-        references = References(supervisor, self.artifacts, self.store, data.uploads_folder, settings.jobs)
         self.dispatcher = JobDispatcher(
-            self.store,
-            self.artifacts,
+            store,
+            artifacts,
             supervisor,
-            folders,
+            WorkFolders(data.work_folder, me, tails),
             tails,
             references,
             metrics,
@@ -92,21 +89,16 @@ class JobService:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
             await self.dispatcher.close()
-            self.store.close()
 
     async def create(self, wish: CreateVideo, key: str | None, caller: Caller) -> Job:
         """Queues a new video. Raises what ``new_order`` and ``JobStore.create`` do."""
         ready = self._able()
         # First without what it starts from, so that nothing is read for a wish that cannot be fulfilled.
         new_order(wish, ready, self.settings.max_seconds)
-        reference = await self.dispatcher.references.take(wish.input_reference, ready.model)
-        order = new_order(wish, ready, self.settings.max_seconds, reference)
-        named = wish.model_copy(update={"input_reference": reference and reference.id})
-        try:
+        async with self.references.taken(wish.input_reference, ready.model) as reference:
+            order = new_order(wish, ready, self.settings.max_seconds, reference)
+            named = wish.model_copy(update={"input_reference": reference and reference.id})
             return await self._queue(order, Lineage(), _idempotency(key, "create", named, caller), caller)
-        except UltraflashError:
-            await run_in_threadpool(self.dispatcher.references.release, reference)
-            raise
 
     async def remix(self, source_id: str, prompt: str, key: str | None, caller: Caller) -> Job:
         """Queues a completed video under another prompt."""
@@ -127,15 +119,19 @@ class JobService:
     async def replay(self, session_id: str, wish: ReplaySession, key: str | None, caller: Caller) -> Job:
         """Queues a session as a video, by its own log or by the one that is known here.
 
-        Raises ``UnknownSession``, ``BadToken``, or what ``replay_order`` does.
+        Raises ``UnknownSession``, ``BadToken``, ``VideoGone`` where the picture has gone that the session started
+        from, or what ``replay_order`` does.
         """
         log = wish.replay
         if log is None:
             log = await run_in_threadpool(self._sessions.find, session_id, wish.token, caller.key_id)
-        order = replay_order(log, wish.size, wish.seconds, self._able(), self.settings.max_seconds)
-        return await self._queue(
-            order, Lineage(), _idempotency(key, f"replay {session_id}", wish, caller), caller
-        )
+        async with self.references.held(log.image):
+            reference = None if log.image is None else await self.references.find(log.image)
+            order = replay_order(
+                log, wish.size, wish.seconds, self._able(), self.settings.max_seconds, reference
+            )
+            idempotency = _idempotency(key, f"replay {session_id}", wish, caller)
+            return await self._queue(order, Lineage(), idempotency, caller)
 
     async def check_owner(self, job_id: str, caller: Caller) -> None:
         """Raises ``UnknownVideo`` for a video that is another caller's."""
@@ -155,16 +151,16 @@ class JobService:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job; its work stops within a group."""
-        job = await run_in_threadpool(self.store.cancel, job_id)
-        self.dispatcher.stop(job_id)
+        job, ended = await run_in_threadpool(self.store.cancel, job_id)
+        self.dispatcher.stop(job_id, ended=ended)
         return job
 
     async def delete(self, job_id: str) -> None:
         """Forgets a job, its work and its file."""
         job = await run_in_threadpool(self.store.delete, job_id)
-        self.dispatcher.stop(job_id)
+        self.dispatcher.stop(job_id, ended=not job.over)
         await run_in_threadpool(self.dispatcher.remove_files, job_id)
-        await run_in_threadpool(self.dispatcher.references.release, job.order.reference)
+        await run_in_threadpool(self.references.release, job.order.reference)
 
     async def described(self, job: Job) -> Video:
         """A job with its place in the queue and the time it will take."""
@@ -184,6 +180,16 @@ class JobService:
     ) -> Job:
         for prompt in order.prompts:
             check_prompt_length(prompt, caller)
+        if order.reference is None:
+            return await self._create(order, lineage, idempotency, caller)
+        async with self.references.held(order.reference.id):
+            # It may have gone with the last video that needed it, just before it was held.
+            await self.references.find(order.reference.id)
+            return await self._create(order, lineage, idempotency, caller)
+
+    async def _create(
+        self, order: Order, lineage: Lineage, idempotency: Idempotency | None, caller: Caller
+    ) -> Job:
         await asyncio.gather(*(self.dispatcher.prompts.check(prompt) for prompt in order.prompts))
         retry_after_s = await self._retry_after()
         job = await run_in_threadpool(

@@ -7,14 +7,13 @@ changes nothing.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, Float, and_, cast, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ultraflash.server.errors import (
@@ -26,29 +25,23 @@ from ultraflash.server.errors import (
     UnknownVideo,
     VideoTooLarge,
 )
-from ultraflash.server.jobs.database import READING
+from ultraflash.server.jobs.catalogue import Clock, JobCatalogue, StoreLimits, job_in
 from ultraflash.server.jobs.key_limits import check_key
-from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.records import (
     EVENTS,
     FINAL,
     JOBS,
     WAITING,
-    WITH_REFERENCE,
     Job,
-    JobEvent,
     Lineage,
     Order,
     Reference,
-    event_of,
     job_of,
     script_json,
     script_of,
 )
 from ultraflash.server.keys.records import ANYBODY, Caller
-
-_ID = re.compile(r"video_[0-9a-f]{24}")
-Clock = Callable[[], float]
+from ultraflash.server.ownership import surely_gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,30 +52,13 @@ class Idempotency:
     request_hash: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreLimits:
-    """What a store takes: jobs that wait, bytes of all videos, lives of the worker without progress."""
-
-    max_queued: int
-    quota_bytes: int
-    max_attempts: int
-    lease_s: float
-    expire_after_s: float
-
-
-class JobStore:
-    """Blocking; called from threads. ``me`` is the name under which this server claims jobs."""
+class JobStore(JobCatalogue):
+    """The catalogue, and what changes in it. ``me`` is the name under which this server claims jobs."""
 
     def __init__(self, engine: Engine, limits: StoreLimits, *, me: str, clock: Clock = time.time) -> None:
-        self.limits = limits
+        super().__init__(engine, limits, clock)
         self._engine = engine
-        self._reader = engine.execution_options(**{READING: True})
         self._me = me
-        self._clock = clock
-
-    def close(self) -> None:
-        """Lets the connections go."""
-        self._engine.dispose()
 
     def create(
         self,
@@ -120,67 +96,6 @@ class JobStore:
             )
         return made
 
-    def get(self, job_id: str) -> Job:
-        """One job. Raises ``UnknownVideo``."""
-        with self._reader.begin() as connection:
-            return _job(connection, job_id)
-
-    def check_owner(self, job_id: str, caller: Caller) -> None:
-        """Raises ``UnknownVideo`` for a job that is another one's, as for one that is not there."""
-        with self._reader.begin() as connection:
-            _own_job(connection, job_id, caller)
-
-    def page(
-        self, *, after: str | None, limit: int, newest_first: bool, caller: Caller = ANYBODY
-    ) -> tuple[list[Job], bool]:
-        """The caller's jobs in the order of arrival behind ``after``, and whether more follow.
-
-        Raises ``UnknownVideo``.
-        """
-        with self._reader.begin() as connection:
-            query = (
-                select(JOBS)
-                .where(JOBS.c.key_id == caller.key_id)
-                .order_by(JOBS.c.number.desc() if newest_first else JOBS.c.number)
-                .limit(limit + 1)
-            )
-            if after is not None:
-                number = _own_job(connection, after, caller, param="after").number
-                query = query.where(JOBS.c.number < number if newest_first else JOBS.c.number > number)
-            rows = connection.execute(query).mappings().all()
-        return [job_of(row) for row in rows[:limit]], len(rows) > limit
-
-    def events(self, job_id: str, *, after: int = 0) -> list[JobEvent]:
-        """The log of a job behind the event numbered ``after``."""
-        query = select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.number > after)
-        with self._reader.begin() as connection:
-            rows = connection.execute(query.order_by(EVENTS.c.number)).mappings().all()
-        return [event_of(row) for row in rows]
-
-    def id_of_file(self, file_sha256: str, caller: Caller = ANYBODY) -> str | None:
-        """The caller's newest job that has made this very file."""
-        query = select(JOBS.c.id).where(JOBS.c.file_sha256 == file_sha256, JOBS.c.key_id == caller.key_id)
-        with self._reader.begin() as connection:
-            newest = query.order_by(JOBS.c.number.desc()).limit(1)
-            return connection.execute(newest).scalar_one_or_none()
-
-    def is_waiting(self, job_id: str) -> bool:
-        """Whether a job is there and not over."""
-        query = select(func.count()).where(JOBS.c.id == job_id, JOBS.c.state.in_(WAITING))
-        with self._reader.begin() as connection:
-            return connection.execute(query).scalar_one() > 0
-
-    def work_before(self, job: Job | None = None) -> tuple[int, float]:
-        """Jobs ahead of this one, or of one that would come now, and the pixels that they have yet to make."""
-        # As floating point from the start: the product does not fit an integer of PostgreSQL.
-        pixels = cast(JOBS.c.width, Float) * JOBS.c.height * (JOBS.c.frames - JOBS.c.frames_done)
-        query = select(func.count(), func.coalesce(func.sum(pixels), 0.0)).where(JOBS.c.state.in_(WAITING))
-        if job is not None:
-            query = query.where(JOBS.c.number < job.number)
-        with self._reader.begin() as connection:
-            count, work = connection.execute(query).one()
-        return int(count), float(work)
-
     def claim(self, model: str) -> Job | None:
         """Takes the oldest queued job of a model, if there is one; nobody else gets it then."""
         now = self._clock()
@@ -195,7 +110,7 @@ class JobStore:
             job_id = connection.execute(oldest).scalar_one_or_none()
             if job_id is None:
                 return None
-            job = _job(connection, job_id)
+            job = job_in(connection, job_id)
             self._set(
                 connection,
                 job_id,
@@ -206,7 +121,7 @@ class JobStore:
                 frames_done=0,
             )
             self._log(connection, job_id, "in_progress", progress=0)
-            return _job(connection, job_id)
+            return job_in(connection, job_id)
 
     def keep(self, job_id: str, frames_done: int) -> bool:
         """Renews the claim and notes how far the job is. Returns whether the claim still holds."""
@@ -219,7 +134,7 @@ class JobStore:
                 "frames_done": frames_done,
             }
             self._set(connection, job_id, **values)
-            after = _job(connection, job_id)
+            after = job_in(connection, job_id)
             if after.progress != job.progress:
                 self._log(connection, job_id, "progress", progress=after.progress, frames=frames_done)
             return True
@@ -252,20 +167,24 @@ class JobStore:
             self._fail(connection, job_id, code, message)
             return True
 
-    def give_back(self, job_id: str) -> None:
-        """The worker died on the job: it goes back to its place in the queue, or fails when it did so too often."""
+    def give_back(self, job_id: str) -> bool:
+        """The worker died on the job: it goes back to its place in the queue, or fails when it did so too often.
+
+        Returns whether it has failed.
+        """
         with self._engine.begin() as connection:
             job = self._mine(connection, job_id)
             if job is None:
-                return
+                return False
             row = connection.execute(select(JOBS.c.furthest_frame).where(JOBS.c.id == job_id)).scalar_one()
             attempts = 1 if job.frames_done > row else job.attempts + 1
             self._set(connection, job_id, attempts=attempts, furthest_frame=max(row, job.frames_done))
             if attempts >= self.limits.max_attempts:
                 died = f"The worker died {attempts} times on this video without getting further."
                 self._fail(connection, job_id, JobFault.code, died)
-            else:
-                self._requeue(connection, job_id)
+                return True
+            self._requeue(connection, job_id)
+            return False
 
     def recover(self, running: str | None) -> list[str]:
         """Puts the jobs of servers that are gone back into the queue; returns their ids.
@@ -286,54 +205,29 @@ class JobStore:
                 self._requeue(connection, job_id)
         return lost
 
-    def cancel(self, job_id: str) -> Job:
-        """Ends a job that is not over; a cancelled one stays as it is. Raises ``UnknownVideo``, ``NotCancellable``."""
+    def cancel(self, job_id: str) -> tuple[Job, bool]:
+        """Ends a job that is not over; a cancelled one stays as it is.
+
+        Returns the job, and whether this has ended it. Raises ``UnknownVideo`` or ``NotCancellable``.
+        """
         with self._engine.begin() as connection:
-            job = _job(connection, job_id, lock=True)
+            job = job_in(connection, job_id, lock=True)
             if job.state == "cancelled":
-                return job
+                return job, False
             if job.over:
                 raise NotCancellable(
                     f"The job is {job.state}; only one that is queued or in progress can be cancelled."
                 )
             self._finish(connection, job_id, "cancelled", room_bytes=0)
             self._log(connection, job_id, "cancelled", progress=job.progress)
-            return _job(connection, job_id)
+            return job_in(connection, job_id), True
 
     def delete(self, job_id: str) -> Job:
         """Forgets a job; returns what it was. Raises ``UnknownVideo``."""
         with self._engine.begin() as connection:
-            job = _job(connection, job_id, lock=True)
+            job = job_in(connection, job_id, lock=True)
             _erase(connection, [job_id])
             return job
-
-    def expired(self) -> list[str]:
-        """Jobs whose file is to go by now."""
-        query = select(JOBS.c.id).where(JOBS.c.has_file, JOBS.c.expires_at <= self._clock())
-        with self._reader.begin() as connection:
-            return list(connection.execute(query.order_by(JOBS.c.number)).scalars())
-
-    def references_in_use(self) -> set[str]:
-        """Ids of what jobs start from that are to be made yet, or can be gone on from."""
-        needed = or_(JOBS.c.state.in_(WAITING), JOBS.c.has_file)
-        query = select(JOBS.c.cues).where(needed, JOBS.c.cues.startswith(WITH_REFERENCE))
-        with self._reader.begin() as connection:
-            scripts = [script_of(text) for text in connection.execute(query).scalars()]
-        return {reference.id for _, reference in scripts if reference is not None}
-
-    def beyond_quota(self, coming_bytes: int) -> list[str]:
-        """The oldest finished jobs whose files have to go so that ``coming_bytes`` more fit."""
-        query = select(JOBS.c.id, JOBS.c.room_bytes).where(JOBS.c.has_file).order_by(JOBS.c.completed_at)
-        with self._reader.begin() as connection:
-            files = connection.execute(query).all()
-        excess = sum(row.room_bytes for row in files) + coming_bytes - self.limits.quota_bytes
-        going = []
-        for row in files:
-            if excess <= 0:
-                break
-            going.append(row.id)
-            excess -= row.room_bytes
-        return going
 
     def file_removed(self, job_id: str, reason: Literal["expired", "made room"]) -> Reference | None:
         """Notes that the file is no longer there; returns what its job started from."""
@@ -405,7 +299,7 @@ class JobStore:
         }
         connection.execute(insert(JOBS).values(row))
         self._log(connection, job_id, "queued", progress=0)
-        return _job(connection, job_id)
+        return job_in(connection, job_id)
 
     def _mine(self, connection: Connection, job_id: str) -> Job | None:
         """The job, locked, while this server's claim on it holds."""
@@ -440,28 +334,6 @@ class JobStore:
     def _log(self, connection: Connection, job_id: str, kind: str, **data: Any) -> None:
         row = {"job_id": job_id, "at": self._clock(), "kind": kind, "data": json.dumps(data)}
         connection.execute(insert(EVENTS).values(row))
-
-
-def _job(connection: Connection, job_id: str, *, lock: bool = False, param: str | None = None) -> Job:
-    query = select(JOBS).where(JOBS.c.id == job_id)
-    row = None
-    # Not everything that a path can hold can be asked for in PostgreSQL.
-    if _ID.fullmatch(job_id):
-        row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
-    if row is None:
-        raise _unknown(job_id, param)
-    return job_of(row)
-
-
-def _own_job(connection: Connection, job_id: str, caller: Caller, *, param: str | None = None) -> Job:
-    job = _job(connection, job_id, param=param)
-    if job.key_id != caller.key_id:
-        raise _unknown(job_id, param)
-    return job
-
-
-def _unknown(job_id: str, param: str | None) -> UnknownVideo:
-    return UnknownVideo(f"There is no video {job_id!r}; it may have been deleted.", param=param)
 
 
 def _replayed(connection: Connection, idempotency: Idempotency) -> Job | None:

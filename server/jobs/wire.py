@@ -12,7 +12,7 @@ MAX_SEED = 2**63 - 1
 MAX_FPS = 60
 MAX_FRAMES = 1_000_000
 MAX_PTS_US = 1e15
-MAX_BLEND_GROUPS = 64
+MAX_SPREAD_GROUPS = 64
 MAX_REPLAY_EVENTS = 1000
 
 
@@ -103,8 +103,13 @@ class ReplayEvent(_Request):
     group: int = Field(ge=0, description="Number of that frame's group in the engine's stream.")
     prompt: str | None = None
     size: str | None = None
-    transition: Literal["cut", "blend"] = "cut"
-    groups: int = Field(default=1, ge=1, le=MAX_BLEND_GROUPS, description="Over which a blend is spread.")
+    sr_share: float = Field(
+        default=1.0, gt=0, le=1, description="Of the attention of super-resolution; a replay keeps all of it."
+    )
+    transition: Literal["cut", "fade", "blend"] = "cut"
+    groups: int = Field(
+        default=1, ge=1, le=MAX_SPREAD_GROUPS, description="Over which a fade or a blend is spread."
+    )
     restarted: bool = Field(default=False, description="A new stream of the same seed begins.")
 
 
@@ -116,6 +121,11 @@ class ReplayLog(_Request):
     fps: int = Field(ge=1, le=MAX_FPS)
     frames: int = Field(ge=0, description="Frames that the session had.")
     events: list[ReplayEvent] = Field(min_length=1, max_length=MAX_REPLAY_EVENTS)
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Name that the picture has here which the session started from.",
+    )
 
 
 class ReplaySession(_Request):

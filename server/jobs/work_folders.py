@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ultraflash.server.jobs.ownership import surely_gone
 from ultraflash.server.jobs.tails import Tails
+from ultraflash.server.ownership import surely_gone
 from ultraflash.server.worker.job_checkpoint import CHECKPOINT
 
 BEFORE = ".before"

@@ -11,7 +11,7 @@ from ultraflash.server.keys.records import Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Usage:
     """What one session uses, and on whose account."""
 
     caller: Caller
@@ -19,7 +19,7 @@ class Claim:
 
 
 class Allowances:
-    """Claims of live sessions.
+    """Usages of live sessions.
 
     Args:
         live: ids of the sessions that are not over.
@@ -27,61 +27,61 @@ class Allowances:
 
     def __init__(self, live: Callable[[], Iterable[str]]) -> None:
         self._live = live
-        self._claims: dict[str, Claim] = {}
+        self._usages: dict[str, Usage] = {}
 
     def check_start(self, caller: Caller, pixels_per_s: int) -> None:
         """Whether a key may have one more session. Raises ``LimitReached`` or ``OverLimit``, which say the limit."""
-        claims = self._claims_of(caller)
+        usages = self._usages_of(caller)
         limit = caller.limits.max_sessions
-        if limit is not None and len(claims) >= limit:
+        if limit is not None and len(usages) >= limit:
             raise LimitReached(
-                f"This key has {len(claims)} live sessions, and {limit} is its limit; end one first.",
+                f"This key has {len(usages)} live sessions, and {limit} is its limit; end one first.",
                 param="max_sessions",
             )
-        in_use = sum(claim.pixels_per_s for claim in claims.values())
+        in_use = sum(usage.pixels_per_s for usage in usages.values())
         _check_pixels(caller, pixels_per_s)
         if not _fits(caller, pixels_per_s + in_use):
             raise LimitReached(_beside(caller, pixels_per_s, in_use), param="max_pixels_per_s")
 
     def check_size(self, session_id: str, pixels_per_s: int) -> None:
         """Whether a session may be of another size, which it is then. Raises ``OverLimit``."""
-        claim = self._claims[session_id]
-        others = [other for key, other in self._claims_of(claim.caller).items() if key != session_id]
+        usage = self._usages[session_id]
+        others = [other for key, other in self._usages_of(usage.caller).items() if key != session_id]
         in_use = sum(other.pixels_per_s for other in others)
-        _check_pixels(claim.caller, pixels_per_s)
-        if not _fits(claim.caller, pixels_per_s + in_use):
-            raise OverLimit(_beside(claim.caller, pixels_per_s, in_use), param="size")
-        self._claims[session_id] = replace(claim, pixels_per_s=pixels_per_s)
+        _check_pixels(usage.caller, pixels_per_s)
+        if not _fits(usage.caller, pixels_per_s + in_use):
+            raise OverLimit(_beside(usage.caller, pixels_per_s, in_use), param="size")
+        self._usages[session_id] = replace(usage, pixels_per_s=pixels_per_s)
 
     def began(self, session_id: str, caller: Caller, pixels_per_s: int) -> None:
         """A session runs on a caller's account until it is over."""
-        self._claims[session_id] = Claim(caller=caller, pixels_per_s=pixels_per_s)
+        self._usages[session_id] = Usage(caller=caller, pixels_per_s=pixels_per_s)
 
     def came_back(self, session_id: str, caller: Caller) -> None:
         """The owner of a session is there again, with the limits that its key has by now."""
-        if session_id in self._claims:
-            self._claims[session_id] = replace(self._claims[session_id], caller=caller)
+        if session_id in self._usages:
+            self._usages[session_id] = replace(self._usages[session_id], caller=caller)
 
     def keys(self) -> dict[str, list[str]]:
         """Live sessions by the key that they run on; those of nobody are left out."""
         found: dict[str, list[str]] = {}
-        for session_id, claim in self._current().items():
-            if claim.caller.key_id is not None:
-                found.setdefault(claim.caller.key_id, []).append(session_id)
+        for session_id, usage in self._current().items():
+            if usage.caller.key_id is not None:
+                found.setdefault(usage.caller.key_id, []).append(session_id)
         return found
 
-    def _claims_of(self, caller: Caller) -> dict[str, Claim]:
+    def _usages_of(self, caller: Caller) -> dict[str, Usage]:
         return {
-            session_id: claim
-            for session_id, claim in self._current().items()
-            if claim.caller.key_id == caller.key_id
+            session_id: usage
+            for session_id, usage in self._current().items()
+            if usage.caller.key_id == caller.key_id
         }
 
-    def _current(self) -> dict[str, Claim]:
-        """Forgets the claims of sessions that are over."""
+    def _current(self) -> dict[str, Usage]:
+        """Forgets the usages of sessions that are over."""
         live = set(self._live())
-        self._claims = {key: claim for key, claim in self._claims.items() if key in live}
-        return self._claims
+        self._usages = {key: usage for key, usage in self._usages.items() if key in live}
+        return self._usages
 
 
 def check_prompt_length(prompt: str, caller: Caller) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, RowMapping, String, Table
+from sqlalchemy import BigInteger, Column, Float, Integer, RowMapping, String, Table
 
-METADATA = MetaData()
+from ultraflash.server.database import METADATA
+
 API_KEYS = Table(
     "api_keys",
     METADATA,

@@ -12,7 +12,7 @@ from ultraflash.server.keys.keyring import Keyring
 from ultraflash.server.logs import fields
 
 if TYPE_CHECKING:
-    from ultraflash.server.connection import StreamServer
+    from ultraflash.server.stream_server import StreamServer
 
 log = logging.getLogger(__name__)
 

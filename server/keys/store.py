@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import ColumnElement, Engine, and_, func, insert, or_, select, update
 
+from ultraflash.server.database import READING, open_database
 from ultraflash.server.errors import KeyNameTaken, UnknownKey
-from ultraflash.server.jobs.database import READING, open_database
 from ultraflash.server.keys.records import API_KEYS, ApiKey, KeyLimits, key_of
 from ultraflash.server.keys.secret import digest_of, looks_like_secret, new_secret
 
@@ -29,8 +29,8 @@ class KeyStore:
 
     @classmethod
     def open(cls, url: str) -> KeyStore:
-        """The keys of the database of that URL. Raises ``DataUnusable``."""
-        return cls(open_database(url))
+        """The keys of the database of that URL, which is to be closed. Raises ``DataUnusable``."""
+        return cls(open_database(url, API_KEYS))
 
     def close(self) -> None:
         """Lets the connections go."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ultraflash.server.media.boxes import VideoTrack
+from ultraflash.server.media.boxes import SYNC_SAMPLE, VideoTrack
 from ultraflash.server.media.fmp4 import fragment, init_segment
 from ultraflash.server.media.mp4 import Mp4Writer
 
@@ -34,9 +35,29 @@ class FragmentedFile:
         self.path = path
         self.track = track
         self._samples: list[_Sample] = []
-        self._hidden = path.with_name(f".{path.name}.part")
+        self._hidden = _hidden(path)
         self._file = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._end = os.pwrite(self._file, init_segment(track), 0)
+
+    @classmethod
+    def reopen(cls, path: Path, track: VideoTrack, frames: int) -> FragmentedFile | None:
+        """Goes on behind the first ``frames`` frames, at least 1, of a file whose writer was killed.
+
+        Returns:
+            None where it is of another track, or has fewer frames. Raises ``OSError``.
+        """
+        init = init_segment(track)
+        kept = list(_fragments(path))[:frames]
+        with path.open("rb") as file:
+            if not kept or len(kept) < frames or file.read(len(init)) != init:
+                return None
+        before = cls.__new__(cls)
+        before.path, before.track, before._hidden = path, track, _hidden(path)
+        before._samples = kept
+        before._end = kept[-1].offset + kept[-1].size
+        before._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        os.ftruncate(before._file, before._end)
+        return before
 
     @property
     def frames(self) -> int:
@@ -71,3 +92,40 @@ class FragmentedFile:
         while view:
             written = os.pwrite(self._file, view, offset)
             offset, view = offset + written, view[written:]
+
+
+def frames_in(path: Path) -> int:
+    """Frames of a file whose writer was killed; 0 for one that was finished. Raises ``OSError``."""
+    return sum(1 for _ in _fragments(path))
+
+
+def cut(path: Path, frames: int) -> None:
+    """Leaves only the first frames, at least 1, of a file whose writer was killed. Raises ``OSError``."""
+    kept = list(_fragments(path))[:frames]
+    if kept:
+        os.truncate(path, kept[-1].offset + kept[-1].size)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _fragments(path: Path) -> Iterator[_Sample]:
+    """The frames that are whole, in their order."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        key, start = False, 0
+        while start + _BOX_HEADER_BYTES <= size:
+            file.seek(start)
+            header = file.read(_BOX_HEADER_BYTES)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if length < _BOX_HEADER_BYTES or start + length > size:
+                return
+            if kind == b"moof":
+                # The flags of the one sample are the last thing in it.
+                file.seek(start + length - 4)
+                key = int.from_bytes(file.read(4), "big") == SYNC_SAMPLE
+            elif kind == b"mdat":
+                lead = _BOX_HEADER_BYTES
+                yield _Sample(offset=start + lead, size=length - lead, key=key)
+            start += length

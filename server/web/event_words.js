@@ -13,10 +13,11 @@ const RESUMPTIONS = {
   restarted: "The engine was restarted; the scene begins anew",
 };
 
-/** @param {{size: string, reason: string}} event `quality.changed` @returns {string} */
-export function qualityWords({ size, reason }) {
+/** @param {{size: string, reason: string, sr_share?: number}} event `quality.changed` @returns {string} */
+export function qualityWords({ size, reason, sr_share = 1 }) {
+  const what = sr_share < 1 ? `Size ${size} with less detail` : `Size ${size}`;
   const why = QUALITY_REASONS[reason] ?? reason.replaceAll("_", " ");
-  return why === "" ? `Size ${size}` : `Size ${size}: ${why}`;
+  return why === "" ? what : `${what}: ${why}`;
 }
 
 /** @param {{state: string}} event `session.resumed` @returns {string} */

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ultraflash.server.engine import Engine, EngineState, PictureSize
+from ultraflash.server.engine import DetailChooser, Engine, EngineState, PictureSize, engine_transition
 from ultraflash.server.media.h264 import H264Config
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.encoding import FrameGroup, StreamEncoder
@@ -24,6 +24,7 @@ from ultraflash.server.worker.messages import (
 )
 from ultraflash.server.worker.playhead import PacingRule, Playhead
 from ultraflash.server.worker.playout import Playout
+from ultraflash.server.worker.reference_start import start_from
 from ultraflash.server.worker.stream_snapshot import (
     SnapshotFiles,
     SnapshotRule,
@@ -42,6 +43,7 @@ class SizeChange:
     size: PictureSize
     asked: str
     reason: str
+    sr_share: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class LiveStream:
     """Everything that changes while a stream runs.
 
     Attributes:
+        sr_share: of the attention of super-resolution that is kept.
         asked: the size that its owner has asked for, by name or ``auto``.
         next_index: number of the next frame to be sent.
         made_index: number of the first frame of the next group, which is lower while frames that were sent before
@@ -80,6 +83,7 @@ class LiveStream:
     groups: int = 0
     new_prompts: list[SetPrompt] = field(default_factory=list)
     new_size: SizeChange | None = None
+    sr_share: float = 1.0
     trace: str | None = None
 
     @property
@@ -119,6 +123,7 @@ def open_stream(
     first_index, made_index, groups = command.first_index, command.first_index, 0
     if kept is None:
         state, snapshot = engine.open(command.prompt, size=size.name, seed=command.seed), None
+        start_from(engine, state, command.reference)
     else:
         state, snapshot = kept
         first_index, made_index = max(first_index, snapshot.next_index), snapshot.next_index
@@ -144,6 +149,7 @@ def open_stream(
         keeping=_keeping(keeping, command.stream_id, snapshot),
         changes=[] if snapshot is None else command.changes,
         groups=groups,
+        sr_share=1.0 if snapshot is None else command.sr_share,
         trace=command.trace,
     )
 
@@ -216,6 +222,7 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[PromptShown | Size
     if stream.new_size is not None:
         change, stream.new_size = stream.new_size, None
         engine.set_size(stream.state, change.size.name)
+        _set_sr_share(engine, stream, change.sr_share)
         stream.size, stream.asked = change.size, change.asked
         reports.append(
             SizeShown(
@@ -226,6 +233,7 @@ def apply_changes(engine: Engine, stream: LiveStream) -> list[PromptShown | Size
                 reason=change.reason,
                 first_pts_us=first_us,
                 group=stream.groups,
+                sr_share=stream.sr_share,
             )
         )
     return reports
@@ -243,15 +251,18 @@ def _repeat_changes(engine: Engine, stream: LiveStream) -> None:
     for change in again:
         if "size" in change:
             engine.set_size(stream.state, change["size"])
+            _set_sr_share(engine, stream, change.get("sr_share", 1.0))
     stream.changes = [change for change in stream.changes if change["group"] > stream.groups]
 
 
 def _set_prompt(engine: Engine, stream: LiveStream, prompt: str, transition: str, groups: int) -> None:
-    # A cut sees the past under the new prompt: the base is trained on windows whose prompt is that of their last
-    # block, and what was kept from under the old one would go on pulling towards it.
-    engine.set_prompt(
-        stream.state, prompt, transition="blend" if transition == "blend" else "recompute", groups=groups
-    )
+    engine.set_prompt(stream.state, prompt, transition=engine_transition(transition), groups=groups)
+
+
+def _set_sr_share(engine: Engine, stream: LiveStream, share: float) -> None:
+    if isinstance(engine, DetailChooser):
+        engine.set_sr_share(stream.state, share)
+        stream.sr_share = share
 
 
 def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:

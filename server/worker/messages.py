@@ -8,12 +8,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgpack
 
+from ultraflash.models.errors import UnknownSize
+from ultraflash.models.prompt_text import plain_prompt
+
 # The size of a stream that leaves it to the server.
 AUTO = "auto"
+
+
+class NamedSize(NamedTuple):
+    """A picture size of the loaded preset, in pixels."""
+
+    name: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +76,11 @@ class OpenStream:
     Attributes:
         asked_size: what its owner asked for, ``auto`` included.
         size: with which it begins; ``auto`` leaves that to the worker.
+        sr_share: of the attention of super-resolution, where it goes on from a snapshot.
         restore: whether to go on from a snapshot, if there is one.
         changes: the newest entries of the session's log, with ``group`` and ``prompt``, ``transition``, ``groups`` or
             ``size``; those that a snapshot does not know yet are made again in the groups in which they were made.
+        reference: a file with the frames to start from, as ``ReadReference`` has them written; None for none.
         trace: context of the session's span, under which the worker's spans go.
     """
 
@@ -85,17 +98,19 @@ class OpenStream:
     playhead_us: float
     restore: bool
     changes: list[dict[str, Any]]
+    sr_share: float = 1.0
+    reference: str | None = None
     trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPrompt:
-    """Changes the prompt from the next group on, at once or, with ``blend``, over ``groups`` groups."""
+    """Changes the prompt from the next group on, at once or, with ``fade`` and ``blend``, over ``groups`` groups."""
 
     stream_id: str
     event_id: str
     prompt: str
-    transition: Literal["cut", "blend"]
+    transition: Literal["cut", "fade", "blend"]
     groups: int
     trace: str | None = None
 
@@ -226,6 +241,21 @@ class WorkerReady:
     max_prompt_chars: int
     frame_seconds: dict[str, float]
 
+    def size(self, text: str) -> NamedSize:
+        """A size by name or ``WxH``; the default one for ``auto``. Raises ``UnknownSize``, which says what there is."""
+        wanted = text.strip().lower()
+        wanted = self.default_size.lower() if wanted == AUTO else wanted
+        found = [NamedSize(*size) for size in self.sizes]
+        for size in found:
+            if wanted in (size.name.lower(), f"{size.width}x{size.height}"):
+                return size
+        choices = ", ".join(f"{size.name} ({size.width}x{size.height})" for size in found)
+        raise UnknownSize(f"{self.model} cannot make the size {text!r}; it makes {choices}.", param="size")
+
+    def check_prompt(self, prompt: str) -> str:
+        """The prompt as far as it can be checked without the engine. Raises ``EmptyPrompt`` or ``PromptTooLong``."""
+        return plain_prompt(prompt, model=self.model, max_chars=self.max_prompt_chars)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostsMeasured:
@@ -303,6 +333,7 @@ class SizeShown:
 
     Attributes:
         event_id: of the control that asked for it; empty where nobody did.
+        sr_share: of the attention of super-resolution that is kept.
         asked_size: what the owner has asked for last.
         reason: ``requested``, ``overload`` or ``recovered``.
     """
@@ -314,6 +345,7 @@ class SizeShown:
     reason: str
     first_pts_us: float
     group: int
+    sr_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

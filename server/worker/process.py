@@ -64,7 +64,7 @@ def serve(channel: BlockingChannel, config: Configure) -> None:
         folder=config.trace_folder,
     )
     sizes = StreamSizes(
-        warm.engine.preset,
+        warm.engine,
         possible=warm.possible,
         largest=config.size,
         adapt_named=config.adapt_named_sizes,

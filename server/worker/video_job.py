@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.engine import Engine, EngineState, ReferenceTaker, StreamKeeper, reference_format
+from ultraflash.server.engine import Engine, EngineState, StreamKeeper, engine_transition
 from ultraflash.server.logs import fields
 from ultraflash.server.media.annexb import ParameterSets
 from ultraflash.server.media.boxes import VideoTrack
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
 from ultraflash.server.media.mp4 import Mp4Writer
-from ultraflash.server.media.reference_decoder import BadReference
 from ultraflash.server.worker.job_checkpoint import Checkpoint, JobJournal, KeptStream, read_checkpoint
 from ultraflash.server.worker.messages import (
     JobFailed,
@@ -32,6 +31,7 @@ from ultraflash.server.worker.messages import (
     JobStopped,
     RunJob,
 )
+from ultraflash.server.worker.reference_start import start_from
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -181,7 +181,7 @@ class JobCue(NamedTuple):
 
     frame: int
     prompt: str
-    transition: Literal["cut", "blend"] = "cut"
+    transition: Literal["cut", "fade", "blend"] = "cut"
     groups: int = 1
     restarts: bool = False
 
@@ -192,6 +192,7 @@ class VideoJob:
 
     Attributes:
         size: name of the picture's size.
+        reference: file of the frames that it starts from, and begins anew from; None for none.
         cues_shown: how many of the cues the engine has.
         next_index: number of the first frame of the next group.
         kept_at: when the newest checkpoint was made.
@@ -205,6 +206,7 @@ class VideoJob:
     cues: Sequence[JobCue]
     frames: int
     kept_at: float
+    reference: str | None = None
     cues_shown: int = 1
     next_index: int = 0
 
@@ -235,8 +237,7 @@ def open_job(engine: Engine, command: RunJob, emit: Callable[[JobReport], None],
     resumed = _resumed(engine, command, config)
     if resumed is None:
         state, checkpoint = engine.open(cues[0].prompt, size=size.name, seed=command.seed), None
-        if command.reference is not None:
-            _start_from(engine, state, Path(command.reference))
+        start_from(engine, state, command.reference)
     else:
         state, checkpoint = resumed
     return VideoJob(
@@ -246,23 +247,12 @@ def open_job(engine: Engine, command: RunJob, emit: Callable[[JobReport], None],
         seed=command.seed,
         writer=JobWriter(command, config, checkpoint, emit),
         cues=cues,
+        reference=command.reference,
         frames=command.frames,
         kept_at=now,
         cues_shown=1 if checkpoint is None else checkpoint.kept.cues_shown,
         next_index=0 if checkpoint is None else checkpoint.kept.frames,
     )
-
-
-def _start_from(engine: Engine, state: EngineState, reference: Path) -> None:
-    """Shows the stream what to go on from. Raises an ``UltraflashError`` where engine and frames do not fit."""
-    wanted = reference_format(engine)
-    frames_THWC = np.load(reference, allow_pickle=False)
-    if not isinstance(engine, ReferenceTaker) or frames_THWC.shape[1:] != (wanted.height, wanted.width, 3):
-        raise BadReference(
-            f"The picture was read for another model; {engine.preset.name} takes {wanted.width}x{wanted.height}. "
-            "Send it again."
-        )
-    engine.start_from(state, frames_THWC)
 
 
 def _resumed(engine: Engine, command: RunJob, config: H264Config) -> tuple[EngineState, Checkpoint] | None:
@@ -310,9 +300,9 @@ def _follow_cues(engine: Engine, job: VideoJob) -> None:
         cue = job.cues[job.cues_shown]
         if cue.restarts:
             job.state = engine.open(cue.prompt, size=job.size, seed=job.seed)
+            start_from(engine, job.state, job.reference)
         else:
-            blends = cue.transition == "blend"
             engine.set_prompt(
-                job.state, cue.prompt, transition="blend" if blends else "recompute", groups=cue.groups
+                job.state, cue.prompt, transition=engine_transition(cue.transition), groups=cue.groups
             )
         job.cues_shown += 1

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ultraflash.models.errors import NotEnoughMemory
-from ultraflash.server.engine import Engine, PictureSize
+from ultraflash.server.engine import DetailChooser, Engine, PictureSize
 from ultraflash.server.media.h264 import H264Config, H264Encoder
 from ultraflash.server.worker.cost_book import CostBook
+from ultraflash.server.worker.rungs import Rung, rungs_of
 
 log = logging.getLogger(__name__)
 
@@ -47,37 +48,46 @@ def warm_up(engine: Engine, default_size: str, progress: Callable[[float], None]
     preset = engine.preset
     sizes = sorted(preset.sizes, key=lambda size: size.width * size.height)
     default = preset.size(default_size)
-    costs = CostBook({size.name: size.width * size.height for size in sizes})
+    costs = CostBook(
+        {rung.name: rung.size.width * rung.size.height for rung in rungs_of(engine, sizes)[::-1]}
+    )
     possible = [size.name for size in sizes]
     slow = False
     for place, size in enumerate(sizes):
         if slow and size.name != default.name:
             continue
         try:
-            seconds = _seconds_per_frame(engine, size)
+            measured = _seconds_per_frame(engine, size)
         except NotEnoughMemory as error:
             if size.name == default.name:
                 raise
             log.warning("size %s is not for streams that leave it open: %s", size.name, error.message)
             possible = possible[:place]
             break
-        costs.begin(size.name, seconds)
+        for rung, seconds in measured.items():
+            costs.begin(rung.name, seconds)
+        seconds = measured[Rung(size)]
         slow = slow or seconds * preset.fps > 1
         log.info("a frame of %s takes %.1f ms, which is %.1f fps", size.name, seconds * 1000, 1 / seconds)
         progress((place + 1) / len(sizes))
     return WarmEngine(engine=engine, costs=costs, possible=tuple(possible))
 
 
-def _seconds_per_frame(engine: Engine, size: PictureSize) -> float:
-    """Of the last group of a short stream, encoding included."""
+def _seconds_per_frame(engine: Engine, size: PictureSize) -> dict[Rung, float]:
+    """By step of the size, of the last group at it of a short stream, encoding included."""
     state = engine.open("warming up", size=size.name, seed=0)
     encoder = H264Encoder(H264Config.live(width=size.width, height=size.height, fps=engine.preset.fps))
-    index, seconds = 0, 0.0
-    for _ in range(GROUPS):
+    index = 0
+    found: dict[Rung, float] = {}
+    # All detail first, as a stream begins; then one group for each step below.
+    rungs = rungs_of(engine, [size])[::-1]
+    for rung in [rungs[0]] * (GROUPS - 1) + rungs:
+        if isinstance(engine, DetailChooser):
+            engine.set_sr_share(state, rung.sr_share)
         start = time.perf_counter()
         frames_THWC = np.asarray(engine.next_group(state))
         for frame_HWC in frames_THWC:
             encoder.encode(frame_HWC, index)
             index += 1
-        seconds = (time.perf_counter() - start) / len(frames_THWC)
-    return seconds
+        found[rung] = (time.perf_counter() - start) / len(frames_THWC)
+    return found

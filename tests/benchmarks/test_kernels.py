@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import BlockGrid, block_sparse_attention
-from ultraflash.kernels.tiles import table
-from ultraflash.models.preset import load_preset
+from ultraflash.kernels.tiles import survivors, table
+from ultraflash.kernels.tuning import tuned
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
 
 
 def load(name: str) -> ModuleType:
@@ -69,6 +74,65 @@ def test_what_is_numerically_wrong_is_named_and_not_timed() -> None:
             cases.check("wrong", wrong, tensors, 1e-4)
 
 
+def small_case(cases: ModuleType) -> Any:
+    grid = BlockGrid(frames=1, rows=4, cols=4, block=(1, 2, 2))
+    return replace(cases.full_case(frames=1, heads=2), grid=grid, size=16, cached_frame_blocks=1)
+
+
+@needs_triton
+def test_everything_that_is_timed_on_a_gpu_is_right_in_the_interpreter() -> None:
+    kernels, calls, cases = load("kernels"), load("kernel_calls"), load("attention_case")
+    cpu = torch.device("cpu")
+    found = [
+        kernels.of_case(small_case(cases), cpu, torch.float32, ours="interpreter", others=False),
+        calls.window(
+            queries=6, keys=20, heads=2, size=16, dtype=torch.float32, device=cpu, ours="interpreter"
+        ),
+        calls.small(tokens=5, width=24, heads=2, dtype=torch.float32, device=cpu, ours="interpreter"),
+    ]
+    rows = [
+        row
+        for part in found
+        for row in kernels.measure("small", part, lambda call: call() is None or 1.0, None)
+    ]
+    assert len({row["what"] for row in rows}) == len(rows) == 4 + 2 + 2 + 1 + 4 + 6
+    assert all(row["megabytes"] > 0 and row["ms"] == 1.0 for row in rows)
+
+
+def test_what_differs_from_the_reference_is_not_timed() -> None:
+    calls = load("kernel_calls")
+    wanted = torch.ones(3)
+    calls.same("right", wanted + 0.01, wanted, 0.1)
+    for wrong in (wanted + 0.2, wanted * torch.nan):
+        with pytest.raises(sys.modules["attention_case"].WrongNumbers, match="wrong is off by"):
+            calls.same("wrong", wrong, wanted, 0.1)
+
+
+@needs_triton
+def test_tiles_that_survived_are_timed_once_and_what_was_fastest_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tuning, cases = load("kernel_tuning"), load("attention_case")
+    runs = tuning.runs_of(cases.draw(small_case(cases), torch.float32, torch.device("cpu")), interpret=True)
+    timed: list[str] = []
+
+    def clock(call: Callable[[], Any]) -> float:
+        call()
+        timed.append("")
+        return float(len(timed))
+
+    options = {"arch": "sm_90", "gpu": "some GPU", "width": 64, "check_out": lambda *_: None}
+    chosen = tuning.tune_runs(runs, clock, **options)
+    assert len(chosen) == len(runs) == 7
+    assert len(timed) == sum(
+        len(survivors(kernel, "sm_90", "float8_e4m3fn" if "fp8" in kernel else "bfloat16", 64))
+        for kernel in runs
+    )
+    assert tuning.tune_runs(runs, clock, **options) == chosen
+    assert [tuned(name) for name in chosen] == list(chosen.values())
+
+
 def test_a_second_triton_leaves_the_worse_of_both_and_stops_at_what_survives_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -87,11 +151,16 @@ def test_a_second_triton_leaves_the_worse_of_both_and_stops_at_what_survives_bot
     assert third == rows[2]
 
 
-def test_the_bytes_of_small_operators_are_counted() -> None:
-    found = load("small_operators").parts(load_preset("mini"), width=2)
-    assert len(found) == 2
-    for rows in found.values():
-        assert all(0 <= row.fused < row.unfused for row in rows)
+def test_the_bytes_of_small_operators_are_counted_and_written_with_where_they_come_from(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "bytes.json"
+    load("small_operators").main(["--preset", "mini", "--json", str(path)])
+    report = json.loads(path.read_text())
+    assert {"commit", "machine", "versions", "date"} <= report.keys()
+    assert len(report["networks"]) == 2
+    for rows in report["networks"].values():
+        assert all(0 <= row["fused"] < row["unfused"] for row in rows)
 
 
 def test_the_table_of_the_page_is_that_of_the_file() -> None:

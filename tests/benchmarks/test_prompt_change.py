@@ -31,6 +31,6 @@ def test_a_row_for_every_way_of_changing_the_prompt(
     assert benchmark.main(["--streams", "2", "--before", "0.5", "--after", "0.5", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert measured == list(range(len(rows))), "what is there is written before the next row is measured"
-    assert [(row["transition"], row["groups"]) for row in rows] == list(benchmark.WAYS)
+    assert [(row["transition"], row["groups"]) for row in rows] == [("none", 0), *benchmark.WAYS]
     assert all(0 <= row["adherence"]["value"] <= 1 for row in rows)
     assert capsys.readouterr().out.count("\n") == 2 + len(rows)

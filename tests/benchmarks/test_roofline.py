@@ -96,7 +96,9 @@ def test_every_preset_has_a_prediction(preset: str, tmp_path: Path) -> None:
     target = tmp_path / "roofline.json"
     done = subprocess.run([*command, "--json", str(target)], capture_output=True, text=True, check=True)
     assert "predicted, not measured" in done.stdout
-    predictions = json.loads(target.read_text())
+    report = json.loads(target.read_text())
+    assert {"commit", "machine", "versions", "date"} <= report.keys()
+    predictions = report["predictions"]
     by_gpu = {entry["gpu"]: entry["fps"] for entry in predictions if entry["size"] == predictions[0]["size"]}
     assert by_gpu["B200"] > by_gpu["H200"] >= by_gpu["H100"] > by_gpu["A100"] > by_gpu["4090"] > 0
     first = predictions[0]

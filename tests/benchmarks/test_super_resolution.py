@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -50,4 +52,36 @@ def test_a_row_for_every_clip_and_method(
     rows = json.loads(path.read_text())["rows"]
     assert [row["method"] for row in rows] == ["mini", "bicubic", "lanczos", "autoencoder alone"]
     assert all(row["psnr"] > 15 and 0 <= row["vmaf"] <= 100 for row in rows)
-    assert "| rendered | bicubic | 1 |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| rendered | bicubic | 1 | 5 |" in shown
+    assert benchmark.main(["--table", str(path)]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def write_video(path: Path, grey: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=16)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for _ in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 64, 3), grey, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_of_clips_that_training_used_only_the_held_out_ones_take_part(load: object, tmp_path: Path) -> None:
+    benchmark = load("super_resolution")  # type: ignore[operator]
+    for number in range(6):
+        write_video(tmp_path / "aigc" / f"{number}.mp4", 40 * number)
+    clips = list(benchmark.real_clips(tmp_path, frames=5, height=32, width=48))
+    assert [name for name, _, _ in clips] == ["4"]
+    assert clips[0][2].shape == (5, 32, 48, 3)
+    assert abs(clips[0][2].float().mean().item() - 160) < 4
+
+
+def test_of_a_folder_that_training_did_not_use_all_clips_take_part(load: object, tmp_path: Path) -> None:
+    benchmark = load("super_resolution")  # type: ignore[operator]
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", 40 * number)
+    names = [name for name, _, _ in benchmark.real_clips(tmp_path, frames=5, height=32, width=48)]
+    assert names == ["0", "1", "2"]

@@ -175,6 +175,10 @@ def test_pause_of_the_owner_does_not_count_as_slow(evaluate):
         ({"size": "1K", "reason": "requested"}, "Size 1K"),
         ({"size": "0.5K", "reason": "overload"}, "Size 0.5K: the machine is busy"),
         ({"size": "1K", "reason": "phase_of_the_moon"}, "Size 1K: phase of the moon"),
+        (
+            {"size": "1K", "reason": "overload", "sr_share": 0.5},
+            "Size 1K with less detail: the machine is busy",
+        ),
     ],
 )
 def test_change_of_quality_is_said_with_its_reason(evaluate, event, words):

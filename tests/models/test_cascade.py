@@ -102,6 +102,17 @@ def test_planes_for_a_video_encoder_are_those_of_the_rgb_frames(cascade: Cascade
     assert (planes.int() - wanted.int()).abs().max() <= 2
 
 
+def test_seams_are_mended_in_what_is_shown_while_the_window_keeps_what_was_made(cascade: Cascade) -> None:
+    state = cascade.open("a calm sea", seed=1)
+    cascade.next_group(state)
+    (_, made_BCFHW), *_ = state.window.blocks()
+    mender = cascade.networks.base.seams
+    assert mender is not None and state.last_latents_BCFHW is not None
+    with torch.no_grad():
+        torch.testing.assert_close(state.last_latents_BCFHW, mender(made_BCFHW))
+    assert not torch.equal(state.last_latents_BCFHW, made_BCFHW)
+
+
 def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:
     first, again, other = (run(cascade, cascade.open("a calm sea", seed=seed), 3) for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -159,6 +170,20 @@ def test_memory_of_a_stream_does_not_grow(cascade: Cascade) -> None:
     before = held(state)
     run(cascade, state, 5)
     assert held(state) == before
+
+
+def test_less_attention_in_super_resolution_changes_the_picture_from_the_next_group_on(
+    cascade: Cascade,
+) -> None:
+    full, sparse = (cascade.open("a calm sea", size="1K", seed=4) for _ in range(2))
+    assert torch.equal(cascade.next_group(full), cascade.next_group(sparse))
+    assert cascade.sr_shares("1K")[0] == 1
+    cascade.set_sr_share(sparse, 0.01)
+    one, other = cascade.next_group(full), cascade.next_group(sparse)
+    assert one.shape == other.shape
+    assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="share"):
+        cascade.set_sr_share(sparse, 0)
 
 
 def test_unknown_size_and_seed_are_refused_with_what_is_accepted(cascade: Cascade) -> None:

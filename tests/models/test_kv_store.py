@@ -64,17 +64,32 @@ def test_smaller_types_come_back_close_and_in_the_models_type(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_are_what_is_allocated(storage: KvStorage, dtype: torch.dtype) -> None:
     kept = store(storage, dtype)
-    allocated = sum(part.untyped_storage().nbytes() for part in kept.tensors(6).values())
+    allocated = sum(part.untyped_storage().nbytes() for part in kept.tensors(slice(0, 6)).values())
     assert kept.nbytes == allocated == 2 * 2 * 6 * 3 * head_bytes(storage, 8, dtype)
 
 
-def test_a_shift_moves_what_is_kept_with_its_scales() -> None:
+@pytest.mark.parametrize("storage", ["model", "bf16", "int8"])
+def test_who_reads_int8_gets_it_with_its_scales_and_without_a_copy(storage: KvStorage) -> None:
+    kept = store(storage)
+    kept.write(1, 0, drawn(1, 6, 3, 8), drawn(1, 6, 3, 8, seed=1))
+    keys, values, scales = kept.kept(1)
+    wide = kept.read(1, 0, 6)
+    if scales is None:
+        assert storage != "int8"
+        assert torch.equal(keys, wide[0]) and torch.equal(values, wide[1])
+    else:
+        assert keys.dtype == values.dtype == torch.int8
+        assert torch.equal(keys * scales[0][..., None], wide[0])
+        assert torch.equal(values * scales[1][..., None], wide[1])
+    buffers = kept.tensors(slice(0, 6))
+    assert (keys.data_ptr() == buffers["keys"][1].data_ptr()) == (storage != "bf16")
+
+
+def test_places_of_several_runs_are_joined_in_their_order() -> None:
     kept = store("int8")
-    for place in range(6):
-        kept.write(0, place, torch.full((1, 1, 3, 8), 10.0**place), torch.full((1, 1, 3, 8), -(10.0**place)))
-    kept.shift(0, 2, 5)
-    assert kept.read(0, 0, 3)[0][0, :, 0, 0].tolist() == pytest.approx([1e2, 1e3, 1e4])
-    assert kept.read(0, 0, 3)[1][0, :, 0, 0].tolist() == pytest.approx([-1e2, -1e3, -1e4])
+    kept.write(0, 0, drawn(1, 6, 3, 8), drawn(1, 6, 3, 8, seed=1))
+    for name, part in kept.tensors(slice(4, 6), slice(0, 1)).items():
+        assert torch.equal(part, kept.tensors(slice(0, 6))[name][:, :, [4, 5, 0]])
 
 
 def test_an_unknown_storage_is_refused() -> None:

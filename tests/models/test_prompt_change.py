@@ -11,10 +11,11 @@ from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import TextContext
 from ultraflash.models.errors import BadTransition, EmptyPrompt
 from ultraflash.models.preset import Preset, load_preset
-from ultraflash.models.prompt_change import Transition, blend_between, check_transition
+from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.ring_cache import RingCache
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.streaming_attention import WindowAttention, window_cache
+from ultraflash.models.transition import Transition, check_transition
 from ultraflash.models.window_latents import WindowLatents
 
 Build = Callable[..., Cascade]
@@ -148,7 +149,8 @@ def test_texts_of_different_length_blend_as_if_the_shorter_had_rows_of_zeros() -
 
 
 @pytest.mark.parametrize(
-    ("transition", "groups"), [("wipe", 1), ("keep", 2), ("recompute", 0), ("blend", 0), ("blend", 65)]
+    ("transition", "groups"),
+    [("wipe", 1), ("keep", 2), ("recompute", 0), ("blend", 0), ("blend", 65), ("fade", 65)],
 )
 def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
     cascade: Cascade, transition: str, groups: int

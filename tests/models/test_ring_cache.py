@@ -1,7 +1,10 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.kv_store import KvStorage
 from ultraflash.models.ring_cache import BlockCache, RingCache
 
 CPU = torch.device("cpu")
@@ -141,13 +144,61 @@ def test_block_cache_keeps_the_last_temporal_blocks_in_order(capacity: int, new:
         keys = torch.tensor(fresh).repeat_interleave(2).float().view(1, -1, 1, 1, 1)
         for layer in range(2):
             cache.append(layer, keys, keys)
-            visible = cache.view(layer)[0].flatten().tolist()
+            visible = cache.view(layer).dense(torch.float32)[0].flatten().tolist()
             assert len(visible) == 2 * len(seen[max(0, len(seen) - capacity) :])
         cache.commit()
         seen += fresh
         expected = [float(x) for x in seen[max(0, len(seen) - capacity) :] for _ in range(2)]
         for layer in range(2):
-            assert cache.view(layer)[0].flatten().tolist() == expected
+            assert cache.view(layer).dense(torch.float32)[0].flatten().tolist() == expected
+
+
+def block_cache(capacity: int, storage: KvStorage = "model") -> BlockCache:
+    return BlockCache(
+        layers=1, batch=1, frame_blocks=capacity, spatial_blocks=2, block_tokens=1, heads=1, head_dim=1,
+        dtype=torch.float32, device=CPU, storage=storage,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("storage", ["model", "bf16", "int8"])
+@given(
+    capacity=st.integers(0, 5),
+    calls=st.lists(st.tuples(st.integers(1, 7), st.integers(0, 5), st.booleans()), max_size=12),
+)
+def test_any_stream_of_calls_and_windows_shows_the_last_temporal_blocks(
+    storage: KvStorage, capacity: int, calls: list[tuple[int, int, bool]]
+) -> None:
+    """Against a plain list; now and then the stream moves on to another cache, as it does by a snapshot."""
+    cache, kept, number, window = block_cache(capacity, storage), [0.0][:0], 0, capacity
+    for new, limit, moves in calls:
+        window = min(limit, capacity)
+        cache.limit(window)
+        fresh = [float(number + i) for i in range(new)]
+        keys = torch.tensor(fresh).repeat_interleave(2).view(1, -1, 1, 1, 1)
+        cache.append(0, keys, -keys)
+        cache.commit()
+        number += new
+        kept = [*kept, *fresh][len(kept) + new - min(window, len(kept) + new) :]
+        if moves:
+            other = block_cache(capacity, storage)
+            tensors, fields = cache.capture()
+            other.restore({name: part.clone() for name, part in tensors.items()}, fields)
+            cache = other
+        shown, values = cache.view(0).dense(torch.float32)
+        assert shown.flatten().tolist() == pytest.approx([x for x in kept for _ in range(2)])
+        assert torch.equal(values, -shown)
+
+
+def test_what_is_kept_stays_where_it_is() -> None:
+    cache, places = block_cache(3), []
+    for call in range(7):
+        keys = torch.full((1, 2, 1, 1, 1), float(call + 1))
+        before = cache.view(0).k_BRTND.clone()
+        cache.append(0, keys, keys)
+        cache.commit()
+        changed = (cache.view(0).k_BRTND != before).flatten().nonzero().flatten().tolist()
+        places.append(changed)
+    assert places == [[0, 1], [2, 3], [4, 5], [0, 1], [2, 3], [4, 5], [0, 1]]
 
 
 @pytest.mark.parametrize(("before", "sink"), [(0, 0), (3, 0), (6, 0), (12, 0), (3, 1), (12, 1)])

@@ -6,6 +6,7 @@ from ultraflash.kernels import heads, residual_norm
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule
 from ultraflash.models.dit import CausalDiT, DiTConfig
+from ultraflash.models.kv_store import KvStorage, KvStore
 from ultraflash.models.ring_cache import BlockCache, RingCache
 from ultraflash.models.streaming_attention import SparseAttention, WindowAttention
 
@@ -30,11 +31,19 @@ def latents(frames: int = 6, seed: int = 1) -> Tensor:
 class Stream:
     """Super-resolution group by group; frames of 3x5 tokens that blocks of 2x2 don't divide."""
 
-    def __init__(self, net: CausalDiT, *, kept: int, rule: SelectionRule, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        net: CausalDiT,
+        *,
+        kept: int,
+        rule: SelectionRule,
+        backend: str = "auto",
+        storage: KvStorage = "model",
+    ) -> None:
         self.net, self.rule, self.start, self.backend = net, rule, 0, backend
         self.cache = BlockCache(
             layers=2, batch=1, frame_blocks=kept, spatial_blocks=6, block_tokens=4, heads=2, head_dim=12,
-            dtype=torch.float32, device=torch.device("cpu"),
+            dtype=torch.float32, device=torch.device("cpu"), storage=storage,
         )  # fmt: skip
         self.text = net.encode_text(torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(9)))
 
@@ -79,6 +88,24 @@ def test_interleaved_streams_equal_separate_ones_bit_for_bit(net: CausalDiT) -> 
             assert torch.equal(stream(clip[:, :, 2 * i : 2 * i + 2]), group[number])
 
 
+@pytest.mark.parametrize("storage", ["model", "int8"])
+@pytest.mark.parametrize("backend", ["gather", "reference", "interpreter"])
+def test_a_ring_of_blocks_gives_bit_for_bit_what_a_cache_that_lies_in_order_gives(
+    net: CausalDiT, backend: str, storage: KvStorage
+) -> None:
+    if backend == "interpreter" and not has_triton():
+        pytest.skip("Triton is not installed")
+    ring, straight = (Stream(net, kept=2, rule=SPARSE, backend=backend, storage=storage) for _ in range(2))
+    turned = []
+    for group in latents(4).split(1, dim=2):
+        made = ring(group), straight(group)
+        assert torch.equal(*made)
+        turned.append(ring.cache.view(0).span != straight.cache.view(0).span)
+        tensors, fields = straight.cache.capture()
+        straight.cache.restore({name: part.clone() for name, part in tensors.items()}, fields)
+    assert any(turned)
+
+
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
 def test_the_network_over_triton_kernels_equals_the_one_over_the_reference(net: CausalDiT) -> None:
     """In Triton's interpreter: choice of blocks, attention over the cache, several groups."""
@@ -109,12 +136,17 @@ def test_the_network_over_fused_small_operators_equals_the_one_over_the_referenc
 
 
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
-def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa() -> None:
+@pytest.mark.parametrize("storage", ["model", "int8"])
+def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa(
+    storage: KvStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of them widens int8 in the cache, which would be a copy; SDPA gets one of its own."""
+    monkeypatch.setattr(KvStore, "read", None)
     outs = []
     for backend in ("sdpa", "interpreter"):
         cache = RingCache(
             layers=1, batch=1, frames=3, sink_frames=1, frame_tokens=5, heads=2, head_dim=12,
-            dtype=torch.float32, device=torch.device("cpu"),
+            dtype=torch.float32, device=torch.device("cpu"), storage=storage,
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
         for _ in range(4):

@@ -13,6 +13,8 @@ RIG = Path(__file__).parent / "rig"
 sys.path.append(str(RIG))
 
 from live_server import LiveServer  # noqa: E402
+from postgres import running_postgres  # noqa: E402
+from s3_server import Bucket, running_s3  # noqa: E402
 
 StartServer = Callable[..., LiveServer]
 
@@ -38,3 +40,15 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for one in running:
         one.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL that the tests of a run share."""
+    yield from running_postgres()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of S3 that the tests of a run share."""
+    yield from running_s3()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -168,6 +169,84 @@ async def test_a_killed_server_leaves_a_recording_that_plays(start_server: Any) 
     log = json.loads(file.with_name("session.json").read_text())
     assert log["state"] == "recording"
     assert log["events"][0]["prompt"] == "noise"
+
+
+async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) -> None:
+    """Twice, and what was not yet shown when it died is in the file once, as it was made anew."""
+    server = start_server(stream__snapshot_share=1)
+    server.wait_until_ready()
+    clients: list[StreamClient] = []
+    async with server.client() as client:
+        started = await client.start("a red hill", seed=7, record=True)
+        await client.until_frame(20)
+        clients.append(client)
+        await kill_and_start(server, client)
+    for _ in range(2):
+        before = clients[-1].frames()[-1][0]
+        async with server.client() as client:
+            await client.send(
+                "session.resume",
+                session_id=started["session_id"],
+                resume_token=started["resume_token"],
+                last_pts_us=before.pts_us,
+            )
+            await client.until("session.resumed", state="restored")
+            await client.until_frame(before.seq + 20)
+            clients.append(client)
+            if len(clients) == 2:
+                await kill_and_start(server, client)
+            else:
+                await client.listen(1)
+                await client.send("session.stop")
+                done = await client.until("session.done")
+    sent = [unit for client in clients for unit in sent_units(client)]
+    assert [header.seq for client in clients for header, _ in client.frames()] == list(range(len(sent)))
+    (address,) = done["recording"]
+    status, body, _ = fetch(server, address)
+    assert status == 200
+    assert recorded_units(body)[: len(sent)] == sent
+    with av.open(io.BytesIO(body)) as container:
+        video = container.streams.video[0]
+        assert video.frames == done["frames"]
+        numbers = [read_number(frame.to_ndarray(format="rgb24")) for frame in container.decode(video)]
+    assert numbers == list(range(done["frames"]))
+    folder = server.data / "sessions" / started["session_id"]
+    log = json.loads((folder / "session.json").read_text())
+    assert (log["state"], [part["frames"] for part in log["parts"]]) == ("stopped", [done["frames"]])
+    assert probed_frames(folder / "part-000.mp4") == done["frames"]
+    assert sorted(entry.name for entry in folder.iterdir()) == ["part-000.mp4", "session.json"]
+
+
+def probed_frames(file: Path) -> int:
+    """Frames that FFmpeg's own program decodes, which has nothing to say against the file."""
+    words = ["-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+    probe = subprocess.run(["ffprobe", *words, file], capture_output=True, text=True, check=True)
+    assert probe.stderr == ""
+    return int(probe.stdout)
+
+
+async def kill_and_start(server: LiveServer, client: StreamClient) -> None:
+    """What had been received and what had been sent before are the same afterwards."""
+    await asyncio.to_thread(server.stop, signal.SIGKILL)
+    await client.until_closed()
+    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(server.wait_until_ready)
+
+
+async def test_a_recording_that_nobody_comes_back_to_is_completed(start_server: Any) -> None:
+    server = start_server(stream__resume_s=1)
+    server.wait_until_ready()
+    async with server.client() as client:
+        started = await client.start(record=True)
+        await client.until_frame(30)
+        await kill_and_start(server, client)
+    file = server.data / "sessions" / started["session_id"] / "part-000.mp4"
+    log = file.with_name("session.json")
+    await asyncio.to_thread(
+        server.wait_for, lambda: json.loads(log.read_text())["state"] == "disconnected", "the end"
+    )
+    (part,) = json.loads(log.read_text())["parts"]
+    assert part["frames"] == len(recorded_units(file)) > 20
 
 
 async def test_a_server_that_stops_completes_its_recordings(start_server: Any) -> None:

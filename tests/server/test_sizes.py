@@ -28,9 +28,11 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def takes(self, small: float, large: float) -> None:
+    def takes(self, small: float, large: float, sparser: float | None = None) -> None:
+        """``sparser`` is the larger size with half of its attention, if it has that step."""
         hidden = self.path.with_suffix(".part")
-        hidden.write_text(json.dumps({"0.5K": small, "1K": large}))
+        step = {} if sparser is None else {"1K/0.5": sparser}
+        hidden.write_text(json.dumps({"0.5K": small, "1K": large, **step}))
         hidden.replace(self.path)
 
 
@@ -92,6 +94,41 @@ async def test_a_stream_that_slows_down_gets_a_smaller_size_and_the_larger_one_a
     assert stats["deadline_misses"] >= 1
     counted = re.search(r"^ultraflash_deadline_misses_total (\S+)", server.get("/metrics")[1], re.MULTILINE)
     assert counted is not None and float(counted[1]) >= stats["deadline_misses"]
+
+
+async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
+    start_server: Any, machine: Machine
+) -> None:
+    """At four frames a second, where a group lasts 3 s: what else a busy machine does matters little beside that."""
+    machine.takes(0.2, 1.2, 0.3)
+    server: LiveServer = start_server(
+        size="1K", stream__raise_after_s=1, PATTERN_COSTS=machine.path, stream__capacity=1
+    )
+    server.wait_until_ready()
+    async with server.client() as client:
+        await client.start(fps=4)
+        await client.until_frame(2 * GROUP)
+        # Three times as long: 3.6 s for 3 s with all of the attention, and 0.9 s with half of it.
+        machine.takes(0.6, 3.6, 0.9)
+        lower = await client.until("quality.changed")
+        await client.until_frame(client.frames()[-1][0].seq + 2 * GROUP)
+        os.kill(server.worker_ids()[0], signal.SIGKILL)
+        await client.until("error", code="engine_restarting")
+        await client.until("session.resumed", state="restored")
+        await client.until_frame(client.frames()[-1][0].seq + GROUP)
+        assert [event["type"] for event in client.events].count("quality.changed") == 1
+        machine.takes(0.1, 0.3, 0.1)
+        higher = await client.until("quality.changed")
+        await client.until_frame(client.frames()[-1][0].seq + GROUP)
+        await client.send("session.stop")
+        done = await client.until("session.done")
+    assert (lower["size"], lower["reason"], lower["sr_share"]) == ("1K", "overload", 0.5)
+    assert (higher["size"], higher["reason"], higher.get("sr_share")) == ("1K", "recovered", None)
+    check_seamless(client)
+    # The first, and that of the new worker: detail alone begins none.
+    assert [event["size"] for event in client.events if event["type"] == "stream.config"] == ["1K", "1K"]
+    shares = [event.get("sr_share", 1.0) for event in done["replay"]["events"]]
+    assert shares == [1.0, 0.5, 1.0]
 
 
 async def test_a_size_asked_for_by_name_stays_whatever_it_costs_unless_the_setting_says_otherwise(

@@ -130,11 +130,14 @@ async def test_a_new_prompt_is_shown_from_the_announced_frame_on_and_never_befor
     )
 
 
-async def test_a_blend_goes_to_the_new_prompt_in_equal_steps_one_a_group(server: LiveServer) -> None:
+@pytest.mark.parametrize("transition", ["blend", "fade"])
+async def test_a_change_over_groups_goes_there_step_by_step_and_is_logged(
+    server: LiveServer, transition: str
+) -> None:
     async with server.client() as client:
         await client.start("a red hill", seed=1)
         await client.until_frame(20)
-        update = {"prompt": "a blue hill", "transition": "blend", "groups": 3}
+        update = {"prompt": "a blue hill", "transition": transition, "groups": 3}
         await client.send("prompt.update", event_id="turn", **update)
         applied = await client.until("prompt.applied", event_id="turn")
         first = round(applied["first_pts_us"] / FRAME_US)

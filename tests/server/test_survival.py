@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
+from live_server import PATIENCE_S
 from pattern_engine import read_number
+from streams import decoded
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.server.engine import CASCADE
@@ -19,17 +19,6 @@ from ultraflash.server.protocol import MediaFlags
 
 if TYPE_CHECKING:
     from live_server import LiveServer, StreamClient
-
-
-def decoded(client: StreamClient) -> list[np.ndarray]:
-    """All frames of a client; a decoder goes on over the keyframe of another encoder."""
-    data = b"".join(payload for _, payload in client.frames())
-    with av.open(io.BytesIO(data), format="h264") as container:
-        frames = list(container.decode(video=0))
-    return [
-        frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG").to_ndarray()
-        for frame in frames
-    ]
 
 
 async def kill_worker(server: LiveServer) -> None:
@@ -72,6 +61,30 @@ async def test_the_picture_goes_on_at_the_next_frame_after_many_kills(start_serv
     assert [event["group"] for event in done["replay"]["events"]] == [0]
     assert 'ultraflash_streams_resumed_total{state="restored"} 6.0' in server.get("/metrics")[1]
     await asyncio.to_thread(server.wait_for, lambda: not snapshots(server), "tidying")
+
+
+async def test_what_was_asked_for_before_the_session_began_outlives_the_worker(start_server: Any) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    (worker,) = server.worker_ids()
+    # It is told everything, and says nothing any more.
+    os.kill(worker, signal.SIGSTOP)
+    async with server.client() as client:
+        await client.send("session.start", prompt="a red hill", seed=7)
+        await client.send("prompt.update", prompt="a blue hill", event_id="early")
+        await client.send("session.control", size="1K", bitrate=300_000, event_id="larger")
+        await client.send("session.ping")
+        await client.until("session.pong")
+        os.kill(worker, signal.SIGKILL)
+        await client.until("session.started")
+        # Reports of each second would be waited for without end.
+        applied = await asyncio.wait_for(client.until("prompt.applied", event_id="early"), PATIENCE_S)
+        assert applied["first_pts_us"] == 0
+        await asyncio.wait_for(client.until("quality.changed", size="1K", reason="requested"), PATIENCE_S)
+        await client.until_frame(30)
+        await client.send("session.stop")
+        done = await client.until("session.done")
+    assert [event.get("prompt") for event in done["replay"]["events"]] == ["a red hill", "a blue hill", None]
 
 
 async def test_a_torn_state_is_not_gone_on_with(start_server: Any) -> None:

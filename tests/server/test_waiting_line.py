@@ -7,7 +7,7 @@ import pytest
 from ultraflash.server.admission import Claim
 from ultraflash.server.errors import Busy
 from ultraflash.server.protocol import QueueStatus
-from ultraflash.server.waiting_line import Ticket, WaitingLine
+from ultraflash.server.waiting_line import Applicant, WaitingLine
 
 
 class Door:
@@ -25,14 +25,14 @@ class Door:
             retry_after_s=5,
         )
 
-    def come(self, name: str) -> Ticket:
-        ticket = Ticket(
+    def come(self, name: str) -> Applicant:
+        applicant = Applicant(
             claim=Claim(fps=16, size=None, frames_left=None),
             begin=lambda: self.inside.append(name),
             tell=lambda status: self.hear(name, status),
         )
-        self.line.enter(ticket)
-        return ticket
+        self.line.enter(applicant)
+        return applicant
 
     def hear(self, name: str, status: QueueStatus) -> None:
         self.told.setdefault(name, []).append((status.position, status.depth, status.eta_s))
@@ -130,7 +130,7 @@ def test_a_place_that_is_left_at_once_goes_to_the_next_without_a_knot() -> None:
         door.line.review()
 
     door.line.enter(
-        Ticket(claim=Claim(fps=16, size=None, frames_left=None), begin=begin, tell=lambda _: None)
+        Applicant(claim=Claim(fps=16, size=None, frames_left=None), begin=begin, tell=lambda _: None)
     )
     door.come("c")
     door.inside.clear()

@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file as load_file_as_stored
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
@@ -127,3 +129,19 @@ def test_the_classifier_leaves_weights_and_its_accuracy_by_attribute(run_dir: Pa
     assert {"biome", "time", "weather", "object", "object_color"} <= report.keys()
     assert all(0 <= report[name] <= 1 for name in ("biome", "time", "weather"))
     assert (run_dir / "weights/classifier.safetensors").is_file()
+
+
+def test_seams_are_fitted_into_the_generator_and_nothing_else_of_it_changes(
+    tmp_path: Path, run_dir: Path
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(run_dir / "weights", folder)
+    before = load_file_as_stored(folder / "base.safetensors")
+    assert main(["train", "seams", "--recipe", "debug", "--steps", "3", "--run-dir", str(tmp_path)]) == 0
+    after = load_file_as_stored(folder / "base.safetensors")
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "seams.conv.weight",
+        "seams.conv.bias",
+    }
+    measures = json.loads((tmp_path / "seams/evaluation.json").read_text())
+    assert measures["seams_mended"] != measures["seams_remade"]

@@ -14,7 +14,7 @@ class Bar:
     Args:
         title: what it is called.
         path: where its number stands in the measures.
-        least, most: what it has to reach or must not exceed; one of them.
+        least, most: what it has to reach or must not exceed; one of them or both.
     """
 
     title: str
@@ -29,6 +29,8 @@ class Bar:
     @property
     def wanted(self) -> str:
         """The bar as people read it."""
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
         return f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
 
 

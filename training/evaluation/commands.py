@@ -1,6 +1,7 @@
 """Evaluate a cascade that knows Vista, on prompts that it was not trained on.
 
-Adherence, camera, realism, changes of prompt and drift go to OUTPUT/evaluation.json and OUTPUT/report.html.
+Adherence, camera, realism, changes of prompt and drift go to OUTPUT/evaluation.json and OUTPUT/report.html, frames of
+the long streams to OUTPUT/long-streams.png as well.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few and short streams: minutes, wide intervals")
     parser.add_argument("--long-seconds", type=float, help="length of the long streams; 0 leaves them out")
+    parser.add_argument("--long-only", action="store_true", help="make the long streams alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--compare", type=Path, metavar="JSON", help="an earlier evaluation.json to stand beside this"
@@ -50,14 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from torch import Tensor
-
     from ultraflash.models.cascade import Cascade
     from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
     from ultraflash.training.evaluation.classifier import FrameReader
+    from ultraflash.training.evaluation.contact_sheet import contact_sheet
     from ultraflash.training.evaluation.report import write_report
-    from ultraflash.training.evaluation.suite import QUICK, SuiteConfig, evaluate
+    from ultraflash.training.evaluation.suite import QUICK, SuiteConfig, evaluate, evaluate_long
 
     if args.gate and args.compare is None:
         raise BadConfig("--gate wants something to --compare with", param="gate")
@@ -73,14 +74,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         rows=preset.base.rows,
         cols=preset.base.cols,
     )
-    long_frames: dict[int, list[tuple[float, Tensor]]] = {}
-    result = evaluate(
-        cascade,
-        reader,
-        config,
-        say=lambda text: print(text, file=sys.stderr),
-        keep=lambda stream, seconds, frame: long_frames.setdefault(stream, []).append((seconds, frame)),
-    )
+    make = evaluate_long if args.long_only else evaluate
+    result = make(cascade, reader, config, say=lambda text: print(text, file=sys.stderr))
     args.output.mkdir(parents=True, exist_ok=True)
     document = _document(preset, config, result.measures)
     (args.output / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -92,8 +87,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         clips=result.clips,
         held_out_clips=result.held_out_clips,
         drawn_clips=result.drawn_clips,
-        long_frames=long_frames,
+        long_streams=result.long_streams,
     )
+    if result.long_streams:
+        contact_sheet(result.long_streams).save(args.output / "long-streams.png")
     for bar in BARS:
         value = value_of(number_at(result.measures, bar.path))
         if value is not None:

@@ -6,18 +6,18 @@ Shapes: T pixel frames, H W rows and columns, F latent frames, E features.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.patch_autoencoder import PATCH_FRAMES
-from ultraflash.models.prompt_change import Transition
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
+from ultraflash.models.transition import Transition
 from ultraflash.training.evaluation.camera import pan_of
 from ultraflash.training.evaluation.classifier import KINDS, FrameReader
-from ultraflash.training.evaluation.intervals import Measure, mean, share
+from ultraflash.training.evaluation.intervals import Measure, share
 from ultraflash.training.evaluation.realism import frechet_distance
 from ultraflash.training.evaluation.streams import (
     Switch,
@@ -28,7 +28,7 @@ from ultraflash.training.evaluation.streams import (
 )
 from ultraflash.training.vista.painter import render
 
-_READ_FRAMES = 2 * PATCH_FRAMES
+READ_FRAMES = 2 * PATCH_FRAMES
 """Frames at the end of a clip that its attributes are read from."""
 
 
@@ -68,7 +68,7 @@ def adherence(clips: Sequence[Clip], reader: FrameReader) -> dict[str, Measure]:
     held-out pair the share that shows both halves of it (``pair``)."""
     right: dict[str, list[bool]] = defaultdict(list)
     for clip in clips:
-        seen = reader.read(clip.frames_THWC[-_READ_FRAMES:])
+        seen = reader.read(clip.frames_THWC[-READ_FRAMES:])
         claims = {name: value for name, value in clip.prompt.claims.items() if name in KINDS}
         for name, value in claims.items():
             right[name].append(seen[name] == value)
@@ -97,12 +97,25 @@ def motion(made: Sequence[Clip], drawn: Sequence[Clip]) -> float:
     return float(changes[0] / changes[1].clamp_min(1e-6))
 
 
+def changes_by_seam(clips: Sequence[Clip], *, group_frames: int) -> dict[str, float]:
+    """Mean change from frame to frame of clips of one length 4F - 3, by where the two frames lie: in one latent frame
+    (``within``), in two (``latents``), or in two groups of ``group_frames`` latent frames (``groups``). In even motion
+    all three are the same."""
+    changes = torch.tensor([frame_changes(clip.frames_THWC) for clip in clips]).mean(0).tolist()
+    found: dict[str, list[float]] = {"within": [], "latents": [], "groups": []}
+    for later, change in enumerate(changes, start=1 + UNTRIMMED_FRAMES):
+        latent, within = divmod(later, PATCH_FRAMES)
+        kind = "within" if within else "latents" if latent % group_frames else "groups"
+        found[kind].append(change)
+    return {kind: sum(values) / len(values) for kind, values in found.items() if values}
+
+
 def realism(
     made: Sequence[Clip], drawn: Sequence[Clip], others: Sequence[Clip], reader: FrameReader
 ) -> float:
     """Frechet distance of made to drawn frames, as a multiple of that of drawn to other drawn ones."""
     features = [
-        torch.cat([reader.features(clip.frames_THWC[-_READ_FRAMES:]) for clip in clips])
+        torch.cat([reader.features(clip.frames_THWC[-READ_FRAMES:]) for clip in clips])
         for clips in (made, drawn, others)
     ]
     return frechet_distance(features[0], features[1]) / frechet_distance(features[2], features[1])
@@ -110,10 +123,17 @@ def realism(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchMeasures:
-    """How streams take a new prompt: adherence to it at the end, and whether the picture jumps."""
+    """How streams take a new prompt.
+
+    Attributes:
+        adherence: to the new prompt, at the end.
+        without_jump: share of the streams whose picture does not jump after the change.
+        ordinary_without_jump: the same of streams without a change: more cannot be asked of one with it.
+    """
 
     adherence: dict[str, Measure]
     without_jump: Measure
+    ordinary_without_jump: Measure
 
 
 def prompt_switch(
@@ -124,17 +144,18 @@ def prompt_switch(
     *,
     before_s: float = 3.0,
     after_s: float = 3.0,
-    transition: Transition = "recompute",
+    transition: Transition | None = None,
     groups: int = 1,
     ordinary: Sequence[Clip],
 ) -> SwitchMeasures:
-    """Streams that begin with one prompt and go on with the next, by a transition over so many groups.
+    """Streams that begin with one prompt and go on with the next, by a transition over so many groups or as
+    the preset says.
 
     A jump is a change between two frames after the switch above the 99th percentile of the changes in ``ordinary``
     clips.
     """
-    changes = torch.tensor([change for clip in ordinary for change in frame_changes(clip.frames_THWC)])
-    limit = float(changes.quantile(0.99))
+    usual = [frame_changes(clip.frames_THWC) for clip in ordinary]
+    limit = float(torch.tensor([change for changes in usual for change in changes]).quantile(0.99))
     switched, smooth = [], 0
     for i, (first, second) in enumerate(zip(prompts, [*prompts[1:], prompts[0]], strict=True)):
         made = stream_groups(
@@ -149,66 +170,8 @@ def prompt_switch(
         switched.append(Clip(prompt=second, frames_THWC=frames))
         after = frames[int(before_s * cascade.preset.fps) :]
         smooth += max(frame_changes(after)) <= limit
-    return SwitchMeasures(adherence=adherence(switched, reader), without_jump=share(smooth, len(switched)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriftMeasures:
-    """Long streams: adherence at their ends, and how far brightness and contrast have wandered, as shares."""
-
-    first: dict[str, Measure]
-    last: dict[str, Measure]
-    brightness: Measure
-    contrast: Measure
-
-
-def drift(
-    cascade: Cascade,
-    prompts: Sequence[TestPrompt],
-    reader: FrameReader,
-    settings: StreamSettings,
-    *,
-    seconds: float,
-    ends_s: float = 10.0,
-    keep: Callable[[int, float, Tensor], None] | None = None,
-) -> DriftMeasures:
-    """Streams of ``seconds``, their first and last ``ends_s`` compared.
-
-    Args:
-        keep: called with (stream, seconds, frame (H, W, 3)) about every ten seconds, for those who want to look.
-    """
-    fps = cascade.preset.fps
-    firsts, lasts, brightness, contrast = [], [], [], []
-    for i, prompt in enumerate(prompts):
-        head: list[Tensor] = []
-        tail: list[Tensor] = []
-        made = 0
-        for group in stream_groups(
-            cascade, prompt.text, seconds=seconds, size=settings.size, seed=settings.seed + i
-        ):
-            if keep is not None and int(made / fps) // 10 != int((made + len(group)) / fps) // 10:
-                keep(i, made / fps, group[0])
-            if made < ends_s * fps:
-                head.append(group)
-            made += len(group)
-            tail.append(group)
-            while sum(len(kept) for kept in tail[1:]) >= ends_s * fps:
-                tail.pop(0)
-        start, end = torch.cat(head), torch.cat(tail)
-        firsts.append(Clip(prompt=prompt, frames_THWC=start))
-        lasts.append(Clip(prompt=prompt, frames_THWC=end))
-        (mean_a, std_a), (mean_b, std_b) = _light(start), _light(end)
-        brightness.append(abs(mean_b - mean_a) / max(mean_a, 1.0))
-        contrast.append(abs(std_b - std_a) / max(std_a, 1.0))
-    return DriftMeasures(
-        first=adherence(firsts, reader),
-        last=adherence(lasts, reader),
-        brightness=mean(brightness),
-        contrast=mean(contrast),
+    return SwitchMeasures(
+        adherence=adherence(switched, reader),
+        without_jump=share(smooth, len(switched)),
+        ordinary_without_jump=share(sum(max(changes) <= limit for changes in usual), len(usual)),
     )
-
-
-def _light(frames_THWC: Tensor) -> tuple[float, float]:
-    """Mean and deviation of the pixels, in [0, 255]."""
-    values = frames_THWC.float()
-    return float(values.mean()), float(values.std(dim=(1, 2)).mean())

@@ -13,7 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.prompt_change import Transition
+from ultraflash.models.transition import Transition
 from ultraflash.training.seeding import counter_seed
 from ultraflash.training.vista.captions import attributes_in, caption
 from ultraflash.training.vista.scene import Scene, held_out_pairs_of, sample_scene
@@ -70,12 +70,12 @@ class Switch:
     Args:
         prompt: the new one.
         at_s: seconds of stream after which it comes.
-        transition, groups: how, see :mod:`ultraflash.models.prompt_change`.
+        transition, groups: how, see :mod:`ultraflash.models.transition`; as the preset says by default.
     """
 
     prompt: str
     at_s: float
-    transition: Transition = "recompute"
+    transition: Transition | None = None
     groups: int = 1
 
 

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.errors import BadConfig
 from ultraflash.training.evaluation.classifier import FrameReader
 from ultraflash.training.evaluation.intervals import Measure
+from ultraflash.training.evaluation.long_streams import LongStream, drift, long_stream
 from ultraflash.training.evaluation.measures import (
     Clip,
     StreamSettings,
     adherence,
     camera,
+    changes_by_seam,
     drawn_clips,
-    drift,
     made_clips,
     motion,
     prompt_switch,
     realism,
 )
 from ultraflash.training.evaluation.pictures import picture_quality
-from ultraflash.training.evaluation.streams import SHRINK, make_prompts
+from ultraflash.training.evaluation.streams import SHRINK, TestPrompt, make_prompts
 
 Say = Callable[[str], None]
-Keep = Callable[[int, float, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +41,8 @@ class SuiteConfig:
         seconds: of each.
         pictures: rendered clips for the autoencoder and super-resolution.
         switches: streams that change their prompt.
-        long_streams, long_seconds: streams for drift; none where either is 0.
+        long_streams, long_seconds: streams of one prompt for drift; none where either is 0.
+        long_changes: changes of prompt in one more stream of that length; 0 leaves it out.
         size: of all streams; the preset's default if None.
         seed: of prompts and streams.
     """
@@ -54,6 +54,7 @@ class SuiteConfig:
     switches: int = 16
     long_streams: int = 4
     long_seconds: float = 120.0
+    long_changes: int = 4
     size: str | None = None
     seed: int = 0
 
@@ -62,27 +63,34 @@ class SuiteConfig:
             raise BadConfig("prompts, held_out_prompts and switches start at 2, seconds above 0")
         if not 1 <= self.pictures <= self.prompts:
             raise BadConfig("pictures start at 1, and are as many as prompts at most", param="pictures")
-        if self.long_streams < 0 or self.long_seconds < 0:
-            raise BadConfig("long_streams and long_seconds are not negative")
+        if min(self.long_streams, self.long_seconds, self.long_changes) < 0:
+            raise BadConfig("long_streams, long_seconds and long_changes are not negative")
 
 
-QUICK = SuiteConfig(prompts=16, held_out_prompts=8, pictures=2, switches=4, long_streams=1, long_seconds=30.0)
+QUICK = SuiteConfig(
+    prompts=16,
+    held_out_prompts=8,
+    pictures=2,
+    switches=4,
+    long_streams=1,
+    long_seconds=30.0,
+    long_changes=0,
+)
 """Minutes instead of a quarter of an hour; its intervals are wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """The measures as plain data for JSON, and clips to look at: ``drawn_clips`` show the scenes of ``clips``."""
+    """The measures as plain data for JSON, and what to look at: ``drawn_clips`` show the scenes of ``clips``."""
 
     measures: dict[str, Any]
-    clips: list[Clip]
-    held_out_clips: list[Clip]
-    drawn_clips: list[Clip]
+    clips: list[Clip] = field(default_factory=list)
+    held_out_clips: list[Clip] = field(default_factory=list)
+    drawn_clips: list[Clip] = field(default_factory=list)
+    long_streams: list[LongStream] = field(default_factory=list)
 
 
-def evaluate(
-    cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say: Say, keep: Keep | None = None
-) -> SuiteResult:
+def evaluate(cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say: Say) -> SuiteResult:
     """Make the streams and take the measures.
 
     Args:
@@ -90,7 +98,6 @@ def evaluate(
         reader: who judges.
         config: how much.
         say: told of every step.
-        keep: see `measures.drift`.
     """
     settings = StreamSettings(size=config.size or cascade.preset.default_size, seed=config.seed)
     size = cascade.preset.size(settings.size)
@@ -122,20 +129,55 @@ def evaluate(
         "camera_rendered": camera(drawn),
         "camera": camera(seen),
         "motion_ratio": motion(seen, drawn),
+        "changes": changes_by_seam(seen, group_frames=cascade.preset.group_frames),
+        "changes_rendered": changes_by_seam(drawn, group_frames=cascade.preset.group_frames),
         "realism_ratio": realism(seen, drawn, others, reader),
         "switch_adherence": switch.adherence,
         "switch_without_jump": switch.without_jump,
+        "ordinary_without_jump": switch.ordinary_without_jump,
     }
-    if config.long_streams and config.long_seconds:
-        say(f"{config.long_streams} streams of {config.long_seconds:g} s")
-        wander = drift(
-            cascade, seen_prompts[: config.long_streams], reader, settings,
-            seconds=config.long_seconds, ends_s=min(10.0, config.long_seconds / 3), keep=keep,
-        )  # fmt: skip
+    long = evaluate_long(cascade, reader, config, say=say)
+    measures["minutes"] = (time.monotonic() - started) / 60
+    return SuiteResult(
+        measures=_plain(measures) | long.measures,
+        clips=seen,
+        held_out_clips=rare,
+        drawn_clips=drawn,
+        long_streams=long.long_streams,
+    )
+
+
+def evaluate_long(cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say: Say) -> SuiteResult:
+    """The long streams of :func:`evaluate` alone, which takes the same; none where ``config`` wants none."""
+    measures: dict[str, Any] = {}
+    streams: list[LongStream] = []
+    if not config.long_seconds:
+        return SuiteResult(measures=measures)
+    size = config.size or cascade.preset.default_size
+    ends_s = min(10.0, config.long_seconds / 3)
+    prompts = make_prompts(max(config.long_streams, config.long_changes + 1), split="test", seed=config.seed)
+
+    def make(number: int, of_stream: list[TestPrompt]) -> LongStream:
+        say(f"a stream of {config.long_seconds:g} s with {len(of_stream) - 1} changes of prompt")
+        return long_stream(
+            cascade,
+            of_stream,
+            seconds=config.long_seconds,
+            size=size,
+            seed=config.seed + number,
+            ends_s=ends_s,
+        )
+
+    streams += [make(i, [prompt]) for i, prompt in enumerate(prompts[: config.long_streams])]
+    if streams:
+        wander = drift(streams, reader)
         measures |= {f"drift_{name}": value for name, value in _fields(wander).items()}
         measures["drift_adherence_lost"] = wander.first["all"].value - wander.last["all"].value
-    measures["minutes"] = (time.monotonic() - started) / 60
-    return SuiteResult(measures=_plain(measures), clips=seen, held_out_clips=rare, drawn_clips=drawn)
+    if config.long_changes:
+        changing = make(config.long_streams, prompts[: config.long_changes + 1])
+        streams.append(changing)
+        measures["long_changes_adherence"] = adherence(changing.stays, reader)
+    return SuiteResult(measures=_plain(measures), long_streams=streams)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -219,3 +219,13 @@ def test_blocks_of_another_grid_are_refused() -> None:
 def test_a_rule_that_cannot_be_followed_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SelectionRule(**{"chunk_frames": 1, "local_range": 3, "ratio": 0.4, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("top_k", "pairs"), [(None, 156), (10, 5), (1, 1)])
+def test_a_thinned_rule_keeps_its_share_of_the_pairs(top_k: int | None, pairs: int) -> None:
+    rule = SelectionRule(chunk_frames=1, local_range=3, ratio=0.4, top_k=top_k)
+    grid = BlockGrid(frames=3, rows=30, cols=52, block=(1, 8, 8))
+    assert rule.thinned(1) is rule
+    assert rule.thinned(0.5).pairs(grid) == pairs
+    with pytest.raises(ValueError, match="share"):
+        rule.thinned(0)

@@ -13,10 +13,11 @@ from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import (
     BackendUnavailable,
     BlockSelection,
+    PastBlocks,
+    RingSpan,
     block_sparse_attention,
     forward,
 )
-from ultraflash.kernels.block_sparse.past import PastBlocks
 from ultraflash.kernels.quantization import quantize
 from ultraflash.kernels.tiles import Tiles
 
@@ -58,7 +59,6 @@ def expected_lse(q: Tensor, k: Tensor, selection: BlockSelection) -> Tensor:
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize(("tokens", "size"), [(64, 128), (128, 64)])
 @pytest.mark.parametrize("cache", ["none", "floating", "int8"])
@@ -68,10 +68,10 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, tokens: int, size: 
     past = None
     if cache != "none":
         past_k, past_v = draw(1, tokens, size, dtype, seed=3), draw(1, tokens, size, dtype, seed=4)
-        past = PastBlocks(k_BCTND=past_k, v_BCTND=past_v)
+        past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v)
     if past is not None and cache == "int8":
-        (past_k, k_scale), (past_v, v_scale) = quantize(past.k_BCTND), quantize(past.v_BCTND)
-        past = PastBlocks(k_BCTND=past_k, v_BCTND=past_v, k_scale_BCTN=k_scale, v_scale_BCTN=v_scale)
+        (past_k, k_scale), (past_v, v_scale) = quantize(past.k_BRTND), quantize(past.v_BRTND)
+        past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v, k_scale_BRTN=k_scale, v_scale_BRTN=v_scale)
     selection = random_selection(2, 2 if past is None else 3, seed=5)
     out, _ = forward.attend(q, k, v, selection, past, interpret=True)
     assert out.dtype == dtype
@@ -82,7 +82,9 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, tokens: int, size: 
 
 
 @needs_triton
-@settings(max_examples=6)
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])
+@settings(max_examples=5)
 @given(
     tokens=st.integers(1, 40),
     size=st.sampled_from([8, 12, 16, 20]),
@@ -92,23 +94,34 @@ def test_the_kernel_equals_the_reference(dtype: torch.dtype, tokens: int, size: 
     seed=st.integers(0, 99),
 )
 def test_any_shape_is_computed(
-    tokens: int, size: int, queries: int, keys: int, cached: int, seed: int
+    dtype: torch.dtype,
+    quantized: bool,
+    tokens: int,
+    size: int,
+    queries: int,
+    keys: int,
+    cached: int,
+    seed: int,
 ) -> None:
-    q = draw(queries, tokens, size, torch.float32, seed=seed)
+    q = draw(queries, tokens, size, dtype, seed=seed)
     k, v, past_k, past_v = (
-        draw(n, tokens, size, torch.float32, seed=seed + 1 + i)
-        for i, n in enumerate((keys, keys, cached, cached))
+        draw(n, tokens, size, dtype, seed=seed + 1 + i) for i, n in enumerate((keys, keys, cached, cached))
     )
-    past = PastBlocks(k_BCTND=past_k, v_BCTND=past_v)
+    past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v)
+    if quantized:
+        (past_k, k_scale), (past_v, v_scale) = quantize(past_k), quantize(past_v)
+        past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v, k_scale_BRTN=k_scale, v_scale_BRTN=v_scale)
     selection = random_selection(queries, keys + cached, seed=seed)
     out, lse = forward.attend(q, k, v, selection, past, interpret=True, tiles=SMALL)
-    torch.testing.assert_close(out, expected(q, k, v, selection, past), atol=1e-5, rtol=1e-5)
-    whole_k = torch.cat([past_k, k], dim=1)
-    torch.testing.assert_close(lse, expected_lse(q, whole_k, selection), atol=1e-5, rtol=1e-5)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(
+        out.float(), expected(q, k, v, selection, past), atol=tolerance, rtol=tolerance
+    )
+    whole_k = torch.cat([past.dense(torch.float32)[0], k.float()], dim=1)
+    torch.testing.assert_close(lse, expected_lse(q, whole_k, selection), atol=tolerance, rtol=tolerance)
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 def test_a_query_block_that_selects_nothing_gets_zeros_and_an_infinite_negative_lse() -> None:
     q, k, v = (draw(2, 16, 16, torch.float32, seed=i) for i in range(3))
     out, lse = forward.attend(q, k, v, random_selection(2, 2, seed=0), None, interpret=True)
@@ -123,11 +136,77 @@ def test_blocks_are_read_inside_larger_buffers_and_what_lies_around_them_is_not(
     buffer = torch.full((2, 3, 1, 4, 16, 2, 16), torch.nan)
     for i in range(2):
         buffer[i, 1, :, 1:3] = draw(2, 16, 16, torch.float32, seed=i)
-    past = PastBlocks(k_BCTND=buffer[0, 1, :, 1:3], v_BCTND=buffer[1, 1, :, 1:3])
+    past = PastBlocks(k_BRTND=buffer[0, 1, :, 1:3], v_BRTND=buffer[1, 1, :, 1:3])
     q, k, v = (draw(2, 16, 16, torch.float32, seed=i) for i in (2, 3, 4))
     selection = random_selection(2, 4, seed=1)
     out, _ = forward.attend(q, k, v, selection, past, interpret=True)
     torch.testing.assert_close(out, expected(q, k, v, selection, past), atol=1e-5, rtol=1e-5)
+
+
+def turned(x_BCTND: Tensor, span: RingSpan, room: int) -> Tensor:
+    """The blocks of `x_BCTND` at the places of a span in a ring, and what must not be read at the others."""
+    worst = 127 if x_BCTND.dtype == torch.int8 else torch.nan
+    ring = torch.full((x_BCTND.shape[0], room, *x_BCTND.shape[2:]), worst, dtype=x_BCTND.dtype)
+    for i in range(span.count):
+        ring[:, (span.first + i) % room] = x_BCTND[:, i]
+    return ring
+
+
+@pytest.mark.parametrize("backend", ["interpreter", "fp8-interpreter", "gather", "reference"])
+@pytest.mark.parametrize(("first", "count"), [(0, 2), (1, 3), (3, 2), (4, 5), (2, 0)])
+@pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])
+def test_a_ring_gives_bit_for_bit_what_its_blocks_give_in_order(
+    backend: str, first: int, count: int, quantized: bool
+) -> None:
+    if "interpreter" in backend and not has_triton():
+        pytest.skip("Triton is not installed")
+    q, k, v = (draw(2, 16, 16, torch.float32, seed=i) for i in range(3))
+    cached: list[Tensor] = [draw(count, 16, 16, torch.float32, seed=i) for i in (3, 4)]
+    if quantized:
+        cached = [part for pair in zip(*map(quantize, cached), strict=True) for part in pair]
+    names = ["cached_k_BCTND", "cached_v_BCTND", "cached_k_scale_BCTN", "cached_v_scale_BCTN"]
+    span = RingSpan(first=first, count=count)
+    selection = random_selection(2, 2 + count, seed=1)
+    straight, ring = (
+        block_sparse_attention(
+            q, k, v, selection, **dict(zip(names, parts, strict=False)), cached_span=where, backend=backend
+        )
+        for parts, where in ((cached, None), ([turned(part, span, 5) for part in cached], span))
+    )
+    assert torch.equal(ring, straight)
+
+
+@needs_triton
+@pytest.mark.parametrize("first", [0, 3])
+def test_gradients_reach_the_blocks_of_a_ring_that_count_and_no_others(first: int) -> None:
+    q, k, v = (draw(2, 16, 16, torch.float32, seed=i) for i in range(3))
+    span, selection = RingSpan(first=first, count=2), random_selection(2, 4, seed=1)
+    rings = [turned(draw(2, 16, 16, torch.float32, seed=i), span, 4).nan_to_num(0.0) for i in (3, 4)]
+
+    def gradients(backend: str) -> tuple[Tensor, ...]:
+        wanted = [x.clone().requires_grad_() for x in (q, k, v, *rings)]
+        out = block_sparse_attention(
+            *wanted[:3], selection,
+            cached_k_BCTND=wanted[3], cached_v_BCTND=wanted[4], cached_span=span, backend=backend,
+        )  # fmt: skip
+        return torch.autograd.grad(out.square().sum(), wanted)
+
+    made = gradients("interpreter")
+    torch.testing.assert_close(made, gradients("reference"), atol=2e-5, rtol=1e-4)
+    outside = [place for place in range(4) if (place - first) % 4 >= 2]
+    assert all((ring[:, outside] == 0).all() for ring in made[3:])
+
+
+@pytest.mark.parametrize(
+    "span", [RingSpan(first=3, count=1), RingSpan(first=0, count=4), RingSpan(first=-1, count=1)]
+)
+def test_a_span_that_a_ring_does_not_have_is_refused(span: RingSpan) -> None:
+    x = draw(3, 5, 8, torch.float32, seed=0)
+    with pytest.raises(ValueError, match="a ring of 3 blocks"):
+        block_sparse_attention(
+            x, x, x, random_selection(3, 3 + span.count, seed=0),
+            cached_k_BCTND=x, cached_v_BCTND=x, cached_span=span,
+        )  # fmt: skip
 
 
 @needs_triton
@@ -150,7 +229,6 @@ def test_room_behind_the_lists_is_not_read() -> None:
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
 @pytest.mark.parametrize(("tokens", "size", "cached"), [(16, 16, 0), (20, 24, 2)])
 def test_gradients_equal_those_of_the_reference(tokens: int, size: int, cached: int) -> None:
     q, k, v = (draw(2, tokens, size, torch.float32, seed=i).requires_grad_() for i in range(3))
@@ -169,7 +247,38 @@ def test_gradients_equal_those_of_the_reference(tokens: int, size: int, cached: 
 
 
 @needs_triton
-@pytest.mark.usefixtures("outputs_start_as_nan")
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@settings(max_examples=4)
+@given(
+    tokens=st.integers(1, 40),
+    size=st.sampled_from([8, 12, 20]),
+    queries=st.integers(1, 3),
+    keys=st.integers(1, 2),
+    cached=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_gradients_of_any_shape_equal_those_of_the_reference(
+    dtype: torch.dtype, tokens: int, size: int, queries: int, keys: int, cached: int, seed: int
+) -> None:
+    counts = (queries, keys, keys, cached, cached)
+    inputs = [draw(n, tokens, size, dtype, seed=seed + i).requires_grad_() for i, n in enumerate(counts)]
+    selection = random_selection(queries, keys + cached, seed=seed)
+
+    def gradients(backend: str, kind: torch.dtype) -> tuple[Tensor, ...]:
+        q, k, v, past_k, past_v = (x.to(kind) for x in inputs)
+        out = block_sparse_attention(
+            q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=backend
+        )
+        return torch.autograd.grad(out.float().square().sum(), inputs)
+
+    tolerance = 5 * TOLERANCE[dtype]
+    for made, wanted in zip(
+        gradients("interpreter", dtype), gradients("reference", torch.float32), strict=True
+    ):
+        torch.testing.assert_close(made, wanted, atol=tolerance, rtol=tolerance)
+
+
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_gradients_in_16_bits_are_close_to_those_in_32(dtype: torch.dtype) -> None:
     q, k, v = (draw(2, 64, 64, dtype, seed=i).requires_grad_() for i in range(3))
@@ -206,7 +315,7 @@ def test_every_backend_takes_8_bit_keys(backend: str) -> None:
         q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v,
         cached_k_scale_BCTN=k_scale, cached_v_scale_BCTN=v_scale, backend=backend,
     )  # fmt: skip
-    past = PastBlocks(k_BCTND=past_k, v_BCTND=past_v, k_scale_BCTN=k_scale, v_scale_BCTN=v_scale)
+    past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v, k_scale_BRTN=k_scale, v_scale_BRTN=v_scale)
     torch.testing.assert_close(out, expected(q, k, v, selection, past), atol=1e-5, rtol=1e-5)
 
 

@@ -10,8 +10,8 @@ from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import (
     BackendUnavailable,
     BlockGrid,
+    RingSpan,
     SelectionRule,
-    device_selection,
     select_blocks,
     selection_mask,
 )
@@ -35,8 +35,8 @@ def chosen(
     past: Tensor | None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    made = device_selection.select(
-        q, k, grid, rule, cached_k_BCTND=past, cached_k_scale_BCTN=scale, interpret=True
+    made = select_blocks(
+        q, k, grid, rule, cached_k_BCTND=past, cached_k_scale_BCTN=scale, backend="interpreter"
     )
     rows = made.row_ptr.tolist()
     for start, stop in zip(rows, rows[1:], strict=False):
@@ -46,6 +46,7 @@ def chosen(
 
 
 @needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @settings(max_examples=8)
 @given(
     frames=st.integers(1, 2),
@@ -59,6 +60,7 @@ def chosen(
     seed=st.integers(0, 99),
 )
 def test_the_choice_equals_the_reference_ties_included(
+    dtype: torch.dtype,
     frames: int,
     rows: int,
     cols: int,
@@ -71,8 +73,11 @@ def test_the_choice_equals_the_reference_ties_included(
 ) -> None:
     grid = BlockGrid(frames=frames, rows=rows, cols=cols, block=(1, 2, 2))
     rule = SelectionRule(chunk_frames=chunk_frames, local_range=local_range, ratio=ratio, causal=causal)
-    q, k = exact(grid, grid.n_blocks, seed=seed), exact(grid, grid.n_blocks, seed=seed + 1)
-    past = exact(grid, cached * grid.spatial_blocks, seed=seed + 2) if cached else None
+    q, k, past_k = (
+        exact(grid, n, seed=seed + i).to(dtype)
+        for i, n in enumerate((grid.n_blocks, grid.n_blocks, cached * grid.spatial_blocks))
+    )
+    past = past_k if cached else None
     assert torch.equal(chosen(q, k, grid, rule, past), selection_mask(q, k, grid, rule, cached_k_BCTND=past))
 
 
@@ -111,6 +116,35 @@ def test_8_bit_keys_are_chosen_as_what_they_stand_for() -> None:
     wide = dequantize(narrow, scale, torch.float32)
     wanted = selection_mask(q, k, grid, rule, cached_k_BCTND=wide)
     assert torch.equal(chosen(q, k, grid, rule, narrow, scale), wanted)
+
+
+@pytest.mark.parametrize("backend", ["reference", "interpreter"])
+@pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])
+@pytest.mark.parametrize("first", [0, 9, 18])
+def test_a_ring_of_keys_is_chosen_from_as_if_it_lay_in_order(
+    backend: str, quantized: bool, first: int
+) -> None:
+    if backend == "interpreter" and not has_triton():
+        pytest.skip("Triton is not installed")
+    grid = BlockGrid(frames=1, rows=6, cols=6, block=(1, 2, 2))
+    rule = SelectionRule(chunk_frames=1, local_range=3, ratio=0.4)
+    q, k, past = (torch.randn(1, n, 4, 2, 8, generator=torch.Generator().manual_seed(n)) for n in (9, 9, 18))
+    straight: tuple[Tensor, Tensor | None] = (past, None)
+    if quantized:
+        straight = quantize(past)
+    order = [(place - first) % 27 for place in range(27)]  # which block a place holds; 18 and more are none
+    ring = [
+        None if x is None else torch.stack([x[:, i] if i < 18 else x[:, 0] + 1 for i in order], dim=1)
+        for x in straight
+    ]
+    made, wanted = (
+        select_blocks(
+            q, k, grid, rule,
+            cached_k_BCTND=keys, cached_k_scale_BCTN=scale, cached_span=span, backend=backend,
+        ).to_mask()
+        for (keys, scale), span in ((ring, RingSpan(first=first, count=18)), (straight, None))
+    )  # fmt: skip
+    assert torch.equal(made, wanted)
 
 
 @needs_triton

@@ -80,6 +80,7 @@ def test_the_kernel_equals_the_reference_on_pixels_in_place(dtype: torch.dtype, 
 
 
 @needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @settings(max_examples=6)
 @given(
     frames=st.integers(1, 3),
@@ -88,10 +89,12 @@ def test_the_kernel_equals_the_reference_on_pixels_in_place(dtype: torch.dtype, 
     layout=st.sampled_from(LAYOUTS),
     seed=st.integers(0, 99),
 )
-def test_any_shape_is_packed(frames: int, height: int, width: int, layout: PixelLayout, seed: int) -> None:
+def test_any_shape_is_packed(
+    dtype: torch.dtype, frames: int, height: int, width: int, layout: PixelLayout, seed: int
+) -> None:
     if layout != "rgb":
         height, width = 2 * height, 2 * width
-    pixels = draw(frames, height, width, 3, seed=seed)
+    pixels = draw(frames, height, width, 3, seed=seed).to(dtype)
     made, wanted = (pack(pixels, layout=layout, backend=name) for name in ("interpreter", "reference"))
     assert made.shape == wanted.shape
     assert (made.int() - wanted.int()).abs().max() <= 1

@@ -33,7 +33,11 @@ def small_preset() -> Preset:
         preset,
         base=replace(preset.base, dit=dit, rows=6, cols=8, block_frames=2, window_frames=6, schedule=steps),
         sr=replace(
-            preset.sr, dit=replace(dit, in_channels=64), block=(1, 4, 4), cached_blocks=3, group_blocks=2
+            preset.sr,
+            dit=replace(dit, in_channels=64, mend_seams=False),
+            block=(1, 4, 4),
+            cached_blocks=3,
+            group_blocks=2,
         ),
         sizes=sizes,
     )

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from postgres import Postgres, why_no_postgres
 
-from ultraflash.server.jobs.database import open_database
-from ultraflash.server.jobs.records import METADATA, Cue, Order
-from ultraflash.server.jobs.store import JobStore, StoreLimits
+from ultraflash.server.database import METADATA, open_database
+from ultraflash.server.jobs.catalogue import StoreLimits
+from ultraflash.server.jobs.records import JOB_TABLES, Cue, Order
+from ultraflash.server.jobs.store import JobStore
+from ultraflash.server.keys.records import API_KEYS
 
 ME = "this-host:1:aa"
 LIMITS = StoreLimits(max_queued=100, quota_bytes=2**30, max_attempts=3, lease_s=30.0, expire_after_s=3600.0)
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL that the tests share."""
-    if missing := why_no_postgres():
-        pytest.skip(missing)
-    with tempfile.TemporaryDirectory() as folder:
-        postgres = Postgres(Path(folder))
-        postgres.start()
-        try:
-            yield postgres.url
-        finally:
-            postgres.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -61,15 +47,15 @@ def clock() -> Clock:
 @pytest.fixture
 def open_store(database_url: str, clock: Clock) -> Iterator[Callable[..., JobStore]]:
     """Opens the database as one server or another."""
-    stores = []
+    engines = []
 
     def open_(me: str = ME, limits: StoreLimits = LIMITS) -> JobStore:
-        stores.append(JobStore(open_database(database_url), limits, me=me, clock=clock))
-        return stores[-1]
+        engines.append(open_database(database_url, *JOB_TABLES, API_KEYS))
+        return JobStore(engines[-1], limits, me=me, clock=clock)
 
     yield open_
-    for store in stores:
-        store.close()
+    for engine in engines:
+        engine.dispose()
 
 
 @pytest.fixture

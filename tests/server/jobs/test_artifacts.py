@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import pytest
@@ -11,11 +12,21 @@ import pytest
 from ultraflash.server.errors import DataUnusable, VideoGone
 from ultraflash.server.jobs.artifacts import CHUNK_BYTES, ArtifactStore
 
+if TYPE_CHECKING:
+    from s3_server import Bucket
+
 CONTENT = bytes(range(256)) * 4096
 
 
-@pytest.fixture(params=["folder", "memory"])
-def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+@pytest.fixture(params=["folder", "memory", "s3"])
+def artifacts(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> ArtifactStore:
+    if request.param == "s3":
+        bucket = request.getfixturevalue("bucket")
+        for name, value in bucket.environment.items():
+            monkeypatch.setenv(name, value)
+        return ArtifactStore(f"{bucket.url}/{tmp_path.name}")
     return ArtifactStore(str(tmp_path / "videos") if request.param == "folder" else "memory://videos")
 
 
@@ -76,3 +87,16 @@ def test_a_folder_on_another_file_system_is_filled_by_copy_and_rename(tmp_path: 
 def test_a_place_that_cannot_be_used_is_said_at_once(url: str) -> None:
     with pytest.raises(DataUnusable, match=r"data\.artifacts"):
         ArtifactStore(url)
+
+
+def test_a_place_in_s3_without_credentials_is_said_at_once(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.environment["AWS_ENDPOINT_URL"])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    fsspec.filesystem("s3").clear_instance_cache()
+    with pytest.raises(DataUnusable, match="AWS_ACCESS_KEY_ID"):
+        ArtifactStore(f"{bucket.url}/nobody")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from live_server import PATIENCE_S, LiveServer
 from uploads import BLUE, GREEN, RED, clip, picture, png_that_claims
 from videos_client import ask, download, pictures, shows, wait_for
 
-from ultraflash.server.errors import InvalidField
-from ultraflash.server.jobs.references import uploaded
+from ultraflash.server.errors import InvalidField, VideoGone
+from ultraflash.server.jobs.artifacts import ArtifactStore
+from ultraflash.server.jobs.records import Reference
+from ultraflash.server.jobs.references import MAX_WAITING, References, uploaded
+from ultraflash.server.settings import Settings
+from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
@@ -194,6 +200,55 @@ def test_a_video_from_a_picture_survives_the_worker(start_server: Any) -> None:
     (worker,) = server.worker_ids()
     os.kill(worker, signal.SIGKILL)
     assert begins_with(finished(server, video), RED, 9)
+
+
+async def test_frames_stay_while_a_request_in_flight_needs_them_and_go_with_the_last(tmp_path: Path) -> None:
+    artifacts, stored = ArtifactStore(str(tmp_path / "videos")), set[str]()
+    settings = Settings()
+    references = References(
+        WorkerSupervisor(settings.configure(tmp_path)), artifacts, lambda: stored, tmp_path, settings.jobs
+    )
+    one = Reference(id="a" * 64, bytes=1)
+
+    def lies_there() -> bool:
+        return [name for name, _ in artifacts.references()] == [one.id]
+
+    frames = tmp_path / "frames"
+    frames.write_bytes(b"x")
+    async with references.held(one.id), references.held(one.id):
+        artifacts.put_reference(frames, one.id)
+        # The last video that was stored with the same picture is deleted.
+        references.release(one)
+        assert lies_there()
+        stored.add(one.id)
+    assert lies_there()
+    stored.clear()
+    references.release(one)
+    assert not lies_there()
+    with pytest.raises(VideoGone):
+        await references.find(one.id)
+
+
+def test_only_so_many_uploads_are_read_at_a_time(server: LiveServer) -> None:
+    (worker,) = server.worker_ids()
+
+    def order(shade: int) -> Any:
+        upload = data_url(picture((9, 9, shade)))
+        body = {"prompt": "a hill", "num_frames": 5, "input_reference": upload}
+        return ask(server, "POST", "/v1/videos", body)
+
+    clients = MAX_WAITING + 5
+    with ThreadPoolExecutor(clients) as pool:
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            sent = [pool.submit(order, shade) for shade in range(clients)]
+            # Nobody gets an answer from the worker, so these are the refused ones.
+            refused = [answer.result() for answer in itertools.islice(as_completed(sent), 5)]
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        answers = [answer.result() for answer in sent]
+    assert {answer.code for answer in refused} == {"queue_full"}
+    assert sum(answer.status == 200 for answer in answers) == MAX_WAITING
 
 
 def test_what_was_left_behind_is_removed_in_time(start_server: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ultraflash.server.access import Grant
-from ultraflash.server.jobs.database import open_database
+from ultraflash.server.database import open_database
 from ultraflash.server.session_archive import SessionArchive
-from ultraflash.server.session_store import SessionStore, StoredSession
+from ultraflash.server.session_store import KEEP_REFERENCE_S, SESSION_TABLES, SessionStore, StoredSession
 
 ME = f"{socket.gethostname()}:{os.getpid()}:aa"
 # No process has the number 0 to itself, so this one has surely ended.
@@ -25,15 +25,15 @@ OpenStore = Callable[[str], SessionStore]
 @pytest.fixture
 def open_sessions(database_url: str, clock: Any) -> Iterator[OpenStore]:
     """Opens the database as one server or another."""
-    stores = []
+    engines = []
 
     def open_(me: str) -> SessionStore:
-        stores.append(SessionStore(open_database(database_url), me=me, clock=clock))
-        return stores[-1]
+        engines.append(open_database(database_url, *SESSION_TABLES))
+        return SessionStore(engines[-1], me=me, clock=clock)
 
     yield open_
-    for store in stores:
-        store.close()
+    for engine in engines:
+        engine.dispose()
 
 
 def session(number: int = 1, **fields: Any) -> StoredSession:
@@ -119,11 +119,31 @@ def test_what_was_over_long_ago_is_forgotten(open_sessions: OpenStore, clock: An
     assert store.get(again.id) == replace(again, updated_at=clock.now)
 
 
-def test_the_archive_stores_the_newest_version_and_knows_it_at_once(open_sessions: OpenStore) -> None:
+def test_the_archive_stores_the_newest_version_and_knows_it_at_once(
+    open_sessions: OpenStore, clock: Any
+) -> None:
     archive = SessionArchive(open_sessions(ME))
     for frames in range(50):
         archive.put(session(frames=frames))
         assert archive.find(session().id).frames == frames
+        # Stored or not yet: nobody is told of the year 1970.
+        assert archive.find(session().id).updated_at == clock.now
     archive.close()
     found = open_sessions(ME).get(session().id)
     assert found is not None and found.frames == 49
+
+
+def test_pictures_of_live_sessions_and_of_those_just_over_are_in_use(
+    open_sessions: OpenStore, clock: Any
+) -> None:
+    store = open_sessions(ME)
+
+    def start(image: str | None) -> dict[str, Any]:
+        return {"prompt": 'an "image": "x" of a hill', "max_frames": None, "image": image}
+
+    store.save(session(1, start=start("a" * 64)))
+    store.save(session(2, start=start("b" * 64), state="ended"))
+    store.save(session(3, start=start(None)))
+    assert store.references_in_use() == {"a" * 64, "b" * 64}
+    clock.now += KEEP_REFERENCE_S + 1
+    assert store.references_in_use() == {"a" * 64}

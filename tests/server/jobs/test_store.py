@@ -149,8 +149,9 @@ def test_what_was_cancelled_stays_cancelled(
     running, queued = store.create(make_order()), store.create(make_order())
     assert claimed(store).id == running.id
     for job in (running, queued):
-        assert store.cancel(job.id).state == "cancelled"
-        assert store.cancel(job.id).state == "cancelled"
+        for ends in (True, False):
+            cancelled, ended = store.cancel(job.id)
+            assert (cancelled.state, ended) == ("cancelled", ends)
     assert store.claim("pattern") is None
     assert not store.keep(running.id, 10)
     assert not store.complete(running.id, 10, "aa")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ultraflash.server.database import open_database
 from ultraflash.server.errors import KeyNameTaken, UnknownKey
-from ultraflash.server.jobs.database import open_database
-from ultraflash.server.keys.records import KeyLimits
+from ultraflash.server.keys.records import API_KEYS, KeyLimits
 from ultraflash.server.keys.secret import new_secret
 from ultraflash.server.keys.store import KeyStore, any_keys
 
@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(file: Path, clock: Clock) -> Iterator[KeyStore]:
-    store = KeyStore(open_database(f"sqlite:///{file}"), clock=clock)
+    store = KeyStore(open_database(f"sqlite:///{file}", API_KEYS), clock=clock)
     yield store
     store.close()
 

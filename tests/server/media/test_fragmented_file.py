@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ultraflash.server.media.boxes import VideoTrack
-from ultraflash.server.media.fragmented_file import FragmentedFile
+from ultraflash.server.media.fragmented_file import FragmentedFile, cut, frames_in
 from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
 
 WIDTH, HEIGHT, FPS = 224, 128, 16
@@ -77,3 +78,49 @@ def test_a_file_without_a_frame_never_was(
 ) -> None:
     FragmentedFile(tmp_path / "part.mp4", stream[0]).finish()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_writer_was_killed_is_gone_on_with_from_any_of_its_frames(
+    tmp_path: Path, stream: tuple[VideoTrack, list[AccessUnit]]
+) -> None:
+    track, units = stream
+    left = FragmentedFile(tmp_path / "left.mp4", track)
+    for unit in units[:8]:
+        left.write(unit.data, key=unit.key)
+    whole = tmp_path / "whole.mp4"
+    other = FragmentedFile(whole, track)
+    for unit in units:
+        other.write(unit.data, key=unit.key)
+    other.finish()
+    written = left.path.read_bytes()
+    # A frame of which only the rest is there, as when the writer dies in the middle.
+    torn = bytes(8) + bytes(range(100))
+    for kept in (1, 6, 8):
+        path = tmp_path / f"again-{kept}.mp4"
+        path.write_bytes(written + torn)
+        assert frames_in(path) == 8
+        again = FragmentedFile.reopen(path, track, kept)
+        assert again is not None
+        assert again.frames == kept
+        for unit in units[kept:]:
+            again.write(unit.data, key=unit.key)
+        assert times(path) == [index / FPS for index in range(12)]
+        again.finish()
+        assert samples(path) == samples(whole)
+        assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_that_lacks_frames_or_is_of_another_track_is_not_gone_on_with(
+    tmp_path: Path, stream: tuple[VideoTrack, list[AccessUnit]]
+) -> None:
+    track, units = stream
+    file = FragmentedFile(tmp_path / "part.mp4", track)
+    for unit in units[:5]:
+        file.write(unit.data, key=unit.key)
+    assert FragmentedFile.reopen(file.path, track, 6) is None
+    assert FragmentedFile.reopen(file.path, replace(track, fps=FPS + 1), 5) is None
+    assert times(file.path) == [index / FPS for index in range(5)]
+    cut(file.path, 3)
+    assert times(file.path) == [index / FPS for index in range(3)]
+    file.finish()
+    assert frames_in(file.path) == 0

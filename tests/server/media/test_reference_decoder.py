@@ -11,7 +11,7 @@ from PIL import Image
 from uploads import BLUE, GREEN, RED, clip, halves, picture, png_that_claims
 
 from ultraflash.server.media.reference_decoder import BadReference, DecodeOrder, ReferenceTooLarge, decode
-from ultraflash.server.media.signatures import HEAD_BYTES, demuxer_of
+from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def order(tmp_path: Path) -> DecodeOrder:
 
 def decoded(order: DecodeOrder, upload: bytes, demuxer: str | None = None) -> np.ndarray:
     Path(order.path).write_bytes(upload)
-    found = demuxer or demuxer_of(upload[:HEAD_BYTES])
+    found = demuxer or ACCEPTED.demuxer_of(upload[:HEAD_BYTES])
     assert found is not None
     decode(replace(order, demuxer=found))
     return np.load(order.target)
@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_refused_in_words(
 def test_a_playlist_opens_no_other_file(order: DecodeOrder, tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
     playlist = f"ffconcat version 1.0\nfile {tmp_path / 'secret.png'}\n".encode()
-    assert demuxer_of(playlist[:HEAD_BYTES]) is None
+    assert ACCEPTED.demuxer_of(playlist[:HEAD_BYTES]) is None
     with pytest.raises(BadReference):
         decoded(order, playlist, "mov")
 
@@ -134,4 +134,4 @@ def test_a_playlist_opens_no_other_file(order: DecodeOrder, tmp_path: Path) -> N
     ],
 )
 def test_other_kinds_are_not_decoded_at_all(head: bytes) -> None:
-    assert demuxer_of(head) is None
+    assert ACCEPTED.demuxer_of(head) is None

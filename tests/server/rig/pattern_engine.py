@@ -74,6 +74,7 @@ class PatternState:
     blend_groups: int = 1
     blended: int = 1
     reference: list[list[float]] = field(default_factory=list)
+    sr_share: float = 1.0
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -106,8 +107,8 @@ def read_number(frame_HWC: np.ndarray) -> int:
 class PatternEngine:
     """Deterministic pictures. In the environment, ``PATTERN_SECONDS`` is the work of a group and
     ``PATTERN_LOAD_SECONDS`` that of loading. ``PATTERN_COSTS`` is the path of a JSON file with the seconds of a group
-    by name of the size, which is read again for each group. ``PATTERN_GPU`` is what it says of a GPU, such as 3/8 for
-    three bytes of eight in use."""
+    by name of the size, which is read again for each group; with ``1K/0.5`` it has that step too. ``PATTERN_GPU`` is
+    what it says of a GPU, such as 3/8 for three bytes of eight in use."""
 
     def __init__(self) -> None:
         self.preset = PatternPreset()
@@ -143,14 +144,25 @@ class PatternEngine:
         return PatternState(prompt=self.check_prompt(prompt), size=self.preset.size(size), seed=seed)
 
     def set_prompt(self, state: PatternState, prompt: str, *, transition: str, groups: int) -> None:
-        """A blend goes from one colour to the other in equal steps."""
-        assert transition == "blend" or (transition, groups) == ("recompute", 1)
+        """A blend goes from one colour to the other in equal steps, and so does a fade here."""
+        assert transition in ("fade", "blend") or (transition, groups) == ("recompute", 1)
         state.old_colour = state.colour
         state.prompt = self.check_prompt(prompt)
-        state.blend_groups, state.blended = (groups, 0) if transition == "blend" else (1, 1)
+        state.blend_groups, state.blended = (groups, 0) if transition != "recompute" else (1, 1)
 
     def set_size(self, state: PatternState, size: str) -> None:
         state.size = self.preset.size(size)
+
+    def sr_shares(self, size: str) -> tuple[float, ...]:
+        """Half of it for the larger size, where its costs say what that costs."""
+        return (1.0, 0.5) if f"{size}/0.5" in self._costs_now() else (1.0,)
+
+    def set_sr_share(self, state: PatternState, share: float) -> None:
+        assert share in self.sr_shares(state.size.name)
+        state.sr_share = share
+
+    def _costs_now(self) -> dict[str, float]:
+        return json.loads(Path(self._costs).read_text()) if self._costs else {}
 
     def reference_format(self) -> PatternReference:
         return PatternReference()
@@ -179,7 +191,8 @@ class PatternEngine:
             raise RuntimeError("a fault on purpose")
         if state.prompt == "die":
             os._exit(9)
-        seconds = json.loads(Path(self._costs).read_text())[state.size.name] if self._costs else self._seconds
+        name = state.size.name if state.sr_share == 1 else f"{state.size.name}/{state.sr_share:g}"
+        seconds = self._costs_now().get(name, self._seconds)
         time.sleep(1.0 if state.prompt == "slow" else seconds)
         state.blended = min(state.blended + 1, state.blend_groups)
         count = 12 if state.frames_emitted else 9

@@ -7,11 +7,15 @@ import pwd
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from ultraflash.server.database import open_database
 from ultraflash.server.errors import DataUnusable
-from ultraflash.server.jobs.database import open_database
 
 PATIENCE_S = 300.0
 ACCOUNT = "postgres"
@@ -81,3 +85,16 @@ class Postgres:
         except DataUnusable:
             return False
         return True
+
+
+def running_postgres() -> Iterator[str]:
+    """URL of one while it is wanted; skips the test where there can be none."""
+    if missing := why_no_postgres():
+        pytest.skip(missing)
+    with tempfile.TemporaryDirectory() as folder:
+        postgres = Postgres(Path(folder))
+        postgres.start()
+        try:
+            yield postgres.url
+        finally:
+            postgres.stop()

@@ -53,7 +53,7 @@ def sizes_of(engine: CountingEngine) -> StreamSizes:
     """Sizes of live streams, of which there are none here."""
     pixels = {size.name: size.width * size.height for size in engine.preset.sizes}
     return StreamSizes(
-        engine.preset,
+        engine,
         possible=tuple(pixels),
         largest=None,
         adapt_named=False,

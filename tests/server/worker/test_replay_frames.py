@@ -21,8 +21,9 @@ RULE = PacingRule(ahead_us=1e9, ack_pause_s=1e9, ack_end_s=1e9, paused_end_s=1e9
 PROMPTS = {
     1: PromptUpdate(prompt="a calm sea at dusk", event_id="cut"),
     2: PromptUpdate(prompt="a city at night", event_id="blend", transition="blend", groups=3),
+    5: PromptUpdate(prompt="a desert at noon", event_id="fade", transition="fade"),
 }
-GROUPS = 5
+GROUPS = 7
 
 
 class CaughtFrames:
@@ -38,7 +39,7 @@ class CaughtFrames:
 
 
 def stream(engine: Engine, log: SessionLog) -> list[np.ndarray]:
-    """Some groups of a live stream whose prompt is cut and blended."""
+    """Some groups of a live stream whose prompt is cut, blended and faded."""
     command = OpenStream(
         stream_id="s",
         prompt="snowy mountains at dawn",

@@ -1,29 +1,34 @@
-"""The database of jobs and API keys: SQLite with a write-ahead log, or any other that SQLAlchemy opens."""
+"""The database of jobs, sessions and API keys: SQLite with a write-ahead log, or any other that SQLAlchemy opens."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Table, create_engine, event, inspect, make_url
+from sqlalchemy import Column, Connection, Engine, MetaData, Table, create_engine, event, inspect, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from ultraflash.server.errors import DataUnusable
-from ultraflash.server.jobs.records import METADATA
-from ultraflash.server.keys.records import METADATA as KEYS
 
+METADATA = MetaData()
+"""Of all tables, which lie with what they hold."""
 READING = "reading"
 BUSY_WAIT_MS = 30_000
+# A server that hangs within a transaction keeps its job locked, from those that would take it over, for so long.
+IDLE_IN_TRANSACTION_MS = 15_000
 
 
-def open_database(url: str) -> Engine:
-    """Connects and lays the tables where they are missing. Raises ``DataUnusable``."""
+def open_database(url: str, *tables: Table) -> Engine:
+    """Connects and lays these tables where they are missing. Raises ``DataUnusable``.
+
+    Who opens one disposes of it; stores only use it, so that all of a server share its connections.
+    """
     try:
         parsed = make_url(url)
         engine = _sqlite(url, parsed.database) if parsed.drivername.startswith("sqlite") else _server(url)
-        METADATA.create_all(engine)
-        KEYS.create_all(engine)
-        _add_new_columns(engine)
+        METADATA.create_all(engine, tables=tables)
+        _add_new_columns(engine, tables)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise DataUnusable(
             f"data.database cannot be used: {error}. SQLite and PostgreSQL are written sqlite:///FILE and "
@@ -35,10 +40,10 @@ def open_database(url: str) -> Engine:
     return engine
 
 
-def _add_new_columns(engine: Engine) -> None:
+def _add_new_columns(engine: Engine, tables: Sequence[Table]) -> None:
     """Brings tables of an older version up to date: new columns take no value, so that nothing has to be moved."""
     with engine.begin() as connection:
-        for table in METADATA.sorted_tables:
+        for table in tables:
             if engine.dialect.name == "postgresql" and _missing(connection, table):
                 # Another server may be at it; SQLite lets only one write anyway.
                 connection.exec_driver_sql(f'LOCK TABLE "{table.name}" IN ACCESS EXCLUSIVE MODE')
@@ -55,7 +60,16 @@ def _missing(connection: Connection, table: Table) -> list[Column[Any]]:
 
 
 def _server(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    if engine.dialect.name == "postgresql":
+
+        @event.listens_for(engine, "connect")
+        def _(connection: Any, _record: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
+            connection.commit()
+
+    return engine
 
 
 def _sqlite(url: str, file: str | None) -> Engine:

@@ -1,0 +1,73 @@
+"""The door through which the front looks into a replica. It opens to those who know the replicas' secret alone."""
+
+from __future__ import annotations
+
+import hmac
+
+from sqlalchemy.exc import OperationalError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ultraflash.server.admission import Admission, Claim, share_of_time
+from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
+from ultraflash.server.services import Services
+
+
+class ReplicaDoor:
+    """ASGI middleware around the app of a replica. Without the secret its paths are as unknown as any others."""
+
+    def __init__(self, app: ASGIApp, *, services: Services, secret: str) -> None:
+        self._app = app
+        self._services = services
+        self._secret = secret
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in (STATE_PATH, TAKE_OVER_PATH):
+            await self._app(scope, receive, send)
+            return
+        shown = Headers(scope=scope).get(SECRET_HEADER, "")
+        if not hmac.compare_digest(shown.encode(), self._secret.encode()):
+            await self._app(scope, receive, send)
+        elif scope["path"] == TAKE_OVER_PATH and scope["method"] == "POST":
+            # On the event loop, which the sessions that come belong to.
+            self._services.server.take_over()
+            await Response(status_code=204)(scope, receive, send)
+        else:
+            state = await self._state()
+            await JSONResponse(state.model_dump(mode="json"))(scope, receive, send)
+
+    async def _state(self) -> ReplicaState:
+        server, jobs = self._services.server, self._services.jobs
+        supervisor, sessions = server.supervisor, server.sessions
+        running = [session.claim for session in sessions]
+        try:
+            queued, pixels = await run_in_threadpool(jobs.store.work_before)
+        except OperationalError:
+            # Live streams go on without the database, and have to be found.
+            queued, pixels = 0, 0.0
+        return ReplicaState(
+            ready=supervisor.is_ready,
+            stage=supervisor.status.stage,
+            progress=supervisor.status.progress,
+            restarts=supervisor.status.restarts,
+            sessions=tuple(session.session_id for session in sessions),
+            waiting=len(sessions.line),
+            share=share_of_time(running, supervisor.frame_seconds),
+            eta_s=self._eta_s(running),
+            job=jobs.dispatcher.running_id,
+            queued=queued,
+            jobs_eta_s=jobs.dispatcher.speed.seconds_for(pixels) if queued else 0.0,
+        )
+
+    def _eta_s(self, running: list[Claim]) -> float | None:
+        """Seconds until one more stream that is content with the smallest size would begin."""
+        server = self._services.server
+        ready, line = server.supervisor.ready, server.sessions.line
+        if ready is not None and not len(line):
+            smallest = Claim(fps=ready.fps, size=None, frames_left=None)
+            admission = Admission(server.settings.stream)
+            if admission.fits(smallest, running, server.supervisor.frame_seconds):
+                return 0.0
+        return server.sessions.eta(len(line) + 1)

@@ -1,0 +1,201 @@
+"""Replicas as child processes: started, followed, replaced when they die, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ultraflash.server.listen import listening_socket
+from ultraflash.server.replicas.directory import Replica
+from ultraflash.server.serving import CANNOT_SERVE
+from ultraflash.server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.2
+LONGEST_BACKOFF_S = 10.0
+# A life that lasts so long was no failure to start.
+STEADY_S = 30.0
+GIVE_UP_AFTER = 5
+STOP_WAIT_S = 30.0
+# As for the worker: the working directory must not hide packages.
+_BOOT = """import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+from ultraflash.server.replicas.replica_process import main
+main()"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Slot:
+    """The place of a replica, over all its lives.
+
+    Attributes:
+        replica: the life that runs now.
+        wanted: whether another life follows.
+    """
+
+    number: int
+    replica: Replica | None = None
+    process: asyncio.subprocess.Process | None = None
+    task: asyncio.Task[None] | None = None
+    wanted: bool = True
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Fleet:
+    """All replicas of one front.
+
+    Args:
+        on_lost: called when a replica has died on its own.
+        on_given_up: called once when no replica can be had, for good.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_lost: Callable[[], Awaitable[None]],
+        on_given_up: Callable[[], None],
+    ) -> None:
+        self.restarts = 0
+        self._settings = settings
+        self._on_lost = on_lost
+        self._on_given_up = on_given_up
+        self._slots: dict[int, Slot] = {}
+
+    def running(self) -> Sequence[Replica]:
+        """Those whose process runs, by number."""
+        slots = sorted(self._slots.values(), key=lambda slot: slot.number)
+        return [slot.replica for slot in slots if slot.replica is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that are wanted run."""
+        return all(slot.replica is not None for slot in self._slots.values())
+
+    @property
+    def missing(self) -> int:
+        """How many are wanted and do not run."""
+        return sum(slot.replica is None for slot in self._slots.values())
+
+    def add(self) -> int:
+        """Starts one more; returns its number, the lowest that is free."""
+        number = next(number for number in range(len(self._slots) + 1) if number not in self._slots)
+        slot = self._slots[number] = Slot(number=number)
+        slot.task = asyncio.create_task(self._keep_alive(slot))
+        return number
+
+    async def remove(self, number: int) -> None:
+        """Stops one, and returns when it has ended; what it works on goes back into the queue."""
+        slot = self._slots.get(number)
+        if slot is None:
+            return
+        slot.wanted = False
+        slot.stopping.set()
+        if slot.process is not None:
+            _signal(slot.process, slot.process.terminate)
+        if slot.task is not None:
+            await slot.task
+
+    async def stop(self) -> None:
+        """Stops all."""
+        await asyncio.gather(*(self.remove(number) for number in list(self._slots)))
+
+    async def _keep_alive(self, slot: Slot) -> None:
+        failures = 0
+        while slot.wanted:
+            began = asyncio.get_running_loop().time()
+            status = await self._live_once(slot)
+            if not slot.wanted:
+                break
+            steady = asyncio.get_running_loop().time() - began > STEADY_S
+            failures = 0 if steady else failures + 1
+            log.warning("replica %d has gone with status %d", slot.number, status)
+            self.restarts += 1
+            await self._tell_loss()
+            if status == CANNOT_SERVE or failures >= GIVE_UP_AFTER:
+                log.error("replica %d is given up", slot.number)
+                break
+            backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
+            try:
+                await asyncio.wait_for(slot.stopping.wait(), backoff_s)
+            except asyncio.TimeoutError:
+                continue
+        del self._slots[slot.number]
+        if slot.wanted and not self._slots:
+            self._on_given_up()
+
+    async def _tell_loss(self) -> None:
+        try:
+            await self._on_lost()
+        except Exception:
+            # The next life is more important.
+            log.exception("the loss of a replica could not be dealt with")
+
+    async def _live_once(self, slot: Slot) -> int:
+        """One life of a replica; returns its exit status."""
+        with listening_socket("127.0.0.1", 0) as listener:
+            host, port = listener.getsockname()[:2]
+            process = await asyncio.create_subprocess_exec(
+                *replica_command(listener.fileno()),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(listener.fileno(),),
+                env={**os.environ, **device_environment(slot.number)},
+                # Ctrl-C is for the front, which ends its replicas when it has let go of their clients.
+                start_new_session=True,
+            )
+        slot.process = process
+        assert process.stdin is not None
+        # The pipe stays open: a replica ends when it closes, even if the front was killed.
+        process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
+        slot.replica = Replica(number=slot.number, address=f"{host}:{port}")
+        log.info("replica %d is process %d at %s", slot.number, process.pid, slot.replica.address)
+        if not slot.wanted:
+            _signal(process, process.terminate)
+        try:
+            return await self._ended(slot, process)
+        finally:
+            slot.replica = slot.process = None
+
+    async def _ended(self, slot: Slot, process: asyncio.subprocess.Process) -> int:
+        ending = asyncio.ensure_future(process.wait())
+        stopping = asyncio.ensure_future(slot.stopping.wait())
+        await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        try:
+            return await asyncio.wait_for(asyncio.shield(ending), None if slot.wanted else STOP_WAIT_S)
+        except asyncio.TimeoutError:
+            log.warning("replica %d does not end; killing it", slot.number)
+            _signal(process, process.kill)
+            return await ending
+
+
+def replica_command(listener: int) -> list[str]:
+    """What starts a replica on a listening socket of that number, which it inherits; its settings go to stdin."""
+    return [sys.executable, "-c", _BOOT, str(listener)]
+
+
+def _signal(process: asyncio.subprocess.Process, send: Callable[[], None]) -> None:
+    """Signals a process that may have ended on its own."""
+    try:
+        send()
+    except ProcessLookupError:
+        log.debug("process %d has ended already", process.pid)
+
+
+def device_environment(number: int, devices: Path = Path("/dev")) -> dict[str, str]:
+    """What gives a replica a GPU of its own, in turn where there are fewer; nothing where there is none.
+
+    Not yet run on a machine with several GPUs.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        visible = [str(index) for index in range(sum(1 for _ in devices.glob("nvidia[0-9]*")))]
+    else:
+        visible = [name.strip() for name in named.split(",") if name.strip()]
+    return {"CUDA_VISIBLE_DEVICES": visible[number % len(visible)]} if visible else {}

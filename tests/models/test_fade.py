@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ultraflash.models.cascade import Cascade
+from ultraflash.models.errors import BadTransition
+from ultraflash.models.fade import Fade
+from ultraflash.models.preset import load_preset
+from ultraflash.models.stream_state import StreamState
+from ultraflash.models.transition import PromptChangeConfig
+
+SEA, DESERT = "a calm sea", "a desert at noon"
+GROUP = 16
+
+
+def grey(*levels: int) -> Tensor:
+    return torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 2, 3)
+
+
+def levels(frames: Tensor) -> list[int]:
+    return frames[:, 0, 0, 0].tolist()
+
+
+def test_frames_go_over_in_equal_steps_across_groups_and_then_are_themselves() -> None:
+    fade = Fade()
+    assert levels(fade.apply(grey(7, 100))) == [7, 100]
+    fade.begin(5)
+    assert levels(fade.apply(grey(200, 200))) == [120, 140]
+    assert fade.left == 3
+    assert levels(fade.apply(grey(200, 200, 200, 30))) == [160, 180, 200, 30]
+    assert fade.left == 0
+    assert levels(fade.apply(grey(60))) == [60]
+
+
+def test_a_fade_takes_over_from_what_was_shown_last() -> None:
+    fade = Fade()
+    fade.apply(grey(0))
+    fade.begin(2)
+    fade.apply(grey(100))
+    fade.begin(2)
+    assert levels(fade.apply(grey(150, 150))) == [100, 150]
+
+
+def test_a_cut_ends_a_fade() -> None:
+    fade = Fade()
+    fade.apply(grey(0))
+    fade.begin(4)
+    fade.begin(0)
+    assert levels(fade.apply(grey(80))) == [80]
+
+
+def test_before_the_first_frame_there_is_nothing_to_fade_from() -> None:
+    fade = Fade()
+    fade.begin(4)
+    assert fade.left == 0
+    assert levels(fade.apply(grey(80))) == [80]
+    assert levels(fade.apply(grey(90))) == [90]
+
+
+def running(cascade: Cascade) -> tuple[StreamState, Tensor]:
+    """A stream of two groups, and its last frame."""
+    state = cascade.open(SEA, size="0.5K", seed=3)
+    cascade.next_group(state)
+    return state, cascade.next_group(state)[-1]
+
+
+def test_a_faded_change_shows_the_recomputed_stream_through_the_last_frame(cascade: Cascade) -> None:
+    cut, _ = running(cascade)
+    faded, last = running(cascade)
+    cascade.set_prompt(cut, DESERT, transition="recompute")
+    cascade.set_prompt(faded, DESERT, transition="fade", groups=2)
+    for group in range(3):
+        plain, shown = cascade.next_group(cut), cascade.next_group(faded)
+        weights = ((torch.arange(GROUP) + 1 + group * GROUP) / (2 * GROUP)).clamp(max=1)
+        mixed = torch.lerp(last.float()[None], plain.float(), weights[:, None, None, None])
+        assert torch.equal(shown, mixed.round().to(torch.uint8))
+
+
+def test_a_change_takes_what_the_preset_says_unless_told_otherwise(cascade: Cascade) -> None:
+    assert cascade.preset.prompt_change == PromptChangeConfig(transition="fade", groups=2)
+    left = {}
+    for transition in (None, "recompute"):
+        state, _ = running(cascade)
+        cascade.set_prompt(state, DESERT, transition=transition)  # type: ignore[arg-type]
+        left[transition] = state.picture.fade.left
+    assert left == {None: 2 * GROUP, "recompute": 0}
+
+
+def test_a_fade_outlives_a_change_of_size(cascade: Cascade) -> None:
+    state, _ = running(cascade)
+    cascade.set_prompt(state, DESERT, transition="fade", groups=2)
+    cascade.next_group(state)
+    cascade.set_size(state, "1K")
+    cascade.next_group(state)
+    assert state.picture.fade.left == 0
+    again, _ = running(cascade)
+    cascade.set_prompt(again, DESERT, transition="fade", groups=3)
+    cascade.next_group(again)
+    cascade.set_size(again, "1K")
+    cascade.next_group(again)
+    assert again.picture.fade.left == GROUP
+
+
+def test_a_preset_that_says_nothing_recomputes_and_one_that_cannot_be_is_refused() -> None:
+    assert load_preset("ultraflash-1k").prompt_change == PromptChangeConfig()
+    with pytest.raises(BadTransition):
+        PromptChangeConfig(transition="recompute", groups=2)
