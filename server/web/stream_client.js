@@ -72,7 +72,8 @@ export class StreamClient {
       this.request = { ...this.request, prompt };
     }
     this.prompts.ask(eventId, prompt);
-    this.#change({ type: "prompt.update", event_id: eventId, prompt });
+    // A fade, since a cut of a small model jumps.
+    this.#change({ type: "prompt.update", event_id: eventId, prompt, transition: "fade" });
   }
 
   /** Ask for another size. @param {{size: string, eventId: string}} change */
