@@ -49,6 +49,7 @@ def held(state: StreamState) -> dict[str, int]:
         "last_latents": allocated(state.last_latents_BCFHW),
         "prompt": allocated(state.prompt_context),
         "decoder_memory": allocated(state.picture.decoder),
+        "newest_frame": allocated(state.picture.fade),
         "sr_cache": allocated(state.picture.sr),
         "upsampler_memory": allocated(state.picture.upsampler),
     }
