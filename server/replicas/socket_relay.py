@@ -24,7 +24,7 @@ from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.peer import GOOD_BYES, TRY_AGAIN_LATER
 from ultraflash.server.protocol import dump_event
 from ultraflash.server.replicas.directory import Directory, Replica
-from ultraflash.server.replicas.http_relay import forwarded_headers, target_of
+from ultraflash.server.replicas.http_relay import NoSuchTarget, forwarded_headers, target_of
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +197,10 @@ class SocketRelay:
 
     async def _dial(self, replica: Replica) -> ClientConnection:
         host, _, port = replica.address.rpartition(":")
+        try:
+            target = target_of(self._client)
+        except NoSuchTarget as error:
+            raise ReplicaUnreachable("what was asked for is no path", refused=True) from error
         mine = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -205,7 +209,7 @@ class SocketRelay:
         try:
             await asyncio.get_running_loop().sock_connect(mine, (host, int(port)))
             return await connect(
-                f"ws://{self._client.headers.get('host', replica.address)}{target_of(self._client)}",
+                f"ws://{self._client.headers.get('host', replica.address)}{target}",
                 sock=mine,
                 additional_headers=headers,
                 user_agent_header=None,
