@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ SECOND = Replica(number=1, address="127.0.0.1:9001")
 Answer = Callable[[httpx.Request], httpx.Response]
 
 
-class Asked:
+class Asked(httpx.AsyncBaseTransport):
     """Requests that have reached a replica, but for those of the front itself."""
 
     def __init__(self, answer: Answer) -> None:
@@ -27,7 +28,7 @@ class Asked:
         self.bodies: list[bytes] = []
         self._answer = answer
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == STATE_PATH:
             return httpx.Response(200, json=ReplicaState(ready=True).model_dump(mode="json"))
         self.urls.append(str(request.url))
@@ -36,7 +37,7 @@ class Asked:
         return answer
 
     def directory(self) -> Directory:
-        http = httpx.AsyncClient(transport=httpx.MockTransport(self))
+        http = httpx.AsyncClient(transport=self)
         return Directory(lambda: [FIRST, SECOND], secret="x" * 16, complete=lambda: True, http=http)
 
 
@@ -54,7 +55,7 @@ def request(raw_path: bytes, *, method: str = "GET", body: bytes | None = b"") -
     scope = {
         "type": "http",
         "method": method,
-        "path": httpx.URL(raw_path=b"/" + raw_path).path,
+        "path": unquote(raw_path.decode()),
         "raw_path": raw_path,
         "query_string": b"",
         "headers": headers,
