@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import itertools
 import logging
@@ -23,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from ultraflash.server.errors import InvalidField, NotReady, QueueFull, ReferenceRefused
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.records import Reference
+from ultraflash.server.media.data_url import DATA_URL, bytes_of
 from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES, Kinds
 from ultraflash.server.settings import JobSettings
 from ultraflash.server.worker.messages import ReadReference, ReferenceRead
@@ -34,8 +33,6 @@ MAX_WAITING = 8
 PATIENCE_S = 120.0
 STALE_S = 3600.0
 FIELD = "input_reference"
-DATA_URL = "data:"
-BASE64 = ";base64"
 
 
 def uploaded(value: Any) -> bytes | None:
@@ -55,13 +52,7 @@ def uploaded(value: Any) -> bytes | None:
             "fetched.",
             param=FIELD,
         )
-    head, comma, data = value.partition(",")
-    if not comma or not head.endswith(BASE64):
-        raise InvalidField(f"{FIELD} is no data URL in base64.", param=FIELD)
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidField(f"{FIELD} is no valid base64: {error}.", param=FIELD) from error
+    return bytes_of(value, FIELD)
 
 
 class References:
