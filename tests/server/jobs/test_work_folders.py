@@ -62,7 +62,8 @@ def test_two_servers_that_are_left_share_the_attempts_of_a_third(tmp_path: Path)
     root, jobs = tmp_path / "work", [f"video_{number}" for number in range(300)]
     for job in jobs:
         attempt(root / GONE / job)
-    left = [f"{ME}{number}" for number in range(2)]
+    # Names of this process would take each other for gone.
+    left = [f"elsewhere:{number}:aa" for number in range(2)]
     with ThreadPoolExecutor() as pool:
         tidied = [
             pool.submit(WorkFolders(root, me, Tails(tmp_path / "tails")).tidy, jobs.__contains__)
