@@ -44,7 +44,7 @@ def pull(preset: Preset, *, say: Callable[[str], None]) -> tuple[Source, ...]:
         MissingExtra: huggingface_hub is not installed, and another network than the VAE is lacking.
         HubUnreachable: the hub does not answer or does not give such a network's files; the message says which go
             where.
-        MissingWeights: a file holds something else than it should, that of the VAE as well.
+        MissingWeights: a file of such a network is not in its repository, or holds something else than it should.
     """
     lacking = missing_sources(preset)
     required = tuple(source for source in lacking if source.part != VAE)
@@ -60,7 +60,7 @@ def _fetch_vae(preset: Preset, source: Source, say: Callable[[str], None]) -> tu
     """The source if it could be had, else nothing, after saying why."""
     try:
         _fetch(preset, source, (source,), say)
-    except (HubUnreachable, MissingExtra) as error:
+    except (HubUnreachable, MissingExtra, MissingWeights) as error:
         say(f"no {VAE}, so streams cannot start from pictures: {error.message}")
         return ()
     return (source,)

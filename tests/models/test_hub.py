@@ -92,14 +92,22 @@ def with_vae(official: Official, offline: Path) -> Preset:
     return replace(official.preset, sources=(vae, *official.preset.sources))
 
 
-def test_the_rest_is_fetched_where_the_hub_does_not_give_the_vae(with_vae: Preset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "repo",
+    [
+        pytest.param("someone/thing", id="refused"),
+        pytest.param("Wan-AI/Wan2.1-T2V-1.3B", id="not in the repository"),
+    ],
+)
+def test_the_rest_is_fetched_where_the_hub_does_not_give_the_vae(with_vae: Preset, repo: str) -> None:
+    vae, *others = with_vae.sources
+    with_vae = replace(with_vae, sources=(replace(vae, repo=repo), *others))
     said: list[str] = []
     fetched = pull(with_vae, say=said.append)
     assert [source.part for source in fetched] == [source.part for source in with_vae.sources[1:]]
     assert [source.part for source in missing_sources(with_vae)] == [VAE]
     (told,) = (line for line in said if line.startswith("no vae, so streams cannot start from pictures: "))
-    folder = tmp_path / "models" / "wan-vae"
-    assert f"{WAN_FILE} of https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B into {folder}" in told
+    assert WAN_FILE in told and f"https://huggingface.co/{repo}" in told
     assert "Self-Forcing" not in told
 
 
