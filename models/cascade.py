@@ -274,7 +274,8 @@ class Cascade:
         state.blend = blend_between(old.states_1XW, context.states_1XW, change.groups) if blends else None
         state.prompt_context = replace(old, prompt=context.prompt) if blends else context
         state.recompute_window = change.recomputes
-        state.picture.fade.begin(change.fade_groups * self.preset.group_frames * PATCH_FRAMES)
+        if change.recomputes:
+            state.picture.fade.begin(change.fade_groups * self.preset.group_frames * PATCH_FRAMES)
 
     def set_size(self, state: StreamState, size: str) -> None:
         """Make another size from the next group on, of the same base latents. Raises UnknownSize."""
@@ -386,6 +387,7 @@ class Cascade:
         if snapshot.compact:
             self._base.blocks.recompute_window(state)
             self._show_newest_again(state)
+            state.picture.fade.begin(snapshot.fields.get("fade_to_come", 0))
         return state
 
     def save_stream(self, state: StreamState, max_bytes: int | None = None) -> bytes:
@@ -416,9 +418,9 @@ class Cascade:
 
     def _resize(self, state: StreamState) -> None:
         """Change the size without a seam: the new memories first see the newest group once more."""
-        left, state.picture = state.picture.fade.left, self._pictures.open(state.next_size)
+        fade, state.picture = state.picture.fade, self._pictures.open(state.next_size)
         self._show_newest_again(state)
-        state.picture.fade.begin(left)
+        state.picture.fade.go_on_from(fade, self._pictures.layout)
 
     def _show_newest_again(self, state: StreamState) -> None:
         if state.last_latents_BCFHW is not None:

@@ -197,6 +197,8 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Network
         "last_latents": preset.group_frames * math.prod(frame) * torch.float32.itemsize,
         "prompt": _prompt_bytes(preset, dtype),
         "decoder_memory": _decode(preset, size, nets, frames=1).nbytes,
+        # In host memory, for a fade to begin from; planes take half of it, and a fade in progress once more.
+        "newest_frame": 3 * size.height * size.width,
     }
     if preset.execution.overlap:
         # The next group's latents, and what the window is taken back with should they not be wanted.

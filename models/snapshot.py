@@ -180,6 +180,8 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
         "blend": blend,
         "recompute_window": state.recompute_window,
         "sr_share": state.sr_share,
+        # For a compact one, which has no frames: one that has begun is cut short there.
+        "fade_to_come": picture.fade.to_come,
         "dynamic_cache": dataclasses.asdict(state.dynamic_cache),
         **{name: getattr(state, name) for name in _COUNTS},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ultraflash.server.engine import DetailChooser, Engine, EngineState, PictureSize, engine_transition
-from ultraflash.server.media.h264 import H264Config
+from ultraflash.server.media.h264 import H264Config, picture_size
 from ultraflash.server.wall_clock import unix_ms
 from ultraflash.server.worker.encoding import FrameGroup, StreamEncoder
 from ultraflash.server.worker.messages import (
@@ -282,7 +282,8 @@ def make_group(engine: Engine, stream: LiveStream) -> FrameGroup:
             engine, stream.state, next_index=stream.made_index, groups=stream.groups, work_s=work_s
         )
         seconds["keep"] = time.perf_counter() - start
-    height, width = frames_THWC.shape[1:3]
+    # Of a shape that no encoder takes the preset has no size either.
+    width, height = picture_size(frames_THWC.shape[1:]) or frames_THWC.shape[2:0:-1]
     frames_THWC = frames_THWC[sent_before:]
     if stream.max_frames is not None:
         frames_THWC = frames_THWC[: stream.max_frames - stream.next_index]
