@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ultraflash.server.replicas.fleet import device_environment
+from ultraflash.server.replicas.fleet import device_environment, replica_settings
+from ultraflash.server.settings import Settings
 
 
 def test_replicas_take_turns_with_the_gpus_that_there_are(
@@ -29,3 +30,10 @@ def test_only_gpus_that_were_given_to_the_front_are_given_on(
     assert given == ["3", "GPU-5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert device_environment(0, tmp_path) == {}
+
+
+def test_a_replica_and_its_worker_know_their_number() -> None:
+    settings = Settings()
+    told = Settings.model_validate_json(replica_settings(settings, 2).model_dump_json())
+    assert (told.replicas.number, told.configure(None).replica) == (2, 2)
+    assert settings.configure(None).replica is None
