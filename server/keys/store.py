@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Engine, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select, update
 
 from ultraflash.server.database import READING, open_database
 from ultraflash.server.errors import KeyNameTaken, UnknownKey
@@ -82,6 +82,11 @@ class KeyStore:
             values = {"revoked_at": self._clock()}
             connection.execute(update(API_KEYS).where(API_KEYS.c.id == row["id"]).values(values))
             return key_of(row)
+
+    def forget(self, key_id: str) -> None:
+        """Undoes the making of a key that nobody has seen; one that was in use is revoked instead."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(API_KEYS).where(API_KEYS.c.id == key_id))
 
     def find(self, secret: str) -> ApiKey | None:
         """The active key of that text."""

@@ -17,7 +17,9 @@ from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVE
 
 log = logging.getLogger(__name__)
 
-ANSWER_WITHIN_S = 5.0
+# A replica answers from memory.
+ANSWER_WITHIN_S = 1.0
+TAKE_OVER_WITHIN_S = 5.0
 ASK_AGAIN_S = 0.25
 # A session that was sent to a replica is seen there by then.
 UNSEEN_S = 1.0
@@ -116,7 +118,8 @@ class Directory:
             for seen in await self.look():
                 if seen.state is not None and session_id in seen.state.sessions:
                     return seen.replica
-            if self._complete() and all(seen.ready for seen in self.newest):
+            # One that is not ready knows its sessions all the same.
+            if self._complete() and all(seen.state is not None for seen in self.newest):
                 return None
             if time.monotonic() >= deadline:
                 return None
@@ -135,9 +138,16 @@ class Directory:
         return ready[next(self._turn) % len(ready)] if ready else None
 
     async def first(self) -> Replica | None:
-        """The ready replica of the lowest number: the one that remembers what only one can."""
-        ready = await self._best_known()
-        return ready[0] if ready else None
+        """The lowest replica that answers, ready or not: the one that remembers what only one can.
+
+        Its worker may come and go without another one being asked for what it has in its memory.
+        """
+        running = list(self._replicas())
+        known = [seen for seen in self.newest if seen.replica in running]
+        if not any(seen.state is not None for seen in known):
+            known = list(await self.look())
+        answering = [seen.replica for seen in known if seen.state is not None]
+        return next(iter(answering or running), None)
 
     async def take_over(self) -> None:
         """Lets a replica that has room go on with the sessions of one that is gone."""
@@ -146,7 +156,7 @@ class Directory:
             return
         try:
             url = f"http://{replica.address}{TAKE_OVER_PATH}"
-            answer = await self.http.post(url, headers=self._headers, timeout=ANSWER_WITHIN_S)
+            answer = await self.http.post(url, headers=self._headers, timeout=TAKE_OVER_WITHIN_S)
             answer.raise_for_status()
         except httpx.HTTPError as error:
             # The next life of the lost replica looks for them too.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -14,16 +14,25 @@ from ultraflash.server.admission import Admission, Claim, share_of_time
 from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 from ultraflash.server.services import Services
 
+MEASURE_EVERY_S = 1.0
+
 
 class ReplicaDoor:
-    """ASGI middleware around the app of a replica. Without the secret its paths are as unknown as any others."""
+    """ASGI middleware around the app of a replica. Without the secret its paths are as unknown as any others.
+
+    What it says comes from memory: a database that is slow must not make a replica look like one that has gone.
+    """
 
     def __init__(self, app: ASGIApp, *, services: Services, secret: str) -> None:
         self._app = app
         self._services = services
         self._secret = secret
+        self._work_before = (0, 0.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] not in (STATE_PATH, TAKE_OVER_PATH):
             await self._app(scope, receive, send)
             return
@@ -35,21 +44,35 @@ class ReplicaDoor:
             self._services.server.take_over()
             await Response(status_code=204)(scope, receive, send)
         else:
-            state = await self._state()
-            await JSONResponse(state.model_dump(mode="json"))(scope, receive, send)
+            await JSONResponse(self._state().model_dump(mode="json"))(scope, receive, send)
 
-    async def _state(self) -> ReplicaState:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The life of the app, through which the queue of videos is measured again and again."""
+        measuring = asyncio.create_task(
+            self._services.chores.repeat("queue", self._measure, every_s=MEASURE_EVERY_S)
+        )
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            measuring.cancel()
+
+    async def _measure(self) -> None:
+        try:
+            self._work_before = await run_in_threadpool(self._services.jobs.store.work_before)
+        except Exception:
+            # A queue that cannot be seen is no reason for another replica.
+            self._work_before = (0, 0.0)
+            raise
+
+    def _state(self) -> ReplicaState:
         server, jobs = self._services.server, self._services.jobs
         supervisor, sessions = server.supervisor, server.sessions
         running = [session.claim for session in sessions]
-        try:
-            queued, pixels = await run_in_threadpool(jobs.store.work_before)
-        except OperationalError:
-            # Live streams go on without the database, and have to be found.
-            queued, pixels = 0, 0.0
+        queued, pixels = self._work_before
+        trouble = self._services.chores.trouble
         return ReplicaState(
-            ready=supervisor.is_ready,
-            stage=supervisor.status.stage,
+            ready=supervisor.is_ready and trouble is None,
+            stage=trouble if trouble is not None and supervisor.is_ready else supervisor.status.stage,
             progress=supervisor.status.progress,
             restarts=supervisor.status.restarts,
             sessions=tuple(session.session_id for session in sessions),

@@ -23,6 +23,8 @@ LONGEST_BACKOFF_S = 10.0
 STEADY_S = 30.0
 GIVE_UP_AFTER = 5
 STOP_WAIT_S = 30.0
+# Stands for the exit status of a process that never was.
+NOT_STARTED = -1
 # As for the worker: the working directory must not hide packages.
 _BOOT = """import sys
 sys.path[:] = [entry for entry in sys.path if entry]
@@ -53,6 +55,7 @@ class Fleet:
     Args:
         on_lost: called when a replica has died on its own.
         on_given_up: called once when no replica can be had, for good.
+        closing: whether the front is being stopped, so that a replica that ends is not replaced.
     """
 
     def __init__(
@@ -61,27 +64,32 @@ class Fleet:
         *,
         on_lost: Callable[[], Awaitable[None]],
         on_given_up: Callable[[], None],
+        closing: Callable[[], bool],
     ) -> None:
         self.restarts = 0
         self._settings = settings
         self._on_lost = on_lost
         self._on_given_up = on_given_up
+        self._closing = closing
         self._slots: dict[int, Slot] = {}
 
     def running(self) -> Sequence[Replica]:
-        """Those whose process runs, by number."""
-        slots = sorted(self._slots.values(), key=lambda slot: slot.number)
+        """Those whose process runs and is to go on, by number."""
+        slots = sorted(self._wanted(), key=lambda slot: slot.number)
         return [slot.replica for slot in slots if slot.replica is not None]
 
     @property
     def complete(self) -> bool:
         """Whether all that are wanted run."""
-        return all(slot.replica is not None for slot in self._slots.values())
+        return all(slot.replica is not None for slot in self._wanted())
 
     @property
     def missing(self) -> int:
         """How many are wanted and do not run."""
-        return sum(slot.replica is None for slot in self._slots.values())
+        return sum(slot.replica is None for slot in self._wanted())
+
+    def _wanted(self) -> list[Slot]:
+        return [slot for slot in self._slots.values() if slot.wanted]
 
     def add(self) -> int:
         """Starts one more; returns its number, the lowest that is free."""
@@ -108,7 +116,7 @@ class Fleet:
 
     async def _keep_alive(self, slot: Slot) -> None:
         failures = 0
-        while slot.wanted:
+        while slot.wanted and not self._closing():
             began = asyncio.get_running_loop().time()
             status = await self._live_once(slot)
             if not slot.wanted:
@@ -118,6 +126,8 @@ class Fleet:
             log.warning("replica %d has gone with status %d", slot.number, status)
             self.restarts += 1
             await self._tell_loss()
+            if self._closing():
+                break
             if status == CANNOT_SERVE or failures >= GIVE_UP_AFTER:
                 log.error("replica %d is given up", slot.number)
                 break
@@ -127,7 +137,7 @@ class Fleet:
             except asyncio.TimeoutError:
                 continue
         del self._slots[slot.number]
-        if slot.wanted and not self._slots:
+        if slot.wanted and not self._slots and not self._closing():
             self._on_given_up()
 
     async def _tell_loss(self) -> None:
@@ -139,6 +149,27 @@ class Fleet:
 
     async def _live_once(self, slot: Slot) -> int:
         """One life of a replica; returns its exit status."""
+        try:
+            process, address = await self._spawn(slot)
+        except OSError as error:
+            # Too many processes or files, or no memory for one more: tried again like a life that was short.
+            log.error("replica %d cannot be started: %s", slot.number, error)
+            return NOT_STARTED
+        slot.process = process
+        assert process.stdin is not None
+        # The pipe stays open: a replica ends when it closes, even if the front was killed.
+        process.stdin.write(replica_settings(self._settings, slot.number).model_dump_json().encode() + b"\n")
+        slot.replica = Replica(number=slot.number, address=address)
+        log.info("replica %d is process %d at %s", slot.number, process.pid, slot.replica.address)
+        if not slot.wanted:
+            _signal(process, process.terminate)
+        try:
+            return await self._ended(slot, process)
+        finally:
+            slot.replica = slot.process = None
+
+    async def _spawn(self, slot: Slot) -> tuple[asyncio.subprocess.Process, str]:
+        """A process, and the address that it is going to answer at. Raises ``OSError``."""
         with listening_socket("127.0.0.1", 0) as listener:
             host, port = listener.getsockname()[:2]
             process = await asyncio.create_subprocess_exec(
@@ -149,18 +180,7 @@ class Fleet:
                 # Ctrl-C is for the front, which ends its replicas when it has let go of their clients.
                 start_new_session=True,
             )
-        slot.process = process
-        assert process.stdin is not None
-        # The pipe stays open: a replica ends when it closes, even if the front was killed.
-        process.stdin.write(replica_settings(self._settings, slot.number).model_dump_json().encode() + b"\n")
-        slot.replica = Replica(number=slot.number, address=f"{host}:{port}")
-        log.info("replica %d is process %d at %s", slot.number, process.pid, slot.replica.address)
-        if not slot.wanted:
-            _signal(process, process.terminate)
-        try:
-            return await self._ended(slot, process)
-        finally:
-            slot.replica = slot.process = None
+        return process, f"{host}:{port}"
 
     async def _ended(self, slot: Slot, process: asyncio.subprocess.Process) -> int:
         ending = asyncio.ensure_future(process.wait())

@@ -17,10 +17,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from ultraflash.server.error_response import error_body
 from ultraflash.server.origins import Gate
 from ultraflash.server.replicas.directory import Directory, Replica
-from ultraflash.server.replicas.http_relay import ask_all, relay
+from ultraflash.server.replicas.http_relay import ask_all, not_found, relay
 from ultraflash.server.replicas.merged_metrics import merged
 from ultraflash.server.replicas.socket_relay import SocketRelay
 from ultraflash.server.settings import Settings
@@ -135,7 +134,7 @@ class Front:
     async def anything(self, request: Request) -> Response:
         """Everything else, but for the door between front and replicas."""
         if request.url.path.startswith(DOOR):
-            return JSONResponse(error_body("not_found", "Not Found", param=None, status=404), status_code=404)
+            return not_found()
         return await relay(request, await self._replica_for(request), self._directory)
 
     async def _replica_for(self, request: Request) -> Replica | None:

@@ -58,7 +58,13 @@ class FrontProcess:
     def __init__(self, settings: Settings, secret: str) -> None:
         self._settings = settings
         self._given_up = False
-        self._fleet = Fleet(settings, on_lost=self._replica_lost, on_given_up=self._give_up)
+        self._fleet = Fleet(
+            settings,
+            on_lost=self._replica_lost,
+            on_given_up=self._give_up,
+            closing=lambda: self._server.draining,
+        )
+        self._removing: asyncio.Task[None] | None = None
         self._http = open_client()
         self._directory = Directory(
             self._fleet.running,
@@ -109,7 +115,8 @@ class FrontProcess:
 
     async def _scale(self) -> None:
         seen = self._directory.newest
-        if not self._fleet.complete:
+        removing = self._removing is not None and not self._removing.done()
+        if removing or not self._fleet.complete:
             return
         if self._scaler.wants_more(seen):
             log.info("replica %d is started, the queue is long", self._fleet.add())
@@ -117,7 +124,8 @@ class FrontProcess:
         number = self._scaler.to_be_stopped(seen)
         if number is not None:
             log.info("replica %d is stopped, nobody needs it", number)
-            await self._fleet.remove(number)
+            # Ending takes a while, in which the others are looked at.
+            self._removing = asyncio.create_task(self._fleet.remove(number))
 
     async def _replica_lost(self) -> None:
         await self._directory.take_over()

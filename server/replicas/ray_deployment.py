@@ -10,6 +10,7 @@ Built with Ray Serve 2.60 and not yet run on a live cluster.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import subprocess
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.database import open_database
@@ -31,6 +33,8 @@ from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
 from ultraflash.server.settings import Settings, check_binding, load_settings
 from ultraflash.server.tables import TABLES
+
+log = logging.getLogger(__name__)
 
 EVERYWHERE = "0.0.0.0"
 LOOK_EVERY_S = 1.0
@@ -116,6 +120,7 @@ class Book:
     async def left(self, address: str) -> None:
         """A replica is gone."""
         self._heard_at.pop(address, None)
+        self._numbers.pop(address, None)
 
     async def replicas(self) -> list[tuple[int, str]]:
         """Number and address of those that live."""
@@ -219,13 +224,19 @@ class Ingress:
 
     async def _keep_looking(self) -> None:
         while True:
-            found = [
-                Replica(number=number, address=address)
-                for number, address in await self._book.replicas.remote()
-            ]
-            lost = [replica for replica in self._replicas if replica not in found]
-            self._replicas = found
-            if lost:
-                self._losses += len(lost)
-                await self._directory.take_over()
+            try:
+                await self._look()
+            except RayError as error:
+                # The book is being replaced, or its machine is away: those that are known go on.
+                log.warning("the replicas could not be looked up; trying again: %s", error)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look(self) -> None:
+        found = [
+            Replica(number=number, address=address) for number, address in await self._book.replicas.remote()
+        ]
+        lost = [replica for replica in self._replicas if replica not in found]
+        self._replicas = found
+        if lost:
+            self._losses += len(lost)
+            await self._directory.take_over()

@@ -28,7 +28,7 @@ def main() -> None:
         form=settings.log_format,
         replica=settings.replicas.number,
     )
-    threading.Thread(target=_stop_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
+    threading.Thread(target=_die_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         serving = Serving(settings)
     except UltraflashError as error:
@@ -40,11 +40,13 @@ def main() -> None:
     raise SystemExit(serving.run(listener))
 
 
-def _stop_at_end_of(pipe: int) -> None:
-    """Asks this process to stop once nobody holds the other end of the pipe.
+def _die_at_end_of(pipe: int) -> None:
+    """Kills this process once nobody holds the other end of the pipe.
 
     Not by a buffered file, whose lock a thread that waits would hold when the interpreter ends.
     """
     while os.read(pipe, 1024):
         continue
-    os.kill(os.getpid(), signal.SIGTERM)
+    # Asked to stop it would end its sessions and remove their snapshots, from which the replicas of the next front go
+    # on; its worker ends when their channel closes. A front that stops asks by SIGTERM, and keeps the pipe until then.
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.peer import GOOD_BYES, TRY_AGAIN_LATER
 from ultraflash.server.protocol import dump_event
 from ultraflash.server.replicas.directory import Directory, Replica
-from ultraflash.server.replicas.http_relay import forwarded_headers, target_of
+from ultraflash.server.replicas.http_relay import NoSuchTarget, forwarded_headers, target_of
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class SocketRelay:
             elif self._downstream.done():
                 receiving.cancel()
                 return
-            elif self._in_line:
+            elif self._waits:
                 await self._reconsider()
 
     async def _reconsider(self) -> None:
@@ -135,12 +135,22 @@ class SocketRelay:
             upstream = await self._dial(free)
         except ReplicaUnreachable:
             return
-        # Looking took a while, in which its turn may have come where it is.
-        if self._start is None or not self._in_line:
+        # Looking took a while, in which its turn may have come where it is, and so does telling.
+        if self._waits:
+            try:
+                await self._tell(upstream, [self._authentication, self._start])
+            except ReplicaUnreachable:
+                return
+        if not self._waits:
             await upstream.close()
             return
         self._in_line = False
-        await self._go_on_with(free, upstream, [self._authentication, self._start])
+        await self._go_on_with(free, upstream)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the client is in a queue with what it wants to start."""
+        return self._start is not None and self._in_line
 
     async def _pass_on(self, message: Any) -> None:
         text = message.get("text")
@@ -182,21 +192,31 @@ class SocketRelay:
 
     async def _move_to(self, replica: Replica) -> None:
         """Connects to a replica, and says who the client is. Raises ``ReplicaUnreachable``."""
-        await self._go_on_with(replica, await self._dial(replica), [self._authentication])
+        upstream = await self._dial(replica)
+        await self._tell(upstream, [self._authentication])
+        await self._go_on_with(replica, upstream)
 
-    async def _go_on_with(
-        self, replica: Replica, upstream: ClientConnection, said: Sequence[str | None]
-    ) -> None:
-        """Leaves the replica where it is, and tells the new one what the client has ``said`` so far."""
+    async def _tell(self, upstream: ClientConnection, said: Sequence[str | None]) -> None:
+        """Tells a replica what the client has ``said`` so far. Raises ``ReplicaUnreachable``."""
+        try:
+            for text in said:
+                if text is not None:
+                    await upstream.send(text)
+        except websockets.ConnectionClosed as closed:
+            raise ReplicaUnreachable(str(closed)) from closed
+
+    async def _go_on_with(self, replica: Replica, upstream: ClientConnection) -> None:
+        """Leaves the replica where the client is, for one that knows it by now."""
         await self._hang_up()
         self._replica, self._upstream = replica, upstream
-        for text in said:
-            if text is not None:
-                await upstream.send(text)
         self._downstream = asyncio.create_task(self._pump(upstream))
 
     async def _dial(self, replica: Replica) -> ClientConnection:
         host, _, port = replica.address.rpartition(":")
+        try:
+            target = target_of(self._client)
+        except NoSuchTarget as error:
+            raise ReplicaUnreachable("what was asked for is no path", refused=True) from error
         mine = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         mine.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         mine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -205,7 +225,7 @@ class SocketRelay:
         try:
             await asyncio.get_running_loop().sock_connect(mine, (host, int(port)))
             return await connect(
-                f"ws://{self._client.headers.get('host', replica.address)}{target_of(self._client)}",
+                f"ws://{self._client.headers.get('host', replica.address)}{target}",
                 sock=mine,
                 additional_headers=headers,
                 user_agent_header=None,
@@ -241,13 +261,16 @@ class SocketRelay:
 
     def _note_place(self, text: str) -> None:
         """Follows whether the client waits in a queue. What it has said is forgotten when it has its session."""
-        if self._start is None:
+        if self._start is None and self._settled:
             return
         kind = _read(text).get("type")
         if kind == "queue.status":
             self._in_line = True
-        elif kind in ("session.started", "session.done", "error"):
-            self._in_line, self._start, self._authentication = False, None, None
+        elif kind in ("session.started", "session.done"):
+            self._in_line, self._start, self._authentication, self._settled = False, None, None, True
+        elif kind == "error" and not self._in_line:
+            # Its start is refused, and it may ask for another one, which is free to go elsewhere.
+            self._start, self._settled = None, False
 
     async def _leave(self, code: int | None) -> None:
         """The client has gone: a good-bye is passed on as one, a lost connection as a lost one."""

@@ -13,14 +13,14 @@ class ReplicaState(BaseModel):
     """One moment of a replica.
 
     Attributes:
-        ready: whether streams can be started.
-        stage, progress, restarts: of its worker, as in ``/readyz``.
+        ready: whether streams can be started, as its ``/readyz`` says.
+        stage, progress, restarts: of its worker, or what is in the way, as in ``/readyz``.
         sessions: ids of its live sessions, those included that wait for their owners.
         waiting: clients in its queue.
         share: part of its machine's time that its streams need in real time.
         eta_s: until one more stream would begin, 0 for at once; None where that cannot be said.
         job: the video that it works on.
-        queued: unfinished videos in the database.
+        queued: unfinished videos in the database, when it last looked.
         jobs_eta_s: time that this replica alone would need for all of them; None until it has measured its speed.
     """
 

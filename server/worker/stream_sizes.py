@@ -71,9 +71,9 @@ class StreamSizes:
         step = self._policy.step([self._demand(stream) for stream in working.values()])
         if step is not None:
             stream = working[step.key]
-            size, share = self._ladder(stream)[step.place]
+            rung = self._ladder(stream)[step.place]
             stream.new_size = SizeChange(
-                event_id="", size=size, asked=stream.asked, reason=step.reason, sr_share=share
+                event_id="", size=rung.size, asked=stream.asked, reason=step.reason, sr_share=rung.sr_share
             )
 
     def _demand(self, stream: LiveStream) -> StreamLoad:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,3 +84,41 @@ def test_no_key_is_made_that_cannot_be_written(url: str, tmp_path: Path) -> None
     with pytest.raises(DataUnusable, match="first API key"):
         make_first_key(url, tmp_path / "file" / "first-key")
     assert keys(url) == []
+
+
+def test_two_servers_that_start_at_once_leave_a_key_that_opens(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "first-key"
+    KeyStore.open(url).close()
+    both, has_keys = Barrier(2), KeyStore.has_keys
+
+    def seen_by_both(store: KeyStore) -> bool:
+        known = has_keys(store)
+        both.wait(30)
+        return known
+
+    monkeypatch.setattr(KeyStore, "has_keys", seen_by_both)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: make_first_key(url, file), range(2)))
+    assert sorted(made) == [False, True]
+    assert keys(url) == ["first"]
+    store = KeyStore.open(url)
+    assert store.find(file.read_text().strip()) is not None
+    store.close()
+    assert [one.name for one in tmp_path.glob("*first-key*")] == ["first-key"]
+
+
+def test_a_key_that_could_not_be_written_is_not_there_and_is_made_by_the_next_start(
+    url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "first-key"
+    (file / "something").mkdir(parents=True)
+    with pytest.raises(DataUnusable, match="first API key"):
+        make_first_key(url, file)
+    assert keys(url) == []
+    assert list(tmp_path.glob(".first-key*")) == []
+    (file / "something").rmdir()
+    file.rmdir()
+    assert make_first_key(url, file)
+    assert file.read_text().startswith("uf_")

@@ -102,12 +102,17 @@ async def test_a_session_is_where_it_says_it_is(make_directory: MakeDirectory) -
 
 @pytest.mark.parametrize(
     ("states", "complete", "waits"),
-    [((FREE, FREE), True, False), ((FREE,), False, True), ((FREE, state(ready=False)), True, True)],
+    [
+        ((FREE, FREE), True, False),
+        ((FREE,), False, True),
+        ((FREE, None), True, True),
+        ((FREE, state(ready=False)), True, False),
+    ],
 )
 async def test_an_unknown_session_is_waited_for_only_while_a_replica_is_missing(
     make_directory: MakeDirectory,
     asked: list[str],
-    states: tuple[ReplicaState, ...],
+    states: tuple[ReplicaState | None, ...],
     complete: bool,
     waits: bool,
 ) -> None:
@@ -120,9 +125,18 @@ async def test_requests_that_anybody_can_answer_take_turns(make_directory: MakeD
     directory = make_directory(FREE, state(ready=False), FREE)
     found = [await directory.any_one() for _ in range(4)]
     assert [replica.number for replica in found if replica is not None] == [0, 2, 0, 2]
-    first = await directory.first()
+
+
+@pytest.mark.parametrize(
+    ("states", "number"),
+    [((FREE, FREE), 0), ((state(ready=False), FREE), 0), ((None, FREE), 1), ((None, state(ready=False)), 1)],
+)
+async def test_what_only_one_remembers_is_asked_of_the_lowest_that_answers(
+    make_directory: MakeDirectory, states: tuple[ReplicaState | None, ...], number: int
+) -> None:
+    first = await make_directory(*states).first()
     assert first is not None
-    assert first.number == 0
+    assert first.number == number
 
 
 async def test_the_sessions_of_a_lost_replica_go_where_most_room_is(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 import signal
 import time
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from key_holders import make_key
 from live_server import PATIENCE_S, LiveServer, StreamClient
 from pattern_engine import read_number
-from replicas_client import alive, kill_replica, replica_ids, sessions_by_replica
+from PIL import Image
+from replicas_client import alive, children, kill_replica, replica_ids, sessions_by_replica
 from streams import decoded
 from videos_client import ask, download, make, numbers, pictures, wait_for
 
 from ultraflash.server.protocol import MediaFlags
+from ultraflash.server.replicas.directory import UNSEEN_S
 
 StartFront = Any
 
@@ -166,23 +171,36 @@ async def test_a_front_that_is_stopped_lets_streams_end_and_begins_none(start_fr
         await late.send("session.start", prompt="a lake")
         assert (await late.until("error"))["code"] == "not_ready"
         assert (await late.until_closed())[0] == 1013
+        # One that dies now is not replaced.
+        shared = await asyncio.to_thread(sessions_by_replica, front)
+        await asyncio.to_thread(kill_replica, front, next(one for one in shared if not shared[one]))
         await client.until_frame(client.frames()[-1][0].seq + 40)
         await client.send("session.stop")
         await client.until("session.done")
     assert await asyncio.to_thread(front.process.wait, 60) == 0
+    assert front.output().count(" is process ") == 2
     assert not any(alive(process) for process in replicas)
 
 
-def test_replicas_end_with_a_front_that_was_killed(start_front: StartFront) -> None:
-    front: LiveServer = start_front()
-    replicas = replica_ids(front)
-    assert all(alive(process) for process in replicas)
-    os.kill(front.process.pid, signal.SIGKILL)
-    front.process.wait()
+async def test_replicas_end_with_a_front_that_was_killed(start_front: StartFront) -> None:
+    front: LiveServer = start_front(stream__snapshot_share=1)
+    processes = [*replica_ids(front), *(worker for one in replica_ids(front) for worker in children(one))]
+    assert len(processes) == 4
+    async with front.client() as client:
+        started = await client.start("a red hill", seed=1)
+        await client.until_frame(70)
+        os.kill(front.process.pid, signal.SIGKILL)
+        front.process.wait()
     deadline = time.monotonic() + PATIENCE_S
-    while any(alive(process) for process in replicas) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(process) for process in replicas)
+    while any(alive(process) for process in processes) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    assert not any(alive(process) for process in processes)
+    await asyncio.to_thread(front.start)
+    await asyncio.to_thread(front.wait_for_metric, 'ultraflash_replicas{state="ready"} 2.0')
+    async with front.client() as again:
+        await come_back(again, started, client)
+        assert (await again.until("session.resumed"))["state"] == "restored"
+        await again.until_frame(client.frames()[-1][0].seq + 20)
 
 
 def test_replicas_that_cannot_serve_end_the_front_and_say_why(start_server: Any) -> None:
@@ -237,3 +255,38 @@ async def test_a_queue_starts_a_replica_which_takes_who_waits(start_front: Start
         playing.cancel()
         assert await asyncio.to_thread(sessions_by_replica, front) == {0: 1, 1: 1}
     assert "replica 1 is started, the queue is long" in front.output()
+
+
+async def test_a_stream_from_a_large_picture_starts_at_the_free_replica(start_front: StartFront) -> None:
+    front: LiveServer = start_front()
+    large = noise()
+    assert len(large) > 64 * 1024
+    async with front.client() as other, front.client() as client:
+        # Both are at the same replica until they have a session.
+        await other.start("a lake")
+        await other.until_frame(5)
+        await client.start("a red hill", image=base64.b64encode(large).decode())
+        await client.until_frame(5)
+        assert await asyncio.to_thread(sessions_by_replica, front) == {0: 1, 1: 1}
+
+
+async def test_who_was_refused_starts_where_there_is_room_by_then(start_front: StartFront) -> None:
+    front: LiveServer = start_front()
+    async with front.client() as client, front.client() as other:
+        await client.send("session.start", prompt="a hill", size="enormous")
+        await client.until("error")
+        # Until then the replica that has refused counts as taken.
+        await asyncio.sleep(1.2 * UNSEEN_S)
+        await other.start("a lake")
+        await other.until_frame(5)
+        await client.start("a hill")
+        await client.until_frame(5)
+        assert await asyncio.to_thread(sessions_by_replica, front) == {0: 1, 1: 1}
+
+
+def noise() -> bytes:
+    """A PNG that cannot be made small."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 416, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()

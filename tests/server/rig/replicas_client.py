@@ -22,6 +22,11 @@ def kill_replica(front: LiveServer, number: int) -> None:
     os.kill(replica_ids(front)[number], signal.SIGKILL)
 
 
+def children(process: int) -> list[int]:
+    """Process ids of what a process has started."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
 def alive(process: int) -> bool:
     """Whether a process runs, other than as a zombie that nobody has asked about."""
     try:
