@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ultraflash.kernels.block_sparse import BlockGrid, BlockSelection, SelectionRule, select_blocks
+from ultraflash.kernels.block_sparse import BlockGrid, BlockSelection, RingSpan, SelectionRule, select_blocks
 from ultraflash.models.preset import load_preset
 
 
@@ -57,6 +57,12 @@ class Tensors:
             torch.cat([self.past_k_BCTND, self.k_BQTND], dim=1),
             torch.cat([self.past_v_BCTND, self.v_BQTND], dim=1),
         )
+
+    def ring(self) -> tuple[Tensor, Tensor, RingSpan]:
+        """Keys and values of the cache as a stream has them: a ring, here with the oldest block at place 1, so that the
+        newest lies round its end."""
+        keys, values = (x.roll(1, dims=1) for x in (self.past_k_BCTND, self.past_v_BCTND))
+        return keys, values, RingSpan(first=1, count=keys.shape[1])
 
     @property
     def pairs(self) -> int:

@@ -5,8 +5,9 @@
 
 Each size runs in a process of its own, so that its peak memory is its own. Before anything is timed the frames are
 checked: their number, their shape, that they move, and that the same seed makes them again. What fails is not timed.
-Stages run one after the other here; milliseconds are per frame of video. Frames come as the server has them: on a GPU
-as the planes that the encoder takes, on a CPU as RGB.
+Milliseconds are per frame of video. Stages run one after the other, unless the preset's ``[execution] overlap`` is on:
+the base then works beside the others, and counts with what it had to be waited for. Frames come as the server has
+them: on a GPU as the planes that the encoder takes, on a CPU as RGB.
 """
 
 from __future__ import annotations

@@ -36,11 +36,13 @@ from fault_jobs import JobCustomer, Video
 from live_server import PATTERN, LiveServer
 
 from ultraflash.server.client import FramePacket, Stream, connect
-from ultraflash.server.engine import CASCADE, Engine, load_engine
-from ultraflash.server.protocol import MediaFlags, ServerEvent, SessionResumed
+from ultraflash.server.engine import CASCADE, Engine, engine_transition, load_engine
+from ultraflash.server.protocol import MediaFlags, ServerEvent, SessionResumed, Transition
 
 ENGINES = {"pattern": PATTERN, "mini": CASCADE}
 PROMPTS = ("a red hill", "a blue lake at night", "snowy mountains at dawn", "a desert at noon", "a calm sea")
+# Mostly cuts, so that many prompts are over by the end.
+TRANSITIONS: tuple[Transition, ...] = ("cut", "cut", "fade", "blend")
 # Below it a picture is another one; H.264 alone stays above.
 SAME_PICTURE_DB = 25.0
 PATIENCE_S = 60.0
@@ -75,7 +77,9 @@ class Owner:
             async for packet in stream:
                 self._take(packet)
                 if self._dice.random() < 0.02:
-                    await stream.set_prompt(self._dice.choice(PROMPTS))
+                    await stream.set_prompt(
+                        self._dice.choice(PROMPTS), transition=self._dice.choice(TRANSITIONS)
+                    )
                 await asyncio.sleep(1 / self._fps)
             await stopping
             self.replay = None if stream.done is None else stream.done.replay
@@ -119,9 +123,16 @@ def expected_frames(engine: Engine, replay: dict[str, Any]) -> Iterator[np.ndarr
         ):
             begin = changes.pop(0)
             state, group = engine.open(begin["prompt"], size=begin["size"], seed=replay["seed"]), 0
+        change = None
         while changes and changes[0]["group"] == group and not changes[0].get("restarted"):
             change = changes.pop(0)
-            engine.set_prompt(state, change["prompt"], transition="recompute", groups=1)
+        if change is not None:
+            engine.set_prompt(
+                state,
+                change["prompt"],
+                transition=engine_transition(change.get("transition", "cut")),
+                groups=change.get("groups", 1),
+            )
         for frame in np.asarray(engine.next_group(state)):
             yield frame
             index += 1

@@ -26,7 +26,6 @@ from result_table import markdown_table
 from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.loading import part_folder
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.training.evaluation.classifier import KINDS, FrameReader
 from ultraflash.training.evaluation.intervals import mean
@@ -70,9 +69,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     preset = load_preset(args.preset)
     size = args.size or preset.default_size
     cascades = [Cascade.load(with_steps(preset, steps)) for steps in args.steps]
-    reader = FrameReader(
-        part_folder(preset, "decoder"), preset.decoder, rows=preset.base.rows, cols=preset.base.cols
-    )
+    reader = FrameReader.of(preset)
     found: list[list[dict[str, float]]] = [[] for _ in cascades]
     for number, prompt in enumerate(make_prompts(args.prompts, split="test", seed=args.seed)):
         claims = {name: value for name, value in prompt.claims.items() if name in KINDS}

@@ -47,21 +47,22 @@ class Timed:
 
 
 def sparse(case: Case, tensors: Tensors, *, ours: str, others: bool) -> Iterator[Timed]:
-    """Attention to the selected blocks alone. `others` are what has to be compiled or installed."""
+    """Attention to the selected blocks alone, the cache a ring. `others` are what has to be compiled or installed."""
     q, k, v = tensors.q_BQTND, tensors.k_BQTND, tensors.v_BQTND
-    past_k, past_v = tensors.past_k_BCTND, tensors.past_v_BCTND
+    past_k, past_v, span = tensors.ring()
     (narrow_k, k_scale), (narrow_v, v_scale) = quantize(past_k), quantize(past_v)
 
     def by(backend: str) -> Tensor:
         return block_sparse_attention(
-            q, k, v, tensors.selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=backend
-        )
+            q, k, v, tensors.selection,
+            cached_k_BCTND=past_k, cached_v_BCTND=past_v, cached_span=span, backend=backend,
+        )  # fmt: skip
 
     def by_int8() -> Tensor:
         return block_sparse_attention(
             q, k, v, tensors.selection,
             cached_k_BCTND=narrow_k, cached_v_BCTND=narrow_v,
-            cached_k_scale_BCTN=k_scale, cached_v_scale_BCTN=v_scale, backend=ours,
+            cached_k_scale_BCTN=k_scale, cached_v_scale_BCTN=v_scale, cached_span=span, backend=ours,
         )  # fmt: skip
 
     fp8 = {"triton": "fp8", "interpreter": "fp8-interpreter"}[ours]
@@ -120,6 +121,7 @@ def gradients(case: Case, tensors: Tensors, *, ours: str) -> list[Timed]:
 
 def choices(case: Case, tensors: Tensors, *, ours: str) -> list[Timed]:
     """The choice of blocks."""
+    past_k, _, span = tensors.ring()
 
     def by(backend: str) -> Callable[[], Any]:
         return lambda: select_blocks(
@@ -127,7 +129,8 @@ def choices(case: Case, tensors: Tensors, *, ours: str) -> list[Timed]:
             tensors.k_BQTND,
             case.grid,
             case.rule,
-            cached_k_BCTND=tensors.past_k_BCTND,
+            cached_k_BCTND=past_k,
+            cached_span=span,
             backend=SELECTION_BACKEND.get(backend, backend),
         )
 

@@ -37,16 +37,13 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for streams without a change, then one for every way and every time after the change, as soon as it is
     there."""
     from ultraflash.models.cascade import Cascade
-    from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.classifier import FrameReader
     from ultraflash.training.evaluation.measures import StreamSettings, adherence, made_clips, prompt_switch
     from ultraflash.training.evaluation.streams import make_prompts
 
     cascade = Cascade.load(args.preset)
     preset = cascade.preset
-    reader = FrameReader(
-        part_folder(preset, "decoder"), preset.decoder, rows=preset.base.rows, cols=preset.base.cols
-    )
+    reader = FrameReader.of(preset)
     settings = StreamSettings(size=args.size or preset.default_size, seed=args.seed)
     prompts = make_prompts(args.streams, split="test", seed=args.seed)
     ordinary = list(made_clips(cascade, prompts, settings, seconds=args.before))

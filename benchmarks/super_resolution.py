@@ -126,7 +126,7 @@ def measure(args: argparse.Namespace, program: str) -> Iterator[list[dict[str, A
     cascade = Cascade.load(args.preset)
     encoder = load_frame_encoder(cascade.preset, device=cascade.pictures.device)
     upscaler = Upscaler(cascade, encoder)
-    size = cascade.preset.size(args.size or cascade.preset.default_size)
+    size = cascade.preset.size(args.size)
     plain: dict[str, Enlarge] = {
         "bicubic": by_pillow(Image.Resampling.BICUBIC),
         "lanczos": by_pillow(Image.Resampling.LANCZOS),
@@ -208,10 +208,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.table is not None:
         print(table(json.loads(args.table.read_text())["rows"]))
         return 0
+    from ultraflash.models.preset import load_preset
+
     program = vmaf_ffmpeg()
     if program is None:
         print("no ffmpeg with libvmaf; get one with: pip install imageio-ffmpeg", file=sys.stderr)
         return 1
+    preset = load_preset(args.preset)
+    args.size = preset.size(args.size or preset.default_size).name
     report: dict[str, Any] = {"benchmark": "super_resolution", "preset": args.preset, "size": args.size}
     report |= {**provenance(), "rows": []}
     for rows in measure(args, program):

@@ -1,10 +1,13 @@
 """Which tiles are the fastest on the GPU at hand: measured once, among those that fit, and remembered.
 
-The result is a JSON file in the user's cache folder, since it belongs to one GPU and one version of Triton.
+The result is a JSON file in the user's cache folder, since it belongs to one GPU, one version of Triton and one of the
+kernels.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -13,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ultraflash.kernels.tiles import Tiles
+
+KERNELS = Path(__file__).parent
 
 
 def cache_path() -> Path:
@@ -30,7 +35,7 @@ def tune(
         candidates: such as `tiles.survivors`; at least one. What is remembered counts if it is one of them.
         seconds: how long a call with these tiles takes.
         name: see `tuning_name`.
-        path: the file to remember it in; `cache_path` by default. Without it, everything is timed anew.
+        path: the file to remember it in; `cache_path` by default. Remove the file to time everything anew.
 
     Raises:
         ValueError: no candidates.
@@ -63,7 +68,21 @@ def tuned(name: str, *, path: Path | None = None) -> Tiles | None:
 
 def tuning_name(kernel: str, gpu: str, dtype: str, width: int) -> str:
     """What a result is valid for, as one line; `gpu` as PyTorch names it."""
-    return f"{kernel} {dtype} {width}, {gpu}, Triton {version('triton')}"
+    return f"{kernel} {dtype} {width}, {gpu}, Triton {version('triton')}, source {source_digest(KERNELS)}"
+
+
+@functools.cache
+def source_digest(folder: Path) -> str:
+    """Eight hexadecimal digits of the device code below a folder, that of all kernels, since they share functions."""
+    digest = hashlib.sha256()
+    for path in device_code(folder):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def device_code(folder: Path) -> list[Path]:
+    """The files with functions for a GPU in the folder of `ultraflash.kernels`."""
+    return [folder / "online_softmax.py", *sorted(folder.glob("*/triton*.py"))]
 
 
 def _load(path: Path) -> dict[str, dict[str, int]]:

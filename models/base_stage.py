@@ -43,7 +43,8 @@ class BaseStage:
     def beside(self, state: StreamState, latents_BCFHW: Tensor, work: Callable[[], Tensor]) -> Tensor:
         """Generate the group behind these latents while ``work`` runs, and return what that returns.
 
-        Of the time that the base takes, what ``work`` had to be waited for longer counts.
+        Of the time that the base takes, what it had to be waited for longer than ``work`` counts. Putting a blend's
+        next prompt in force is part of that here, and so counts to ``base``, not to ``prompt`` as it does in turn.
         """
         after = replace(
             state, latent_frames=state.latent_frames + latents_BCFHW.shape[2], last_latents_BCFHW=None

@@ -61,7 +61,7 @@ class DiTConfig:
         text_summary: whether the mean of the text states joins the timestep's modulation, so that what holds for the
             whole picture need not be found by cross-attention. The official networks go without.
         mend_seams: whether the weights include a :class:`~ultraflash.models.seams.SeamMender`, for whoever shows the
-            latents. The official networks have none.
+            latents; tokens are square then. The official networks have none.
     """
 
     in_channels: int
@@ -91,6 +91,11 @@ class DiTConfig:
             raise BadConfig(f"a token spans one latent frame, not {self.patch[0]}")
         if self.freq_dim % 2:
             raise BadConfig(f"freq_dim must be even, not {self.freq_dim}")
+        _, down, across = self.patch
+        if self.mend_seams and down != across:
+            raise BadConfig(
+                f"seams are mended between square tokens, not of {down}x{across}", param="mend_seams"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -11,6 +11,7 @@ from ultraflash.models.checkpoints.files import stored_files
 from ultraflash.models.errors import HubUnreachable, MissingExtra, MissingWeights
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import Source
+from ultraflash.models.wan_vae import VAE
 from ultraflash.models.weights import MANIFEST
 
 
@@ -29,7 +30,8 @@ def _is_converted(source: Source) -> bool:
 def pull(preset: Preset, *, say: Callable[[str], None]) -> tuple[Source, ...]:
     """Fetch and convert what a preset lacks. ``HF_TOKEN`` and ``HF_HOME`` are honoured.
 
-    Official files that already lie in a source's folder are converted without asking the hub.
+    Official files that already lie in a source's folder are converted without asking the hub. Wan's VAE only serves
+    streams that start from pictures: where it cannot be had, ``say`` is told why, and the rest is fetched all the same.
 
     Args:
         preset: whose weights.
@@ -39,19 +41,39 @@ def pull(preset: Preset, *, say: Callable[[str], None]) -> tuple[Source, ...]:
         The sources that were fetched or converted.
 
     Raises:
-        MissingExtra: huggingface_hub is not installed.
-        HubUnreachable: the hub does not answer or does not give the files; the message says which go where.
-        MissingWeights: a file holds something else than it should.
+        MissingExtra: huggingface_hub is not installed, and another network than the VAE is lacking.
+        HubUnreachable: the hub does not answer or does not give such a network's files; the message says which go
+            where.
+        MissingWeights: a file of such a network is not in its repository, or holds something else than it should.
     """
     lacking = missing_sources(preset)
-    for source in lacking:
-        files = _own_copies(source)
-        if not files:
-            say(f"fetching {', '.join(wanted_files(source))} of {source.repo}")
-            files = official_files(source, _snapshot(preset, source, lacking))
-        say(f"converting {source.part} to {source.folder}")
-        convert(preset, source, files, source.folder)
-    return lacking
+    required = tuple(source for source in lacking if source.part != VAE)
+    for source in required:
+        _fetch(preset, source, lacking, say)
+    done = required
+    for source in (source for source in lacking if source.part == VAE):
+        done += _fetch_vae(preset, source, say)
+    return done
+
+
+def _fetch_vae(preset: Preset, source: Source, say: Callable[[str], None]) -> tuple[Source, ...]:
+    """The source if it could be had, else nothing, after saying why."""
+    try:
+        _fetch(preset, source, (source,), say)
+    except (HubUnreachable, MissingExtra, MissingWeights) as error:
+        say(f"no {VAE}, so streams cannot start from pictures: {error.message}")
+        return ()
+    return (source,)
+
+
+def _fetch(preset: Preset, source: Source, lacking: Sequence[Source], say: Callable[[str], None]) -> None:
+    """Fetch and convert one source; ``lacking`` are those that a message tells about when the hub refuses."""
+    files = _own_copies(source)
+    if not files:
+        say(f"fetching {', '.join(wanted_files(source))} of {source.repo}")
+        files = official_files(source, _snapshot(preset, source, lacking))
+    say(f"converting {source.part} to {source.folder}")
+    convert(preset, source, files, source.folder)
 
 
 def wanted_files(source: Source) -> tuple[str, ...]:

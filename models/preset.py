@@ -11,7 +11,7 @@ from typing import Any
 from ultraflash.kernels.block_sparse import SelectionRule
 from ultraflash.models.dit import DiTConfig
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
-from ultraflash.models.errors import BadConfig, UnknownPreset, UnknownSize
+from ultraflash.models.errors import BadConfig, BadTransition, UnknownPreset, UnknownSize
 from ultraflash.models.execution import ExecutionConfig
 from ultraflash.models.kv_store import KvStorage, check_storage
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
@@ -127,7 +127,7 @@ class SuperResolutionConfig:
     """The one-step super-resolution network.
 
     Args:
-        dit: the network; its input is noise and condition together.
+        dit: the network; its input is noise and condition together. It does not mend seams.
         group_blocks: base blocks refined in one call.
         timestep: the one noise level, in (0, 1000].
         block: latent frames, token rows and token columns of an attention block.
@@ -155,6 +155,8 @@ class SuperResolutionConfig:
             raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
         if len(self.block) != 3 or min(self.block) < 1:
             raise BadConfig(f"block is three positive numbers, not {list(self.block)}", param="block")
+        if self.dit.mend_seams:
+            raise BadConfig("only the base's seams are mended, not those of sr.dit", param="mend_seams")
         if self.call_frames is not None and self.call_frames < 1:
             raise BadConfig(f"call_frames starts at 1, not {self.call_frames}", param="call_frames")
         if not 0 < self.timestep <= TRAIN_STEPS:
@@ -335,6 +337,8 @@ def load_preset(name: str | Path) -> Preset:
         raise BadConfig(f"{path} is no valid TOML: {error}") from error
     except (TypeError, ValueError) as error:  # a value of another type than its key wants
         raise BadConfig(f"{path}: {error}") from error
+    except BadTransition as error:
+        raise BadConfig(f"{path}: {error.message}", param=f"prompt_change.{error.param}") from error
     return replace(preset, weights=str(path.parent)) if preset.weights == HERE else preset
 
 

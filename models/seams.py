@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ultraflash.models.errors import BadConfig
-
 
 class SeamMender(nn.Module):
     """One linear map from a token's latents and the latents around it to a change of the token; starts at none."""
@@ -23,17 +21,11 @@ class SeamMender(nn.Module):
 
         Args:
             channels: C.
-            patch: latent frames, rows and columns of a token.
-
-        Raises:
-            BadConfig: a token is not square.
+            patch: latent frames, rows and columns of a token, which is square.
         """
         super().__init__()
-        _, down, across = patch
-        if down != across:
-            raise BadConfig(f"seams are mended between square tokens, not of {down}x{across}")
-        self.side = down
-        self.conv = nn.Conv2d(channels, channels * down**2, down + 2, stride=down)
+        side = self.side = patch[1]
+        self.conv = nn.Conv2d(channels, channels * side**2, side + 2, stride=side)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 

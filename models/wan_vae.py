@@ -40,14 +40,20 @@ def wan_vae(shape: Mapping[str, Any] | None = None) -> AutoencoderKLWan:
     Raises:
         MissingExtra: diffusers is not installed.
     """
+    network = wan_vae_class()
+    with torch.device("meta"):
+        return network(**(shape or {}))
+
+
+def wan_vae_class() -> type[AutoencoderKLWan]:
+    """Diffusers' class of it. Raises MissingExtra where diffusers is not installed."""
     try:
         from diffusers import AutoencoderKLWan
     except ImportError as error:
         raise MissingExtra(
             "Wan's VAE wants diffusers; install it with: pip install 'ultraflash[official]'"
         ) from error
-    with torch.device("meta"):
-        return AutoencoderKLWan(**(shape or {}))
+    return AutoencoderKLWan
 
 
 class EncodeMemory:
@@ -106,7 +112,7 @@ class WanVideoEncoder:
         if own.is_file():
             tensors = wan_vae_names(read_network(own), source=str(own))
             return cls.of_tensors(tensors, source=str(own), device=device, dtype=dtype, shape=shape)
-        network = type(wan_vae())
+        network = wan_vae_class()
         try:
             vae = network.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         except OSError as error:

@@ -46,6 +46,7 @@ from ultraflash.server.protocol import (
     SessionStarted,
     SessionStop,
     StreamConfig,
+    Transition,
     dump_event,
     server_adapter,
 )
@@ -185,10 +186,15 @@ class Stream:
                 self._newest = message.header
                 return message
 
-    async def set_prompt(self, prompt: str) -> str:
-        """Changes the prompt. Returns the ``event_id`` that ``prompt.applied`` will carry."""
+    async def set_prompt(
+        self, prompt: str, *, transition: Transition = "cut", groups: int | None = None
+    ) -> str:
+        """Changes the prompt at once, or by a fade or a blend over ``groups`` groups, the server's default for None.
+
+        Returns the ``event_id`` that ``prompt.applied`` will carry.
+        """
         event_id = self._event_id()
-        await self._send(PromptUpdate(prompt=prompt, event_id=event_id))
+        await self._send(PromptUpdate(prompt=prompt, event_id=event_id, transition=transition, groups=groups))
         return event_id
 
     async def control(

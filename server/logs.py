@@ -48,16 +48,17 @@ def log_ids(**ids: str | None) -> Iterator[None]:
         _ids.reset(token)
 
 
-def set_up_logging(process: str, *, level: str, form: LogFormat) -> None:
+def set_up_logging(process: str, *, level: str, form: LogFormat, replica: int | None = None) -> None:
     """Makes everything that this process logs, its libraries included, go to stderr in one form.
 
     Args:
-        process: ``web`` or ``worker``.
+        process: ``web``, ``worker`` or ``front``.
         level: of our own loggers; talkative libraries stay quieter.
         form: of the lines.
+        replica: number of the server among several, which lines then carry.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(process) if form == "json" else TextLines(process))
+    handler.setFormatter(JsonLines(process, replica) if form == "json" else TextLines(process, replica))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -69,11 +70,16 @@ def set_up_logging(process: str, *, level: str, form: LogFormat) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, process, logger, message, then fields, and a traceback if there is one."""
+    """One JSON object a line: time, level, process, replica if there are several, logger, message, then fields.
 
-    def __init__(self, process: str) -> None:
+    Where there is a traceback it comes last.
+    """
+
+    def __init__(self, process: str, replica: int | None = None) -> None:
         super().__init__()
-        self._process = process
+        self._origin: dict[str, Any] = {"process": process}
+        if replica is not None:
+            self._origin["replica"] = replica
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -81,7 +87,7 @@ class JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "process": self._process,
+            **self._origin,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -93,10 +99,11 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """Time, level, process and message, then fields as ``name=value``."""
+    """Time, level, process (``web/1`` of replica 1) and message, then fields as ``name=value``."""
 
-    def __init__(self, process: str) -> None:
-        super().__init__(f"%(asctime)s %(levelname)s {process} %(message)s")
+    def __init__(self, process: str, replica: int | None = None) -> None:
+        origin = process if replica is None else f"{process}/{replica}"
+        super().__init__(f"%(asctime)s %(levelname)s {origin} %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and a traceback below it where there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,7 +93,7 @@ class OpenTelemetryTracer:
 def _file_processor(folder: Path, process: str) -> SpanProcessor:
     folder.mkdir(parents=True, exist_ok=True)
     # Open as long as the process: each span is written and flushed when it ends.
-    file = (folder / f"{process}.jsonl").open("a", encoding="utf-8")
+    file = (folder / f"{process}-{os.getpid()}.jsonl").open("a", encoding="utf-8")
 
     def line(span: ReadableSpan) -> str:
         return span.to_json(indent=None) + "\n"

@@ -33,6 +33,7 @@ MAX_EVENT_ID = 128
 DEFAULT_SPREAD = {"fade": 2, "blend": 4}
 
 Transport = Literal["webcodecs", "fmp4"]
+Transition = Literal["cut", "fade", "blend"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 EventId = Annotated[str, Field(min_length=1, max_length=MAX_EVENT_ID)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -77,7 +78,7 @@ class PromptUpdate(Event):
     type: Literal["prompt.update"] = "prompt.update"
     prompt: Text
     event_id: EventId
-    transition: Literal["cut", "fade", "blend"] = "cut"
+    transition: Transition = "cut"
     groups: Annotated[int, Field(ge=1, le=64)] | None = None
 
     @property

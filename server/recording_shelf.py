@@ -76,7 +76,13 @@ class RecordingShelf:
     def _shelved(self) -> list[Shelved]:
         if not self._folder.is_dir():
             return []
-        return [_measured(entry) for entry in self._folder.iterdir() if SESSION_ID.fullmatch(entry.name)]
+        shelved = []
+        for entry in self._folder.iterdir():
+            # Another server that shares the folder may have removed it by now.
+            with suppress(FileNotFoundError):
+                if SESSION_ID.fullmatch(entry.name):
+                    shelved.append(_measured(entry))
+        return shelved
 
     def _is_in_use(self, one: Shelved) -> bool:
         if self._in_use(one.folder.name):
@@ -91,12 +97,13 @@ async def tidy_recordings(shelf: RecordingShelf, end_recordings: Callable[[], No
 
 
 def _measured(folder: Path) -> Shelved:
+    """Raises ``FileNotFoundError`` for a folder that is gone."""
     found = []
     for file in folder.iterdir():
         # It may have been a part of a file that is in its place by now.
         with suppress(FileNotFoundError):
             found.append(file.stat())
-    newest = max((one.st_mtime for one in found), default=folder.stat().st_mtime)
+    newest = max(one.st_mtime for one in found or [folder.stat()])
     return Shelved(folder=folder, bytes=sum(one.st_size for one in found), changed_at=newest)
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from ultraflash.models.errors import UnknownPreset
-from ultraflash.server.errors import InvalidField, ReferenceRefused, Unsupported
+from ultraflash.server.errors import ReferenceRefused, Unsupported
+from ultraflash.server.media.data_url import bytes_of
 from ultraflash.server.protocol import SessionStart
 from ultraflash.server.worker.messages import WorkerReady
-
-DATA_URL = "data:"
-BASE64 = ";base64"
 
 
 def check_start(start: SessionStart, ready: WorkerReady) -> None:
@@ -32,13 +27,7 @@ def picture_of(image: str, max_bytes: int) -> bytes:
 
     Raises ``InvalidField``, or ``ReferenceRefused`` for one of more than ``max_bytes``.
     """
-    head, comma, data = image.partition(",") if image.startswith(DATA_URL) else (BASE64, ",", image)
-    if not comma or not head.endswith(BASE64):
-        raise InvalidField("image is no data URL in base64.", param="image")
-    try:
-        picture = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidField(f"image is no valid base64: {error}.", param="image") from error
+    picture = bytes_of(image, "image")
     if len(picture) > max_bytes:
         raise ReferenceRefused(
             "reference_too_large", f"The picture has {len(picture)} bytes; {max_bytes} are accepted."

@@ -277,6 +277,7 @@ class ReplicaSettings(BaseModel):
         scale_down_idle_s: time for which nobody has needed one that is stopped.
         drain_s: time that live sessions have to end when the front is told to stop.
         secret: opens the door between front and replicas; a front makes one up.
+        number: of one of these servers, by which its log lines can be told apart; a front gives it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -288,6 +289,7 @@ class ReplicaSettings(BaseModel):
     scale_down_idle_s: float = Field(default=300.0, gt=0)
     drain_s: float = Field(default=30.0, ge=0)
     secret: str | None = Field(default=None, repr=False, min_length=16)
+    number: int | None = Field(default=None, ge=0)
 
     @property
     def least(self) -> int:
@@ -318,7 +320,7 @@ class TraceSettings(BaseModel):
         exporter: ``otlp`` sends them by HTTP, ``file`` writes them into a file for each process.
         endpoint: of OTLP, such as ``http://127.0.0.1:4318/v1/traces``; by default what OpenTelemetry's own environment
             variables say.
-        folder: of the files, ``web.jsonl`` and ``worker.jsonl``.
+        folder: of the files, ``web-PID.jsonl`` and ``worker-PID.jsonl`` with the ids of the processes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -382,6 +384,7 @@ class Settings(BaseSettings):
             paused_end_s=self.stream.paused_end_s,
             job_patience_s=self.jobs.patience_s,
             job_checkpoint_s=self.jobs.checkpoint_s,
+            replica=self.replicas.number,
             log_level=self.log_level,
             log_format=self.log_format,
             trace_exporter=self.traces.exporter,

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from ultraflash.server.errors import DataUnusable
@@ -81,7 +82,8 @@ class SnapshotFolder:
     def close(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._root.exists() and not any(self._root.iterdir()):
+        # Others may be in it, come into it or remove it meanwhile.
+        with suppress(OSError):
             self._root.rmdir()
 
 

@@ -2,7 +2,7 @@
 
 Rendered clips are put back into noise and remade by the few-step generator, which leaves the scene but draws its tokens
 anew; from those and the rendered ones the map follows by least squares. It takes minutes and changes nothing else in
-the generator's weights.
+the generator's weights. Nothing is kept of a run that was killed: the next one starts over, as `patches` does.
 
 Shapes: C channels, F latent frames, H W latent rows and columns, N frames.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.patch_autoencoder import PatchEncoder
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchEncoder
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.weights import BASE_FILE, load_file, write_manifest
@@ -32,6 +32,9 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.captions import caption
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
+
+STARTS_WITHIN_S = 4.0
+"""Clips begin at most so far into their scene."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +85,10 @@ class RemadeClips:
         side = self._encoder.config.patch
         frames_THWC = render(
             scene,
-            frames=4 * config.blocks * base.block_frames - 3,
+            frames=PATCH_FRAMES * config.blocks * base.block_frames - UNTRIMMED_FRAMES,
             height=base.rows * side,
             width=base.cols * side,
-            start_s=float(torch.rand((), generator=generator)) * 4,
+            start_s=float(torch.rand((), generator=generator)) * STARTS_WITHIN_S,
         )
         with torch.no_grad():
             rendered_FCHW = self._encoder.encode_clip(to_pixels(frames_THWC)[None])[0]

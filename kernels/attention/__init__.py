@@ -10,7 +10,8 @@ Backends:
   gradient;
 - ``interpreter``: the same kernel run in Python by Triton's interpreter, to test it without a GPU.
 
-``auto`` is the first of these four that a tiny call finds right, decided once per device and logged.
+``auto`` is the first of ``sdpa``, ``flash``, ``xformers`` and ``chunked`` that a tiny call finds right, decided once
+per device and logged.
 
 Shapes: B batch, L query tokens, M key tokens, N heads, D head size.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ CHUNK_BYTES = 256 * 1024
 # What is asked for at a time elsewhere: an answer takes long to come, whatever its length.
 REMOTE_BLOCK_BYTES = 4 * 2**20
 REFERENCE = ".reference"
+REFERENCE_GONE = "What this starts from is no longer there; send it again."
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -65,14 +67,14 @@ class ArtifactStore:
         try:
             return int(self._files.size(self._reference(digest)))
         except FileNotFoundError as error:
-            raise VideoGone("What this starts from is no longer there; send the picture again.") from error
+            raise VideoGone(REFERENCE_GONE) from error
 
     def fetch_reference(self, digest: str, path: Path) -> None:
         """Copies frames that a video starts from to a file here. Raises ``VideoGone``."""
         try:
             self._files.get_file(self._reference(digest), str(path))
         except FileNotFoundError as error:
-            raise VideoGone("What this video starts from is no longer there; send it again.") from error
+            raise VideoGone(REFERENCE_GONE) from error
 
     def references(self) -> list[tuple[str, float]]:
         """Digests of all frames that videos start from, and when each was put there, in Unix seconds."""
@@ -80,6 +82,13 @@ class ArtifactStore:
             (name.rpartition("/")[2].removesuffix(REFERENCE), self._files.modified(name).timestamp())
             for name in self._files.glob(f"{self._root}/*{REFERENCE}")
         ]
+
+    def reference_changed_at(self, digest: str) -> float | None:
+        """When frames that videos start from were put there, in Unix seconds; None if they are not there."""
+        try:
+            return float(self._files.modified(self._reference(digest)).timestamp())
+        except FileNotFoundError:
+            return None
 
     def remove_reference(self, digest: str) -> None:
         """Removes frames that videos start from, if they are there."""
@@ -96,8 +105,10 @@ class ArtifactStore:
                 return size
             except OSError:
                 # The folder is on another file system: copy beside the target, then rename.
-                shutil.copyfile(file, f"{target}.part")
-                os.replace(f"{target}.part", target)
+                # Another server may do so with the same frames.
+                part = f"{target}.{secrets.token_hex(8)}.part"
+                shutil.copyfile(file, part)
+                os.replace(part, target)
         else:
             self._files.put_file(str(file), target)
         file.unlink()

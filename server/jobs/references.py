@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import itertools
 import logging
+import os
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Set
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from ultraflash.server.errors import InvalidField, NotReady, QueueFull, ReferenceRefused
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.records import Reference
+from ultraflash.server.media.data_url import DATA_URL, bytes_of
 from ultraflash.server.media.signatures import ACCEPTED, HEAD_BYTES, Kinds
 from ultraflash.server.settings import JobSettings
 from ultraflash.server.worker.messages import ReadReference, ReferenceRead
@@ -33,8 +33,6 @@ MAX_WAITING = 8
 PATIENCE_S = 120.0
 STALE_S = 3600.0
 FIELD = "input_reference"
-DATA_URL = "data:"
-BASE64 = ";base64"
 
 
 def uploaded(value: Any) -> bytes | None:
@@ -54,13 +52,7 @@ def uploaded(value: Any) -> bytes | None:
             "fetched.",
             param=FIELD,
         )
-    head, comma, data = value.partition(",")
-    if not comma or not head.endswith(BASE64):
-        raise InvalidField(f"{FIELD} is no data URL in base64.", param=FIELD)
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidField(f"{FIELD} is no valid base64: {error}.", param=FIELD) from error
+    return bytes_of(value, FIELD)
 
 
 class References:
@@ -87,6 +79,9 @@ class References:
         self._numbers = itertools.count()
         self._open: dict[int, asyncio.Future[ReferenceRead | None]] = {}
         self._reading = 0
+        # When this server put frames that no other one had put; in Unix seconds.
+        self._put_at: dict[str, float] = {}
+        self._fetched: set[Path] = set()
         # By requests of this server that are not answered yet; whoever removes frames has the lock.
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -142,6 +137,7 @@ class References:
         """A copy of frames in the folder of uploads, which is the caller's to remove. Raises ``VideoGone``."""
         path = self._folder / f"{secrets.token_hex(8)}.npy"
         await run_in_threadpool(self.bring, reference.id, path)
+        self._fetched.add(path)
         return path
 
     def bring(self, reference_id: str, path: Path) -> None:
@@ -165,9 +161,18 @@ class References:
         try:
             await run_in_threadpool(self._write, path, upload)
             await self._read(path, demuxer, frames)
-            return await run_in_threadpool(self._artifacts.put_reference, frames, digest)
+            return await run_in_threadpool(self.put, frames, digest)
         finally:
             await run_in_threadpool(_remove, path, frames)
+
+    def put(self, frames: Path, digest: str) -> int:
+        """Moves frames that are held to their place; returns their bytes. Blocking."""
+        before = self._artifacts.reference_changed_at(digest)
+        size = self._artifacts.put_reference(frames, digest)
+        changed_at = self._artifacts.reference_changed_at(digest)
+        if changed_at is not None and before in (None, self._put_at.get(digest)):
+            self._put_at[digest] = changed_at
+        return size
 
     def _write(self, path: Path, upload: bytes) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -221,16 +226,29 @@ class References:
                 self._remove_unless_needed(reference.id)
 
     def tidy(self) -> None:
-        """Removes what requests that were broken off have left. Blocking."""
+        """Removes what requests that were broken off have left, here or on a server with the same places. Blocking."""
+        self._renew_fetched()
         old = time.time() - STALE_S
         in_use = self._in_use()
-        for digest, changed_at in self._artifacts.references():
+        found = self._artifacts.references()
+        for digest, changed_at in found:
             if digest not in in_use and changed_at < old:
                 with self._lock:
                     self._remove_unless_needed(digest)
+        for digest in self._put_at.keys() - {digest for digest, _ in found}:
+            self._put_at.pop(digest, None)
         for file in self._folder.glob("*"):
-            if file.stat().st_mtime < old:
-                file.unlink(missing_ok=True)
+            # Another server may tidy here too.
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime < old:
+                    file.unlink()
+
+    def _renew_fetched(self) -> None:
+        """Those whose sessions still wait are not taken for what was left behind."""
+        self._fetched -= {path for path in list(self._fetched) if not path.exists()}
+        for path in list(self._fetched):
+            with suppress(FileNotFoundError):
+                os.utime(path)
 
     def _hold(self, reference_id: str) -> None:
         with self._lock:
@@ -244,8 +262,15 @@ class References:
                 self._remove_unless_needed(reference_id)
 
     def _remove_unless_needed(self, reference_id: str) -> None:
-        if reference_id not in self._held and reference_id not in self._in_use():
+        if reference_id in self._held or reference_id in self._in_use():
+            return
+        changed_at = self._artifacts.reference_changed_at(reference_id)
+        if changed_at is None:
+            return
+        # A request at another server may need the same frames and have stored nothing yet: ``tidy`` takes them.
+        if changed_at == self._put_at.get(reference_id) or changed_at < time.time() - STALE_S:
             self._artifacts.remove_reference(reference_id)
+            self._put_at.pop(reference_id, None)
 
 
 def _remove(*files: Path) -> None:

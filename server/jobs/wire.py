@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ultraflash.server.jobs.records import Job, JobState
 
@@ -111,6 +111,12 @@ class ReplayEvent(_Request):
         default=1, ge=1, le=MAX_SPREAD_GROUPS, description="Over which a fade or a blend is spread."
     )
     restarted: bool = Field(default=False, description="A new stream of the same seed begins.")
+
+    @model_validator(mode="after")
+    def _a_cut_is_not_spread(self) -> ReplayEvent:
+        if self.transition == "cut" and self.groups > 1:
+            raise ValueError("a cut has groups 1; more take the transition 'fade' or 'blend'")
+        return self
 
 
 class ReplayLog(_Request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ultraflash.server.jobs.tails import Tails
@@ -56,8 +57,13 @@ class WorkFolders:
                 shutil.rmtree(attempt, ignore_errors=True)
 
     def _adopt(self, left: Path) -> None:
-        for attempt in list(left.iterdir()):
+        """Another server that is left may do so at the same time; each attempt goes to one of them."""
+        attempts: list[Path] = []
+        with suppress(FileNotFoundError):
+            attempts = list(left.iterdir())
+        for attempt in attempts:
             taken = self._mine / attempt.name
             if not taken.exists():
-                attempt.rename(taken)
+                with suppress(FileNotFoundError):
+                    attempt.rename(taken)
         shutil.rmtree(left, ignore_errors=True)

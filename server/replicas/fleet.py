@@ -158,7 +158,7 @@ class Fleet:
         slot.process = process
         assert process.stdin is not None
         # The pipe stays open: a replica ends when it closes, even if the front was killed.
-        process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
+        process.stdin.write(replica_settings(self._settings, slot.number).model_dump_json().encode() + b"\n")
         slot.replica = Replica(number=slot.number, address=address)
         log.info("replica %d is process %d at %s", slot.number, process.pid, slot.replica.address)
         if not slot.wanted:
@@ -193,6 +193,12 @@ class Fleet:
             log.warning("replica %d does not end; killing it", slot.number)
             _signal(process, process.kill)
             return await ending
+
+
+def replica_settings(settings: Settings, number: int) -> Settings:
+    """Those of one replica, which knows its number."""
+    replicas = settings.replicas.model_copy(update={"number": number})
+    return settings.model_copy(update={"replicas": replicas})
 
 
 def replica_command(listener: int) -> list[str]:

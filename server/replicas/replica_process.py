@@ -22,7 +22,12 @@ def main() -> None:
     if not line:
         return
     settings = Settings.model_validate_json(line)
-    set_up_logging("web", level=settings.log_level, form=settings.log_format)
+    set_up_logging(
+        "web",
+        level=settings.log_level,
+        form=settings.log_format,
+        replica=settings.replicas.number,
+    )
     threading.Thread(target=_die_at_end_of, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         serving = Serving(settings)

@@ -45,6 +45,7 @@ class Configure:
         snapshots: folder, in memory, for the newest states of live streams; None keeps none.
         snapshot_share: part of a stream's work that may go into keeping it.
         snapshot_bytes: largest state that is kept.
+        replica: number of the server among several; None for one alone.
         log_level, log_format, trace_exporter, trace_endpoint, trace_folder: as in the settings.
     """
 
@@ -62,6 +63,7 @@ class Configure:
     snapshots: str | None
     snapshot_share: float
     snapshot_bytes: int
+    replica: int | None = None
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
     trace_exporter: str = "none"

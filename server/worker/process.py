@@ -43,7 +43,7 @@ def main() -> None:
         config = channel.receive()
         if not isinstance(config, Configure):
             raise ValueError("The first command must be Configure.")
-        set_up_logging("worker", level=config.log_level, form=config.log_format)
+        set_up_logging("worker", level=config.log_level, form=config.log_format, replica=config.replica)
         serve(channel, config)
     except ChannelClosed:
         log.info("the web process has gone")

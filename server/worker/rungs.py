@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ultraflash.server.engine import DetailChooser, Engine, PictureSize
 
 
-class Rung(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
     """One step. With less attention a size is cheaper, and dearer than the next smaller one all the same."""
 
     size: PictureSize
@@ -23,5 +24,7 @@ class Rung(NamedTuple):
 def rungs_of(engine: Engine, sizes: Sequence[PictureSize]) -> list[Rung]:
     """All steps of these sizes, cheap to dear where the sizes are small to large."""
     if not isinstance(engine, DetailChooser):
-        return [Rung(size) for size in sizes]
-    return [Rung(size, share) for size in sizes for share in sorted(engine.sr_shares(size.name))]
+        return [Rung(size=size) for size in sizes]
+    return [
+        Rung(size=size, sr_share=share) for size in sizes for share in sorted(engine.sr_shares(size.name))
+    ]

@@ -62,7 +62,7 @@ class StreamSizes:
         """A group of a stream has taken so long; the first one is shorter than the others and does not count."""
         if stream.groups > 1 and stream.group_frames:
             once = sum(stream.state.stage_seconds.get(stage, 0.0) for stage in ONE_OFF_STAGES)
-            rung = Rung(stream.size, stream.sr_share)
+            rung = Rung(size=stream.size, sr_share=stream.sr_share)
             self.costs.measured(rung.name, max(0.0, seconds - once) / stream.group_frames)
 
     def adapt(self, streams: Iterable[LiveStream]) -> None:
@@ -71,9 +71,9 @@ class StreamSizes:
         step = self._policy.step([self._demand(stream) for stream in working.values()])
         if step is not None:
             stream = working[step.key]
-            size, share = self._ladder(stream)[step.place]
+            rung = self._ladder(stream)[step.place]
             stream.new_size = SizeChange(
-                event_id="", size=size, asked=stream.asked, reason=step.reason, sr_share=share
+                event_id="", size=rung.size, asked=stream.asked, reason=step.reason, sr_share=rung.sr_share
             )
 
     def _demand(self, stream: LiveStream) -> StreamLoad:
@@ -126,7 +126,9 @@ class StreamSizes:
 
     def _next_rung(self, stream: LiveStream) -> Rung:
         change = stream.new_size
-        return Rung(stream.size, stream.sr_share) if change is None else Rung(change.size, change.sr_share)
+        if change is None:
+            return Rung(size=stream.size, sr_share=stream.sr_share)
+        return Rung(size=change.size, sr_share=change.sr_share)
 
 
 def _pixels(size: PictureSize) -> int:

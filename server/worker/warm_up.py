@@ -66,7 +66,7 @@ def warm_up(engine: Engine, default_size: str, progress: Callable[[float], None]
             break
         for rung, seconds in measured.items():
             costs.begin(rung.name, seconds)
-        seconds = measured[Rung(size)]
+        seconds = measured[Rung(size=size)]
         slow = slow or seconds * preset.fps > 1
         log.info("a frame of %s takes %.1f ms, which is %.1f fps", size.name, seconds * 1000, 1 / seconds)
         progress((place + 1) / len(sizes))

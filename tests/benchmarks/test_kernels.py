@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -97,6 +98,35 @@ def test_everything_that_is_timed_on_a_gpu_is_right_in_the_interpreter() -> None
     ]
     assert len({row["what"] for row in rows}) == len(rows) == 4 + 2 + 2 + 1 + 4 + 6
     assert all(row["megabytes"] > 0 and row["ms"] == 1.0 for row in rows)
+
+
+@needs_triton
+def test_a_cache_that_goes_round_the_end_of_its_ring_is_what_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls, cases = load("kernel_calls"), load("attention_case")
+    case, spans = small_case(cases), []
+    tensors = cases.draw(case, torch.float32, torch.device("cpu"))
+
+    def noting(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        spans.append(options.get("cached_span"))
+        return call(*args, **options)
+
+    for name in ("block_sparse_attention", "select_blocks"):
+        monkeypatch.setattr(calls, name, partial(noting, getattr(calls, name)))
+    list(calls.sparse(case, tensors, ours="interpreter", others=False))
+    calls.choices(case, tensors, ours="interpreter")
+    assert len(spans) == 4 + 2
+    assert all(span is not None and len(span.runs(4)) == 2 for span in spans)
+
+
+def test_tiles_are_chosen_at_the_largest_size_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels, cases, tuned_at = load("kernels"), load("attention_case"), []
+    monkeypatch.setattr(kernels, "tune_attention", lambda case, *_: tuned_at.append(case))
+    sizes = (*cases.mini_cases(), cases.full_case(frames=6, heads=12))
+    kernels.tune_largest_first(sizes, torch.device("cpu"), lambda call: 0.0)
+    work = [case.grid.n_blocks * case.key_blocks * case.heads * case.size for case in tuned_at]
+    assert len(work) == 4 and work == sorted(work, reverse=True)
 
 
 def test_what_differs_from_the_reference_is_not_timed() -> None:

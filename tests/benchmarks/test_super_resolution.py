@@ -49,7 +49,9 @@ def test_a_row_for_every_clip_and_method(
     benchmark = load("super_resolution")  # type: ignore[operator]
     path = tmp_path / "super_resolution.json"
     assert benchmark.main(["--rendered", "1", "--frames", "5", "--no-public", "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["rows"]
+    report = json.loads(path.read_text())
+    assert report["size"] == "0.5K"
+    rows = report["rows"]
     assert [row["method"] for row in rows] == ["mini", "bicubic", "lanczos", "autoencoder alone"]
     assert all(row["psnr"] > 15 and 0 <= row["vmaf"] <= 100 for row in rows)
     shown = capsys.readouterr().out

@@ -18,6 +18,8 @@ from ultraflash.server.settings import Settings, load_settings
 
 # Labels that Prometheus sets.
 OWN_LABELS = {"instance", "job", "le"}
+# A front has them beside those of its replicas; a server alone has not, nor the dashboard.
+OF_A_FRONT = {"ultraflash_replicas", "ultraflash_replica_restarts_total"}
 SERVICES = ("ultraflash", "prometheus", "grafana")
 
 
@@ -55,7 +57,7 @@ def known_labels() -> set[str]:
     labels: set[str] = set()
     for metric in vars(Metrics()).values():
         labels |= set(getattr(metric, "_labelnames", ()))
-    return labels | OWN_LABELS
+    return labels | OWN_LABELS | {"state"}
 
 
 def expressions(dashboard: dict[str, Any]) -> list[str]:
@@ -68,7 +70,7 @@ def test_every_metric_of_dashboard_and_alerts_exists(
     asked = [*expressions(dashboard), *(rule["expr"] for rule in alerts)]
     asked += [variable["definition"] for variable in dashboard["templating"]["list"]]
     names = {name for text in asked for name in re.findall(r"\bultraflash_\w+", text)}
-    assert names <= known_series()
+    assert names <= known_series() | OF_A_FRONT
     assert all("ultraflash_" in text or text.startswith("up{") for text in asked)
 
 
@@ -125,6 +127,40 @@ def test_prometheus_itself_accepts_configuration_rules_and_expressions(
     panels.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     for words in (["config", str(folder / "prometheus.yml")], ["rules", str(panels)]):
         done = subprocess.run(["promtool", "check", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_replica_that_loads_is_no_outage_and_one_that_is_missing_is_told(
+    docker_dir: Path, tmp_path: Path
+) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool here; Debian's package prometheus has it")
+    first, second = (f'ultraflash_ready{{instance="a", replica="{number}"}}' for number in range(2))
+    one_loads, none_ready = {first: "0x60", second: "1x60"}, {first: "0x60", second: "0x60"}
+    missing = {**one_loads, 'ultraflash_replicas{instance="a", state="missing"}': "1x60"}
+    cases = [
+        (one_loads, "ServerNotReady", False),
+        (none_ready, "ServerNotReady", True),
+        (one_loads, "ReplicaMissing", False),
+        (missing, "ReplicaMissing", True),
+    ]
+    for number, (series, alert, fires) in enumerate(cases):
+        expected = [{"labels": f'{{alertname="{alert}"}}', "value": 1}] if fires else []
+        test = {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count by (alertname) (ALERTS{{alertname="{alert}", alertstate="firing"}})',
+                    "eval_time": "30m",
+                    "exp_samples": expected,
+                }
+            ],
+        }
+        rules = str(docker_dir / "monitoring" / "alerts.yml")
+        file = tmp_path / f"{number}.yml"
+        file.write_text(yaml.safe_dump({"rule_files": [rules], "evaluation_interval": "1m", "tests": [test]}))
+        done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

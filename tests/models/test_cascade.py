@@ -28,7 +28,7 @@ def tiny(preset: Preset) -> Preset:
     return replace(
         preset,
         base=replace(preset.base, dit=dit, rows=6, cols=8),
-        sr=replace(preset.sr, dit=replace(dit, in_channels=64), block=(1, 4, 4)),
+        sr=replace(preset.sr, dit=replace(dit, in_channels=64, mend_seams=False), block=(1, 4, 4)),
         sizes=sizes,
     )
 
@@ -111,6 +111,24 @@ def test_seams_are_mended_in_what_is_shown_while_the_window_keeps_what_was_made(
     with torch.no_grad():
         torch.testing.assert_close(state.last_latents_BCFHW, mender(made_BCFHW))
     assert not torch.equal(state.last_latents_BCFHW, made_BCFHW)
+
+
+def test_a_block_that_is_given_stays_unmended_and_the_one_made_after_it_is_mended(cascade: Cascade) -> None:
+    wanted, mender = cascade.reference_format(), cascade.networks.base.seams
+    generator = torch.Generator().manual_seed(4)
+    shape = (4 * 3 - 3, wanted.height, wanted.width, 3)
+    state = cascade.open("a calm sea", seed=1)
+    cascade.start_from(state, torch.randint(256, shape, dtype=torch.uint8, generator=generator).numpy())
+    given_BCFHW = state.reference_BCFHW
+    assert mender is not None and given_BCFHW is not None and given_BCFHW.shape[2] == 3
+    with torch.no_grad():
+        assert not torch.equal(mender(given_BCFHW), given_BCFHW)
+        cascade.next_group(state)
+        assert torch.equal(state.last_latents_BCFHW, given_BCFHW)
+        cascade.next_group(state)
+        (_, kept_BCFHW), (_, made_BCFHW) = state.window.blocks()
+        assert torch.equal(kept_BCFHW, given_BCFHW)
+        torch.testing.assert_close(state.last_latents_BCFHW, mender(made_BCFHW))
 
 
 def test_same_seed_gives_the_same_frames_and_another_seed_does_not(cascade: Cascade) -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ultraflash.kernels.pixels import PixelLayout, pack
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.errors import BadTransition
-from ultraflash.models.fade import Fade
+from ultraflash.models.fade import Fade, resized
 from ultraflash.models.preset import load_preset
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.transition import PromptChangeConfig
@@ -86,6 +87,56 @@ def test_a_change_takes_what_the_preset_says_unless_told_otherwise(cascade: Casc
         cascade.set_prompt(state, DESERT, transition=transition)  # type: ignore[arg-type]
         left[transition] = state.picture.fade.left
     assert left == {None: 2 * GROUP, "recompute": 0}
+
+
+def test_a_change_that_keeps_the_past_leaves_a_fade_alone(cascade: Cascade) -> None:
+    state, _ = running(cascade)
+    cascade.set_prompt(state, DESERT, transition="fade", groups=2)
+    cascade.next_group(state)
+    cascade.set_prompt(state, SEA, transition="keep")
+    assert state.picture.fade.left == GROUP
+
+
+def test_a_fade_goes_on_at_another_size_from_what_was_shown(cascade: Cascade) -> None:
+    state, _ = running(cascade)
+    cascade.set_prompt(state, DESERT, transition="fade", groups=4)
+    shown = cascade.next_group(state)[-1]
+    cut, _ = running(cascade)
+    cascade.set_prompt(cut, DESERT, transition="recompute")
+    cascade.next_group(cut)
+    cascade.set_size(cut, "1K")
+    cascade.set_size(state, "1K")
+    plain, faded = cascade.next_group(cut)[0], cascade.next_group(state)[0]
+    before = resized(shown, plain.shape, "rgb").float()
+    assert (faded.float() - before).abs().mean() < 0.1 * (plain.float() - before).abs().mean()
+
+
+def test_a_compact_snapshot_keeps_a_fade_to_come(cascade: Cascade) -> None:
+    state, _ = running(cascade)
+    cascade.set_prompt(state, DESERT, transition="fade", groups=2)
+    assert cascade.restore(cascade.snapshot(state, max_bytes=0)).picture.fade.left == 2 * GROUP
+    cascade.next_group(state)
+    assert cascade.restore(cascade.snapshot(state, max_bytes=0)).picture.fade.left == 0
+
+
+def test_a_fade_of_another_layout_is_cut_short() -> None:
+    fade = Fade()
+    fade.apply(torch.zeros(1, 3, 2, dtype=torch.uint8))
+    fade.begin(2)
+    assert levels(fade.apply(grey(80))) == [80]
+    assert fade.left == 0
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "nv12"])
+def test_planes_are_resized_like_the_picture_they_hold(layout: PixelLayout) -> None:
+    colours = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 0)
+    picture = colours.repeat_interleave(8, 1)[None, :16]
+    small, large = (
+        pack(each, layout=layout)[0]
+        for each in (picture, picture.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    )
+    error = (resized(small, large.shape, layout).int() - large.int()).abs()
+    assert error.float().median() <= 1
 
 
 def test_a_fade_outlives_a_change_of_size(cascade: Cascade) -> None:

@@ -1,14 +1,19 @@
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants as hub_constants
 import pytest
+import torch
+from plain_wan_vae import PlainWanVae
 from tiny_official import Official
 
 from ultraflash.models.errors import HubUnreachable
 from ultraflash.models.hub import fetch_folder, missing_sources, pull
 from ultraflash.models.inventory import inventory, verify
-from ultraflash.models.preset import load_preset
+from ultraflash.models.preset import Preset, load_preset
+from ultraflash.models.wan_vae import VAE, WAN_FILE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -76,6 +81,47 @@ def test_files_that_lie_in_the_folder_already_are_converted_without_the_hub(
     assert missing_sources(official.preset) == ()
     (tmp_path / "models" / "self-forcing" / "SHA256SUMS").unlink()
     assert [source.part for source in missing_sources(official.preset)] == ["base"]
+
+
+@pytest.fixture
+def with_vae(official: Official, offline: Path) -> Preset:
+    """The official preset and the source of Wan's VAE, all of whose other files can be had."""
+    fill(offline, official)
+    vae = load_preset("ultraflash-1k").source(VAE)
+    assert vae is not None
+    return replace(official.preset, sources=(vae, *official.preset.sources))
+
+
+@pytest.mark.parametrize(
+    "repo",
+    [
+        pytest.param("someone/thing", id="refused"),
+        pytest.param("Wan-AI/Wan2.1-T2V-1.3B", id="not in the repository"),
+    ],
+)
+def test_the_rest_is_fetched_where_the_hub_does_not_give_the_vae(with_vae: Preset, repo: str) -> None:
+    vae, *others = with_vae.sources
+    with_vae = replace(with_vae, sources=(replace(vae, repo=repo), *others))
+    said: list[str] = []
+    fetched = pull(with_vae, say=said.append)
+    assert [source.part for source in fetched] == [source.part for source in with_vae.sources[1:]]
+    assert [source.part for source in missing_sources(with_vae)] == [VAE]
+    (told,) = (line for line in said if line.startswith("no vae, so streams cannot start from pictures: "))
+    assert WAN_FILE in told and f"https://huggingface.co/{repo}" in told
+    assert "Self-Forcing" not in told
+
+
+def test_the_rest_is_fetched_where_nothing_is_installed_that_reads_the_vae(
+    with_vae: Preset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "wan-vae"
+    folder.mkdir(parents=True)
+    torch.save(PlainWanVae(base_dim=8).state_dict(), folder / WAN_FILE)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    said: list[str] = []
+    fetched = pull(with_vae, say=said.append)
+    assert [source.part for source in fetched] == [source.part for source in with_vae.sources[1:]]
+    assert any("cannot start from pictures" in line and "ultraflash[official]" in line for line in said)
 
 
 def test_a_preset_with_a_folder_of_its_own_has_nothing_to_fetch() -> None:

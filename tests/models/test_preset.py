@@ -142,6 +142,14 @@ def test_impossible_presets_are_refused_by_name(tmp_path: Path, old: str, new: s
         load_preset(changed(tmp_path, old, new))
 
 
+def test_a_change_of_prompt_that_cannot_be_is_refused_with_the_file(tmp_path: Path) -> None:
+    path = changed(tmp_path, 'transition = "fade"', 'transition = "keep"')
+    with pytest.raises(BadConfig, match="any other change one, not 2") as caught:
+        load_preset(path)
+    assert caught.value.message.startswith(f"{path}: ")
+    assert caught.value.param == "prompt_change.groups"
+
+
 def test_a_default_size_that_cannot_be_made_is_refused_with_the_sizes_that_can(tmp_path: Path) -> None:
     with pytest.raises(UnknownSize, match=r"0\.5K \(896x512\)"):
         load_preset(changed(tmp_path, 'default_size = "0.5K"', 'default_size = "9K"'))

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.preset import load_preset
 from ultraflash.models.seams import SeamMender
 
 
@@ -46,6 +49,16 @@ def test_without_a_fit_nothing_changes_and_frames_are_mended_one_by_one() -> Non
         torch.testing.assert_close(mender(latent_BCFHW), alone)
 
 
-def test_tokens_must_be_square() -> None:
-    with pytest.raises(BadConfig, match="square tokens, not of 1x2"):
-        SeamMender(2, (1, 1, 2))
+def test_tokens_must_be_square_only_where_seams_are_mended() -> None:
+    dit = replace(load_preset("mini").base.dit, position_grid=None)
+    with pytest.raises(BadConfig, match="square tokens, not of 1x2") as caught:
+        replace(dit, mend_seams=True, patch=(1, 1, 2))
+    assert caught.value.param == "mend_seams"
+    assert replace(dit, mend_seams=False, patch=(1, 1, 2)).patch == (1, 1, 2)
+
+
+def test_super_resolution_that_should_mend_seams_is_refused() -> None:
+    sr = load_preset("mini").sr
+    assert sr is not None
+    with pytest.raises(BadConfig, match="only the base's seams are mended"):
+        replace(sr, dit=replace(sr.dit, mend_seams=True))

@@ -53,6 +53,23 @@ async def test_prompt_and_size_can_be_changed_on_the_way(server: LiveServer) -> 
     assert [event.get("size") for event in stream.done.replay["events"]] == ["0.5K", None, "1K"]
 
 
+async def test_a_prompt_can_fade_or_blend_into_the_next(server: LiveServer) -> None:
+    async with connect(server.address, prompt="a hill") as stream:
+        async for packet in stream:
+            if packet.header.seq == 20:
+                await stream.set_prompt("a sea", transition="fade", groups=3)
+            if packet.header.seq == 80:
+                await stream.set_prompt("a lake", transition="blend")
+            if packet.header.seq == 140:
+                await stream.stop()
+    assert stream.done is not None
+    assert stream.done.replay is not None
+    changes = [
+        (event["prompt"], event["transition"], event["groups"]) for event in stream.done.replay["events"][1:]
+    ]
+    assert changes == [("a sea", "fade", 3), ("a lake", "blend", 4)]
+
+
 async def test_a_lost_connection_is_made_again_and_no_frame_is_missing(server: LiveServer) -> None:
     proxy = ThrottledProxy(server.address, 1e9)
     events: list[Any] = []

@@ -29,6 +29,12 @@ def test_a_json_line_has_what_every_line_has_and_its_fields() -> None:
     }
 
 
+def test_lines_of_replicas_can_be_told_apart() -> None:
+    line = json.loads(JsonLines("web", 3).format(record("said", replica="made up")))
+    assert (line["process"], line["replica"]) == ("web", 3)
+    assert TextLines("worker", 0).format(record("said")).endswith("WARNING worker/0 said")
+
+
 def test_fields_do_not_replace_what_every_line_has() -> None:
     line = json.loads(JsonLines("web").format(record("said", level="made up", message="made up")))
     assert (line["level"], line["message"]) == ("warning", "said")

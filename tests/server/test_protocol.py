@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ultraflash.server.errors as errors
+from ultraflash.models.errors import MissingExtra, MissingWeights
 from ultraflash.server import protocol
 from ultraflash.server.errors import InvalidField, ProtocolError
 from ultraflash.server.protocol import (
@@ -58,7 +60,6 @@ NOT_OF_THE_STREAM = (
     "unsafe_binding",
     "connection_lost",
     "refused",
-    "data_unusable",
     "unknown_key",
     "key_name_taken",
 )
@@ -76,6 +77,42 @@ def test_the_page_lists_every_error_of_the_stream() -> None:
             if issubclass(cls, errors.RestError) or cls.code in NOT_OF_THE_STREAM:
                 continue
             assert f"`{cls.code}`" in section, cls
+
+
+OF_A_PICTURE = (
+    errors.QueueFull,
+    errors.VideoGone,
+    errors.DataUnusable,
+    errors.EngineFault,
+    MissingExtra,
+    MissingWeights,
+)
+"""What a start with one can be answered with, beside what the worker says of the picture itself."""
+
+
+def test_the_page_lists_every_error_of_a_picture_to_start_from() -> None:
+    section = PAGE.split("## Errors and the connection\n")[1]
+    about_pictures = PAGE.split("## Pictures\n")[1].split("\n## ")[0]
+    for code in ("bad_reference", "reference_too_large", *(cls.code for cls in OF_A_PICTURE)):
+        assert f"`{code}`" in section, code
+        assert f"`{code}`" in about_pictures, code
+
+
+def closes_in_the_code() -> set[int]:
+    """Values of all constants of the server that are codes of closes; 1000 is also a number like others."""
+    found = {1000}
+    for file in Path(protocol.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                value = node.value.value
+                if isinstance(value, int) and 1001 <= value <= 1015:
+                    found.add(value)
+    return found
+
+
+def test_the_page_lists_every_close() -> None:
+    table = PAGE.split("| close | when |\n")[1]
+    assert {int(code) for code in re.findall(r"^\| (\d{4}) \|", table, re.MULTILINE)} == closes_in_the_code()
 
 
 def test_the_schema_tells_events_apart_by_type_and_forbids_other_fields() -> None:

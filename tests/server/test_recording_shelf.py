@@ -53,6 +53,16 @@ def test_what_is_older_than_it_may_be_goes(tmp_path: Path, shelf: Callable[..., 
     assert names(tmp_path) == ["b"]
 
 
+def test_one_that_another_server_has_removed_meanwhile_is_none(
+    tmp_path: Path, shelf: Callable[..., RecordingShelf]
+) -> None:
+    recording(tmp_path, "a", age_s=3700)
+    # Listed, and not there when it is looked into.
+    (tmp_path / "session_0").symlink_to(tmp_path / "nothing")
+    assert shelf().tidy() == 0
+    assert names(tmp_path) == ["0"]
+
+
 def test_the_oldest_go_until_the_rest_fits(tmp_path: Path, shelf: Callable[..., RecordingShelf]) -> None:
     for name, age_s in (("a", 10), ("b", 40), ("c", 20), ("d", 30)):
         recording(tmp_path, name, age_s=age_s)

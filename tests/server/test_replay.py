@@ -138,6 +138,7 @@ def test_what_is_no_log_is_refused_in_words(server: LiveServer) -> None:
         ({"events": [{**event, "prompt": " "}]}, 400, "empty_prompt"),
         ({"events": [event, {**event, "first_pts_us": 1e6, "prompt": "refuse me"}]}, 400, "prompt_too_long"),
         ({"events": [{**event, "size": "8K"}]}, 400, "unknown_size"),
+        ({"events": [{**event, "groups": 5}]}, 400, "invalid_field"),
         ({"events": [{**event, "mood": "calm"}]}, 400, "unknown_field"),
         ({"model": "other"}, 400, "unknown_preset"),
         ({"frames": 0}, 400, "invalid_field"),

@@ -69,7 +69,8 @@ def evening(tmp_path_factory: pytest.TempPathFactory) -> Evening:
     spans = [
         json.loads(line)
         for name in ("web", "worker")
-        for line in (folder / "traces" / f"{name}.jsonl").read_text().splitlines()
+        for file in (folder / "traces").glob(f"{name}-*.jsonl")
+        for line in file.read_text().splitlines()
     ]
     files = {str(path): path.read_bytes() for path in server.data.rglob("*") if path.is_file()}
     return Evening(holder, started, made.json["id"], text, ticket.partition("ticket=")[2], files, spans)

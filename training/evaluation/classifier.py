@@ -15,7 +15,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.loading import part_folder
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
+from ultraflash.models.preset import Preset
 from ultraflash.models.weights import load_file
 from ultraflash.training.patches import load_encoder, to_pixels
 from ultraflash.training.vista.scene import BIOMES, COLORS, OBJECTS, TIMES, WEATHERS
@@ -102,6 +104,29 @@ class FrameReader:
         load_file(self._classifier, path)
         self._classifier.eval()
         self._size = (rows * _PIXELS, cols * _PIXELS)
+
+    @classmethod
+    def of(cls, preset: Preset, folder: Path | None = None) -> FrameReader:
+        """The reader for frames of a preset whose decoder is a patch decoder.
+
+        Args:
+            preset: whose shapes it has.
+            folder: weights with encoder and classifier; those of the preset's decoder by default.
+
+        Raises:
+            BadConfig: the preset has another decoder, for which there is no classifier.
+            MissingWeights: a file is not there.
+        """
+        if not isinstance(preset.decoder, PatchConfig):
+            raise BadConfig(
+                f"no classifier reads the latents of {preset.name}; evaluate one like mini", param="preset"
+            )
+        return cls(
+            folder or part_folder(preset, "decoder"),
+            preset.decoder,
+            rows=preset.base.rows,
+            cols=preset.base.cols,
+        )
 
     @torch.no_grad()
     def latents(self, frames_THWC: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Evaluate a cascade that knows Vista, on prompts that it was not trained on.
 
 Adherence, camera, realism, changes of prompt and drift go to OUTPUT/evaluation.json and OUTPUT/report.html, frames of
-the long streams to OUTPUT/long-streams.png as well.
+the long streams to OUTPUT/long-streams.png as well. With --long-only, measures and report go to long-streams.json and
+long-streams.html in OUTPUT, so that those of a full evaluation stay.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few and short streams: minutes, wide intervals")
     parser.add_argument("--long-seconds", type=float, help="length of the long streams; 0 leaves them out")
-    parser.add_argument("--long-only", action="store_true", help="make the long streams alone")
+    parser.add_argument(
+        "--long-only",
+        action="store_true",
+        help="make the long streams alone, for OUTPUT/long-streams.json and .html",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--compare", type=Path, metavar="JSON", help="an earlier evaluation.json to stand beside this"
@@ -53,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ultraflash.models.cascade import Cascade
-    from ultraflash.models.loading import part_folder
     from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
     from ultraflash.training.evaluation.classifier import FrameReader
     from ultraflash.training.evaluation.contact_sheet import contact_sheet
@@ -68,19 +72,17 @@ def _evaluate(args: argparse.Namespace) -> int:
         config = replace(config, long_seconds=args.long_seconds)
     cascade = Cascade.load(args.preset)
     preset = cascade.preset
-    reader = FrameReader(
-        args.classifier or part_folder(preset, "decoder"),
-        preset.decoder,
-        rows=preset.base.rows,
-        cols=preset.base.cols,
-    )
+    reader = FrameReader.of(preset, args.classifier)
     make = evaluate_long if args.long_only else evaluate
     result = make(cascade, reader, config, say=lambda text: print(text, file=sys.stderr))
     args.output.mkdir(parents=True, exist_ok=True)
     document = _document(preset, config, result.measures)
-    (args.output / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    written, report = (
+        ("long-streams.json", "long-streams.html") if args.long_only else ("evaluation.json", "report.html")
+    )
+    (args.output / written).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     write_report(
-        args.output / "report.html",
+        args.output / report,
         title=f"{preset.name}: evaluation",
         measures=result.measures,
         before=before,
@@ -96,7 +98,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         if value is not None:
             verdict = "met" if bar.is_met(value) else "not met"
             print(f"{bar.title}: {value:.3g} (wanted {bar.wanted}: {verdict})")
-    print(f"wrote {args.output / 'evaluation.json'} and {args.output / 'report.html'}")
+    print(f"wrote {args.output / written} and {args.output / report}")
     worse = list(regressions(before, result.measures)) if before is not None else []
     for line in worse:
         print(f"worse: {line}")

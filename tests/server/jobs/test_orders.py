@@ -9,9 +9,10 @@ import pytest
 
 from ultraflash.models.errors import UltraflashError, UnknownPreset
 from ultraflash.server.errors import InvalidField, VideoGone, VideoNotReady
+from ultraflash.server.jobs.bodies import validated
 from ultraflash.server.jobs.orders import extension_order, new_order, remix_order, replay_order
 from ultraflash.server.jobs.records import Cue, Job, Lineage, Order, Reference
-from ultraflash.server.jobs.wire import CreateVideo, ReplayLog
+from ultraflash.server.jobs.wire import CreateVideo, ReplayEvent, ReplayLog
 from ultraflash.server.worker.messages import WorkerReady
 
 READY = WorkerReady(
@@ -143,6 +144,14 @@ def test_a_replay_is_the_session_s_log_by_frames() -> None:
         Cue(frame=0, prompt="a hill"),
         Cue(frame=21, prompt="a lake", transition="blend", groups=3),
     )
+
+
+def test_a_cut_that_is_spread_over_groups_is_no_event_of_a_log() -> None:
+    event = {"first_pts_us": 0.0, "group": 0, "prompt": "a hill", "groups": 5}
+    with pytest.raises(InvalidField, match="a cut has groups 1"):
+        validated(event, ReplayEvent)
+    for transition in ("fade", "blend"):
+        assert validated({**event, "transition": transition}, ReplayEvent).groups == 5
 
 
 def test_of_prompts_before_one_group_a_replay_has_the_last() -> None:

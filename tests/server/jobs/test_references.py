@@ -54,6 +54,10 @@ def kept(server: LiveServer) -> list[Path]:
     return list((server.data / "videos").glob("*.reference"))
 
 
+def make_old(file: Path) -> None:
+    os.utime(file, (time.time() - 7200,) * 2)
+
+
 def begins_with(frames: list[np.ndarray], colour: tuple[int, int, int], count: int) -> bool:
     """Whether just so many frames have a colour, below the squares that number them."""
     found = [bool(np.abs(frame[100, 100].astype(float) - colour).max() < 12) for frame in frames]
@@ -224,9 +228,68 @@ async def test_frames_stay_while_a_request_in_flight_needs_them_and_go_with_the_
     assert lies_there()
     stored.clear()
     references.release(one)
+    # They were put by somebody else, who may need them.
+    assert lies_there()
+    make_old(tmp_path / "videos" / f"{one.id}.reference")
+    references.release(one)
     assert not lies_there()
     with pytest.raises(VideoGone):
         await references.find(one.id)
+
+
+def servers_of_one_place(folder: Path, stored: set[str]) -> list[References]:
+    settings = Settings()
+    return [
+        References(
+            WorkerSupervisor(settings.configure(folder)),
+            ArtifactStore(str(folder / "videos")),
+            lambda: stored,
+            folder / "uploads",
+            settings.jobs,
+        )
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["that came before", "that came after"])
+async def test_frames_stay_for_a_request_at_another_server(tmp_path: Path, first: int) -> None:
+    servers, one = servers_of_one_place(tmp_path, set()), Reference(id="a" * 64, bytes=1)
+    waiting, refused = servers[0], servers[1]
+    frames = tmp_path / "frames"
+    async with waiting.held(one.id):
+        async with refused.held(one.id):
+            for references in (servers[first], servers[1 - first]):
+                frames.write_bytes(b"x")
+                references.put(frames, one.id)
+        assert await waiting.find(one.id) == one
+
+
+async def test_frames_of_nobody_else_go_with_the_request_that_brought_them(tmp_path: Path) -> None:
+    references, _ = servers_of_one_place(tmp_path, set())
+    frames = tmp_path / "frames"
+    async with references.held("a" * 64):
+        for _ in range(2):
+            frames.write_bytes(b"x")
+            references.put(frames, "a" * 64)
+    assert list((tmp_path / "videos").iterdir()) == []
+
+
+async def test_a_copy_whose_session_waits_is_not_taken_for_left_behind(tmp_path: Path) -> None:
+    waiting, other = servers_of_one_place(tmp_path, {"a" * 64})
+    frames, uploads = tmp_path / "frames", tmp_path / "uploads"
+    frames.write_bytes(b"x")
+    uploads.mkdir()
+    waiting.put(frames, "a" * 64)
+    copy = await waiting.fetch(Reference(id="a" * 64, bytes=1))
+    left = uploads / "left.npy"
+    left.write_bytes(b"x")
+    for file in (copy, left):
+        make_old(file)
+    waiting.tidy()
+    other.tidy()
+    assert list(uploads.iterdir()) == [copy]
+    copy.unlink()
+    waiting.tidy()
 
 
 def test_only_so_many_uploads_are_read_at_a_time(server: LiveServer) -> None:
@@ -264,7 +327,7 @@ def test_what_was_left_behind_is_removed_in_time(start_server: Any) -> None:
     for file in (old, new, upload):
         file.write_bytes(b"x")
     for file in (old, upload):
-        os.utime(file, (time.time() - 7200,) * 2)
+        make_old(file)
     server.start()
     server.wait_for(lambda: not old.exists() and not upload.exists(), "tidying")
     assert new.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ultraflash.server.jobs.tails import Tails
@@ -55,6 +56,23 @@ def test_attempts_of_a_server_that_is_gone_are_taken_over(tmp_path: Path) -> Non
     _, before = folders.prepare("video_1", None)
     assert before is not None
     assert (before / CHECKPOINT).read_text() == GONE
+
+
+def test_two_servers_that_are_left_share_the_attempts_of_a_third(tmp_path: Path) -> None:
+    root, jobs = tmp_path / "work", [f"video_{number}" for number in range(300)]
+    for job in jobs:
+        attempt(root / GONE / job)
+    # Names of this process would take each other for gone.
+    left = [f"elsewhere:{number}:aa" for number in range(2)]
+    with ThreadPoolExecutor() as pool:
+        tidied = [
+            pool.submit(WorkFolders(root, me, Tails(tmp_path / "tails")).tidy, jobs.__contains__)
+            for me in left
+        ]
+    for one in tidied:
+        one.result()
+    taken = [folder.name for me in left for folder in (root / me).iterdir()]
+    assert sorted(taken) == sorted(jobs)
 
 
 def test_an_extension_goes_on_from_the_tail_of_its_source_even_when_that_is_deleted(tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ async def test_nothing_is_done_for_a_client_without_a_good_key(guarded: LiveServ
         assert await client.until_closed() == (1008, "bad_json")
 
 
+async def test_a_long_message_is_not_taken_before_the_key(guarded: LiveServer, bob: Holder) -> None:
+    long = {"prompt": "a hill", "image": "A" * 70_000}
+    async with guarded.client() as client:
+        await client.send("session.start", **long)
+        assert (await client.until_closed())[0] == 1009
+        assert client.events == []
+    async with guarded.client() as client:
+        await client.send("session.authenticate", key=bob.secret)
+        await client.send("session.start", **long)
+        await client.until("error", code="bad_reference")
+
+
 async def test_a_session_is_seen_and_steered_by_its_own_key_alone(guarded: LiveServer, bob: Holder) -> None:
     other = make_key(guarded, "neighbour")
     async with guarded.client(additional_headers=bob.headers) as owner:

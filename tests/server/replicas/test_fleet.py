@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ultraflash.server.replicas import fleet as fleet_module
-from ultraflash.server.replicas.fleet import Fleet, device_environment
+from ultraflash.server.replicas.fleet import Fleet, device_environment, replica_settings
 from ultraflash.server.settings import Settings
 
 
@@ -106,3 +106,10 @@ async def test_one_that_cannot_be_started_is_tried_again(
         await until(lambda: fleet.restarts == 1)
     await until(lambda: len(fleet.running()) == 1)
     await fleet.stop()
+
+
+def test_a_replica_and_its_worker_know_their_number() -> None:
+    settings = Settings()
+    told = Settings.model_validate_json(replica_settings(settings, 2).model_dump_json())
+    assert (told.replicas.number, told.configure(None).replica) == (2, 2)
+    assert settings.configure(None).replica is None

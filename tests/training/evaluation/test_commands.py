@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from ultraflash.training.evaluation.commands import add_arguments, run
+
+
+def test_long_streams_alone_leave_the_files_of_a_full_evaluation_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("evaluation.json", "report.html"):
+        (tmp_path / name).write_text("of a full evaluation")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert run(parser.parse_args(["-o", str(tmp_path), "--long-only", "--long-seconds", "0"])) == 0
+    assert (tmp_path / "evaluation.json").read_text() == "of a full evaluation"
+    assert (tmp_path / "report.html").read_text() == "of a full evaluation"
+    assert json.loads((tmp_path / "long-streams.json").read_text())["preset"] == "mini"
+    assert (tmp_path / "long-streams.html").is_file()
+    assert "long-streams.json" in capsys.readouterr().out
