@@ -72,7 +72,7 @@ def test_what_cannot_be_watched_is_said_in_one_line(
         (["--prompt", "a", "--seconds", "0"], "above 0"),
         (["-o", out], "Give a prompt"),
         (["--session", "x", "--token", "y", "-o", out], "has ended or never was"),
-        (["--prompt", "a", "--size", "8K", "-o", out], "cannot make size '8K'"),
+        (["--prompt", "a", "--size", "8K", "-o", out], "cannot make the size '8K'"),
     ):
         assert main(["watch", f"http://{server.address}", *options]) == 2
         assert expected in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_an_edit_is_refused_in_words(client: openai.OpenAI) -> None:
         ({"prompt": 5}, "invalid_field", "prompt"),
         ({"prompt": "\ud800"}, "invalid_field", "prompt"),
         ({"size": "8K"}, "unknown_size", "224x128"),
-        ({"size": "720x1280"}, "unknown_size", "416x240 (1K)"),
+        ({"size": "720x1280"}, "unknown_size", "1K (416x240)"),
         ({"model": "sora-2"}, "unknown_preset", "'pattern'"),
         ({"seconds": "0"}, "invalid_field", "at most 120"),
         ({"seconds": "121"}, "invalid_field", "at most 120"),
