@@ -77,7 +77,7 @@ async def test_a_live_stream_shows_the_cascade_and_its_change_of_prompt(
     made: list[NDArray[np.uint8]] = []
     while len(made) < 45:
         if len(made) == first:
-            cascade.set_prompt(state, OTHER_PROMPT)
+            cascade.set_prompt(state, OTHER_PROMPT, transition="recompute")
         made += list(cascade.next_group(state).numpy())
     # Networks in training may show fine noise, of which a live bitrate keeps less than a file does.
     assert min(psnr(a, b) for a, b in zip(shown, made, strict=True)) > 30
