@@ -54,7 +54,7 @@ unit-server: $(VENV)/.tests
 	$(BIN)/pytest -p no:playwright tests/server
 
 unit-rest: $(VENV)/.tests
-	$(BIN)/pytest -p no:playwright tests --ignore=tests/server --ignore=tests/browser
+	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests --ignore=tests/server --ignore=tests/browser
 
 browser: $(VENV)/.browser
 	$(BIN)/pytest tests/browser
