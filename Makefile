@@ -51,7 +51,7 @@ unit: $(VENV)/.tests
 	$(MAKE) --no-print-directory -j2 unit-server unit-rest
 
 unit-server: $(VENV)/.tests
-	$(BIN)/pytest -p no:playwright tests/server
+	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests/server
 
 unit-rest: $(VENV)/.tests
 	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests --ignore=tests/server --ignore=tests/browser
