@@ -43,8 +43,8 @@ FLOATING = (torch.bfloat16, torch.float16, torch.float32)
 SHAPES = ((64, 64), (128, 128), (60, 24), (5, 8))
 """Tokens of a block and head size: those that ship, and ragged ones."""
 
-FEW_BYTES = 64
-"""What a lane may spill in types and head sizes that no preset has: `ptxas` makes room for more programs so."""
+FEW_BYTES = 16
+"""What a lane may spill in float32 and in head sizes that nothing ships: `ptxas` makes room for more programs so."""
 
 SHIPPED = (64, 128, 1536)
 """Head sizes, and the width of kernels without heads, that the presets have."""
@@ -81,8 +81,8 @@ def check(caught: list[tuple[Any, dict[str, Any]]], arch: str, *, kernels: int) 
     for kernel, arguments in caught:
         warps, stages = arguments.pop("num_warps"), arguments.pop("num_stages")
         usage = compile_launch(kernel, arguments, arch=arch, warps=warps, stages=stages)
-        other = "q_ptr" in arguments and arguments["q_ptr"].dtype in (torch.float32, torch.float16)
-        ships = not other and arguments.get("SIZE", SHIPPED[0]) in SHIPPED
+        wide = "q_ptr" in arguments and arguments["q_ptr"].dtype == torch.float32
+        ships = not wide and arguments.get("SIZE", SHIPPED[0]) in SHIPPED
         assert usage.resident > 0, (kernel.fn.__name__, usage)
         assert usage.spilled <= (0 if ships else FEW_BYTES), (kernel.fn.__name__, usage)
     caught.clear()
