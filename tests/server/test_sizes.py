@@ -96,7 +96,6 @@ async def test_a_stream_that_slows_down_gets_a_smaller_size_and_the_larger_one_a
     assert counted is not None and float(counted[1]) >= stats["deadline_misses"]
 
 
-@pytest.mark.exhaustive
 async def test_before_a_size_is_given_up_it_is_made_with_less_attention(
     start_server: Any, machine: Machine
 ) -> None:

@@ -14,7 +14,7 @@ from pattern_engine import read_number
 from streams import decoded
 
 from ultraflash.models.cascade import Cascade
-from ultraflash.server.engine import CASCADE
+from ultraflash.server.engine import CASCADE, engine_transition
 from ultraflash.server.protocol import MediaFlags
 
 if TYPE_CHECKING:
@@ -234,7 +234,10 @@ def made_again(replay: dict[str, Any], frames: int) -> list[np.ndarray]:
     while len(made) < frames:
         for change in changes:
             if change["group"] == state.groups:
-                cascade.set_prompt(state, change["prompt"])
+                transition = engine_transition(change.get("transition", "cut"))
+                cascade.set_prompt(
+                    state, change["prompt"], transition=transition, groups=change.get("groups", 1)
+                )
         made += list(cascade.next_group(state).numpy())
     return made[:frames]
 

@@ -176,13 +176,18 @@ class StreamClient:
         return header
 
     async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Receives up to and including an event of that type with those fields; any other error fails."""
-        while True:
+        """Receives up to and including an event of that type with those fields; any other error fails.
+
+        So does waiting for it while other things come.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
             got = await self.step()
             if isinstance(got, dict):
                 if got["type"] == kind and all(got.get(name) == value for name, value in fields.items()):
                     return got
                 assert got["type"] != "error" or kind == "error", got
+        raise AssertionError(f"no {kind} {fields} among {self.events}")
 
     async def until_frame(self, seq: int) -> None:
         """Receives up to frame ``seq``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ultraflash.server.worker.cost_book import CostBook
+from ultraflash.server.worker.cost_book import FORGOTTEN_AFTER_S, CostBook
 
 PIXELS = {"0.5K": 100, "1K": 400, "2K": 900}
 
@@ -75,3 +75,29 @@ def test_what_was_slow_before_the_machine_was_freed_is_not_held_against_a_size_t
     assert costs.seconds("1K") == pytest.approx(0.05)
     costs.measured("1K", 0.05)
     assert costs.seconds("1K") == pytest.approx(0.05)
+
+
+def test_a_machine_that_gets_faster_right_after_warming_up_does_so_for_every_size() -> None:
+    costs = book(small=0.05, large=0.3)
+    costs.measured("0.5K", 0.05)
+    run(costs, "0.5K", 0.01, groups=3)
+    assert costs.seconds("1K") == pytest.approx(0.06)
+
+
+def test_a_size_that_was_slow_long_ago_may_be_tried_again() -> None:
+    now = 0.0
+    costs = CostBook(PIXELS, clock=lambda: now)
+    costs.begin("0.5K", 0.05)
+    run(costs, "1K", 0.3)
+    # The machine is freed while the small size comes into use: its first groups do not say so of the other.
+    run(costs, "0.5K", 0.01)
+    assert costs.seconds("1K") == pytest.approx(0.3)
+    now = FORGOTTEN_AFTER_S
+    costs.measured("0.5K", 0.01)
+    assert costs.seconds("1K") == pytest.approx(0.3)
+    now += 1
+    costs.measured("0.5K", 0.01)
+    assert costs.seconds("1K") == pytest.approx(0.01 * 400 / 100)
+    # Tried, it is known again.
+    run(costs, "1K", 0.3, groups=3)
+    assert costs.seconds("1K") == pytest.approx(0.3)
