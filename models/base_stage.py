@@ -70,6 +70,7 @@ class BaseStage:
             blend = replace(state.blend, done=state.blend.done + 1)
             state.prompt_context = self.prompts.context(state.prompt, blend.states_1XW)
             state.blend = blend if blend.done < blend.groups else None
+            state.spread = state.spread.scene_changes()
         if state.recompute_window:
             self.blocks.recompute_window(state)
             state.recompute_window = False

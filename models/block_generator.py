@@ -16,6 +16,7 @@ from ultraflash.models.noise import counter_noise
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.schedule import add_noise
+from ultraflash.models.spread_limit import limit_spread
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.streaming_attention import WindowAttention
 
@@ -46,14 +47,17 @@ class BlockGenerator:
             output = self._run(state, noisy, timesteps[step], start)
             clean = clean_estimate(output, prediction=config.prediction, noisy=noisy, sigma=sigmas[step])
         state.steps_saved += len(sigmas) - len(steps)
+        if config.spread_limit is not None:
+            clean, state.spread = limit_spread(clean, state.spread, config.spread_limit)
         self._commit(state, before if len(steps) > 1 else None, clean, start)
         state.window.append(clean)
         return clean if self.net.seams is None else self.net.seams(clean)
 
     def take(self, state: StreamState, clean_BCFHW: Tensor, start: int) -> Tensor:
         """Go on from a block that is given rather than made; returns it."""
-        self._run(state, clean_BCFHW, 0.0, start)
-        state.base_cache.commit()
+        if self.config.spread_limit is not None:
+            state.spread = state.spread.seen(clean_BCFHW)
+        self._remember(state, clean_BCFHW, start)
         state.window.append(clean_BCFHW)
         return clean_BCFHW
 
@@ -63,8 +67,13 @@ class BlockGenerator:
         # The score comes last, since it makes a GPU wait.
         if threshold is not None and before is not None and agreement(before, clean) > threshold:
             state.refreshes_skipped += 1
+            state.base_cache.commit()
         else:
-            self._run(state, clean, 0.0, start)
+            self._remember(state, clean, start)
+
+    def _remember(self, state: StreamState, clean_BCFHW: Tensor, start: int) -> None:
+        """Put the keys and values of a finished block into the cache."""
+        self._run(state, clean_BCFHW, 0.0, start)
         state.base_cache.commit()
 
     def recompute_window(self, state: StreamState) -> None:
@@ -75,8 +84,7 @@ class BlockGenerator:
         """
         state.base_cache.reset()
         for start, latent_BCFHW in state.window.blocks():
-            self._run(state, latent_BCFHW, 0.0, start)
-            state.base_cache.commit()
+            self._remember(state, latent_BCFHW, start)
 
     def _run(self, state: StreamState, latent_BCFHW: Tensor, timestep: float, start: int) -> Tensor:
         frames = latent_BCFHW.shape[2]

@@ -274,6 +274,7 @@ class Cascade:
         state.blend = blend_between(old.states_1XW, context.states_1XW, change.groups) if blends else None
         state.prompt_context = replace(old, prompt=context.prompt) if blends else context
         state.recompute_window = change.recomputes
+        state.spread = state.spread.scene_changes()
         if change.recomputes:
             state.picture.fade.begin(change.fade_groups * self.preset.group_frames * PATCH_FRAMES)
 

@@ -203,6 +203,8 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Network
         # In host memory, for a fade to begin from; planes take half of it, and a fade in progress once more.
         "newest_frame": 3 * size.height * size.width,
     }
+    if base.spread_limit is not None:
+        parts["spread"] = base.dit.out_channels * torch.float32.itemsize
     if preset.execution.overlap:
         # The next group's latents, and what the window is taken back with should they not be wanted.
         rewritten = min(preset.group_frames, base.window_frames - base.sink_frames)

@@ -101,6 +101,7 @@ def adopt(state: StreamState, after: StreamState) -> None:
     """Let a stream be what the base made of it."""
     state.prompt_context = after.prompt_context
     state.blend = after.blend
+    state.spread = after.spread
     state.reference_BCFHW = after.reference_BCFHW
     state.steps_saved = after.steps_saved
     state.refreshes_skipped = after.refreshes_skipped

@@ -95,6 +95,8 @@ class BaseConfig:
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
         kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
         independent_first_frame: whether a stream's first block is a single frame.
+        spread_limit: how many times as far as in the first blocks of a scene the values of a channel may spread, from 1
+            on; None for no limit. See :mod:`ultraflash.models.spread_limit`.
     """
 
     dit: DiTConfig
@@ -107,9 +109,12 @@ class BaseConfig:
     prediction: Prediction = "flow"
     kv: KvStorage = "model"
     independent_first_frame: bool = False
+    spread_limit: float | None = None
 
     def __post_init__(self) -> None:
         check_storage(self.kv)
+        if self.spread_limit is not None and self.spread_limit < 1:
+            raise BadConfig(f"spread_limit starts at 1, not at {self.spread_limit}", param="spread_limit")
         if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
             raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")
         if self.block_frames > self.window_frames - self.sink_frames:

@@ -28,6 +28,7 @@ from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.errors import BadConfig, BadSnapshot
 from ultraflash.models.fingerprint import Identity
 from ultraflash.models.prompt_change import blend_between
+from ultraflash.models.spread_limit import FIRST_BLOCKS, Spread
 from ultraflash.models.stream_state import StreamState
 
 _FORMAT = "ultraflash-stream"
@@ -163,6 +164,8 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
         latents["last_latents"] = state.last_latents_BCFHW
     if state.reference_BCFHW is not None:
         latents["reference"] = state.reference_BCFHW
+    if state.spread.usual_C is not None:
+        latents["spread"] = state.spread.usual_C
     blend = None
     if state.blend is not None:
         latents["blend_source"] = state.blend.source_1XW
@@ -179,6 +182,7 @@ def capture(state: StreamState, identity: Identity, *, max_bytes: int | None = N
         "window": window_fields,
         "blend": blend,
         "recompute_window": state.recompute_window,
+        "spread_settling": state.spread.settling,
         "sr_share": state.sr_share,
         # For a compact one, which has no frames: one that has begun is cut short there.
         "fade_to_come": picture.fade.to_come,
@@ -210,6 +214,11 @@ def fill(state: StreamState, snapshot: Snapshot, device: torch.device) -> None:
         state.last_latents_BCFHW = None if last is None else last.to(device, copy=True)
         reference = tensors.get("reference")
         state.reference_BCFHW = None if reference is None else reference.to(device, copy=True)
+        usual = tensors.get("spread")
+        state.spread = Spread(
+            usual_C=None if usual is None else usual.to(device, copy=True),
+            settling=fields.get("spread_settling", FIRST_BLOCKS),
+        )
         if fields["blend"] is not None:
             target = state.prompt_context.states_1XW
             blend = blend_between(tensors["blend_source"].to(device), target, fields["blend"]["groups"])

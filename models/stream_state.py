@@ -14,6 +14,7 @@ from ultraflash.models.fade import Fade
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.preset import Size
 from ultraflash.models.ring_cache import BlockCache, RingCache
+from ultraflash.models.spread_limit import Spread
 from ultraflash.models.stage_clock import StageClock
 from ultraflash.models.window_latents import WindowLatents
 
@@ -107,6 +108,7 @@ class StreamState:
         blend: the change of prompt in progress, if there is one.
         recompute_window: whether the window's keys and values are made anew before the next group.
         last_latents_BCFHW: clean base latents of the newest group: what a change of size warms up with.
+        spread: of the base latents so far, where the preset limits it.
         reference_BCFHW: clean base latents of whole blocks that are shown before the first one that is made.
         groups, latent_frames: groups and latent frames made so far.
         frames_emitted: pixel frames returned so far.
@@ -129,6 +131,7 @@ class StreamState:
     blend: PromptBlend | None = None
     recompute_window: bool = False
     last_latents_BCFHW: Tensor | None = None
+    spread: Spread = field(default_factory=Spread)
     reference_BCFHW: Tensor | None = None
     groups: int = 0
     latent_frames: int = 0
@@ -164,6 +167,7 @@ class StreamState:
         self.undo = None
         self.prompt_context = self.prompt_context.to(device)
         self.blend = self.blend and self.blend.to(device)
+        self.spread = self.spread.to(device)
         for part in (self.base_cache, self.window, self.picture):
             part.to(device)
         if self.last_latents_BCFHW is not None:

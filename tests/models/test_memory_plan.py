@@ -47,6 +47,7 @@ def held(state: StreamState) -> dict[str, int]:
         "base_cache": allocated(state.base_cache),
         "window_latents": allocated(state.window),
         "last_latents": allocated(state.last_latents_BCFHW),
+        "spread": allocated(state.spread),
         "prompt": allocated(state.prompt_context),
         "decoder_memory": allocated(state.picture.decoder),
         "newest_frame": allocated(state.picture.fade),
