@@ -22,6 +22,7 @@ from ultraflash.training.trajectory import TRAJECTORY_FILE, TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
+DEBUG_STEPS = (1000, 500)
 
 
 def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
@@ -164,9 +165,21 @@ def debug() -> dict[str, StageConfig]:
             start_from=PICTURES_FILE, steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2
         ),
         "trajectory": TrajectoryConfig(
-            steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
+            steps=3,
+            batch_size=2,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            student_steps=DEBUG_STEPS,
+            solver_steps=3,
         ),
-        "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
+        "few_step": FewStepConfig(
+            steps=4,
+            batch_size=2,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            student_steps=DEBUG_STEPS,
+            score_steps=1,
+        ),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         "autoencoder": AutoencoderConfig(
             steps=6,

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F latent frames, H W latent rows and columns, X tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,7 +34,8 @@ class RollConfig(StageConfig):
     """How a student is rolled out.
 
     Args:
-        preset: whose base to train; its schedule is what the student learns to run.
+        preset: whose base to train.
+        student_steps: nominal denoising steps that the student learns; the preset may run the first few of them.
         stage: name of the stage.
         start_from: weights of RUN_DIR/weights that the student starts from.
         result: name of the weights that are made.
@@ -46,6 +47,7 @@ class RollConfig(StageConfig):
     """
 
     preset: str = "mini"
+    student_steps: tuple[int, ...] = (1000, 750, 500, 250)
     stage: str = "few_step"
     start_from: str = TEACHER_FILE
     result: str = BASE_FILE
@@ -98,7 +100,9 @@ class RollStage:
     def __init__(self, config: RollConfig, run_dir: Path) -> None:
         self.settings = config
         self.name = config.stage
-        self.base: BaseConfig = load_preset(config.preset).base
+        base = load_preset(config.preset).base
+        schedule = replace(base.schedule, nominal_steps=config.student_steps)
+        self.base: BaseConfig = replace(base, schedule=schedule)
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
