@@ -51,12 +51,20 @@ class JobCustomer:
     """
 
     def __init__(
-        self, url: str, dice: random.Random, *, jobs: int, cancel_share: float, cancel_within_s: float
+        self,
+        url: str,
+        dice: random.Random,
+        *,
+        jobs: int,
+        longest_frames: int,
+        cancel_share: float,
+        cancel_within_s: float,
     ) -> None:
         self.videos: list[Video] = []
         self._url = url
         self._dice = dice
         self._jobs = jobs
+        self._longest_frames = longest_frames
         self._cancel_share = cancel_share
         self._cancel_within_s = cancel_within_s
         self._stopping = False
@@ -92,7 +100,7 @@ class JobCustomer:
             self._order()
 
     def _order(self) -> None:
-        frames, seed = self._dice.randrange(20, 120), self._dice.randrange(1000)
+        frames, seed = self._dice.randint(20, self._longest_frames), self._dice.randrange(1000)
         prompt, key = self._dice.choice(PROMPTS), f"order-{len(self.videos)}"
         wish = {"prompt": prompt, "seed": seed, "num_frames": frames, "size": "0.5K"}
         status, body = self._ask("POST", "/v1/videos", wish, {"Idempotency-Key": key})

@@ -184,6 +184,8 @@ class FaultRun:
             jobs__checkpoint_s=0.2,
             # A job in whose lifetime many workers die is given up as their killer, which here it is not.
             jobs__max_attempts=1000,
+            # Workers live for less than the time for which streams may keep a job from its next group otherwise.
+            jobs__patience_s=0.5,
             PATTERN_SECONDS=0.05,
         )
         url = f"http://127.0.0.1:{port}"
@@ -198,6 +200,7 @@ class FaultRun:
             jobs=options.jobs,
             cancel_share=options.cancel_share,
             cancel_within_s=options.cancel_within,
+            longest_frames=options.longest_job,
         )
         self._kills: Counter[str] = Counter()
 
@@ -382,6 +385,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=1, help="servers behind one front")
     parser.add_argument("--streams", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
+    parser.add_argument("--longest-job", type=int, default=120, help="frames of a video at most, at least 20")
     parser.add_argument("--cancel-share", type=float, default=0.5, help="part of the jobs that are cancelled")
     parser.add_argument(
         "--cancel-within", type=float, default=10.0, help="seconds from an order to its cancellation at most"
