@@ -212,7 +212,8 @@ class FaultRun:
             owners = [asyncio.create_task(owner.run()) for owner in self._owners]
             ordering = asyncio.create_task(self._customer.run())
             await self._progress(FRAMES_TO_SETTLE)
-            for _ in range(self._options.kills):
+            stop_at = time.monotonic() + self._options.minutes * 60
+            while sum(self._kills.values()) < self._options.kills and time.monotonic() < stop_at:
                 await self._kill_once()
                 self._note_progress()
             await asyncio.to_thread(self._wait_until_ready)
@@ -379,6 +380,9 @@ def main() -> int:
     )
     parser.add_argument("--engine", choices=ENGINES, default="pattern")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="time after which nothing more is killed"
+    )
     parser.add_argument(
         "--server-share", type=float, default=0.3, help="part of the kills that hit the server"
     )
