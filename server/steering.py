@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ultraflash.server.audience import Audience
@@ -47,6 +46,7 @@ class Steering:
         self._feed = feed
         self._supervisor = supervisor
         self._trail = trail
+        self._closed = False
 
     def open(self, *, restore: bool, changes: list[dict[str, Any]]) -> None:
         """Asks a worker for the stream, from where it is; see ``OpenStream``."""
@@ -62,6 +62,7 @@ class Steering:
 
     def close(self) -> None:
         """Tells the worker that the stream is not wanted any more."""
+        self._closed = True
         self._supervisor.send(CloseStream(stream_id=self._stream_id))
 
     def rest(self) -> None:
@@ -140,14 +141,14 @@ class Steering:
         if self._audience.owner is not None:
             self._audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
 
-    def adapt(self, last_resort: Callable[[], None]) -> None:
-        """Follows what the owner's connection carries; ``last_resort`` is called later, to do so again."""
+    def adapt(self) -> None:
+        """Follows what the owner's connection carries."""
         owner = self._audience.owner
-        if owner is None:
+        if owner is None or self._closed:
             return
         if self._at.paused:
             owner.control.rest()
-        owner.adapt(set_share=self.set_share, go_on=self._skip_to_newest, last_resort=last_resort)
+        owner.adapt(set_share=self.set_share, go_on=self._skip_to_newest, last_resort=self.adapt)
 
     def set_share(self, share: float) -> None:
         """Sets the share of its bitrate that the stream may use."""
