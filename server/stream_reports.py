@@ -212,7 +212,9 @@ class StreamReports:
             self._record.log.size_shown(report)
             if report.reason == "requested":
                 self._steering.pending.size_shown(report.event_id)
-            self._audience.tell_all(quality_event(report))
+            self._audience.tell_all(
+                quality_event(self._at, report.reason, bitrate_share=self._steering.bitrate_share)
+            )
 
     def _on_media(self, packet: MediaPacket) -> None:
         self._trail.packet_sent(packet.seq, packet.pts_us)
@@ -225,7 +227,7 @@ class StreamReports:
     def _on_stats(self, report: StreamStats) -> None:
         self._meter.take(report)
         if self._audience.owner is not None:
-            self._audience.owner.tell(stats_event(report))
+            self._audience.owner.tell(stats_event(report, bitrate_share=self._steering.bitrate_share))
 
     def _on_ended(self, report: StreamEnded) -> None:
         if report.reason == "engine_fault":
