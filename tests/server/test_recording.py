@@ -10,6 +10,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,9 @@ async def test_a_killed_server_leaves_a_recording_that_plays(start_server: Any) 
     assert log["events"][0]["prompt"] == "noise"
 
 
-async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) -> None:
+async def test_a_recording_goes_on_through_a_killed_server(
+    start_server: Any, record_property: Callable[[str, object], None]
+) -> None:
     """Twice, and what was not yet shown when it died is in the file once, as it was made anew."""
     server = start_server(stream__snapshot_share=1)
     server.wait_until_ready()
@@ -213,16 +216,20 @@ async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) ->
     folder = server.data / "sessions" / started["session_id"]
     log = json.loads((folder / "session.json").read_text())
     assert (log["state"], [part["frames"] for part in log["parts"]]) == ("stopped", [done["frames"]])
-    assert probed_frames(folder / "part-000.mp4") == done["frames"]
+    probe = probed(folder / "part-000.mp4")
+    assert (probe["codec_name"], int(probe["nb_read_frames"])) == ("h264", done["frames"])
+    record_property("ffprobe", json.dumps({"recording, server killed on the way": probe}))
     assert sorted(entry.name for entry in folder.iterdir()) == ["part-000.mp4", "session.json"]
 
 
-def probed_frames(file: Path) -> int:
-    """Frames that FFmpeg's own program decodes, which has nothing to say against the file."""
-    words = ["-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+def probed(file: Path) -> dict[str, Any]:
+    """What FFmpeg's own program says of the video, all of which it decodes, having nothing to say against it."""
+    fields = "codec_name,profile,width,height,pix_fmt,r_frame_rate,color_space,nb_read_frames"
+    words = ["-v", "error", "-count_frames", "-show_entries", f"stream={fields}", "-of", "json"]
     probe = subprocess.run(["ffprobe", *words, file], capture_output=True, text=True, check=True)
     assert probe.stderr == ""
-    return int(probe.stdout)
+    (stream,) = json.loads(probe.stdout)["streams"]
+    return dict(stream)
 
 
 async def kill_and_start(server: LiveServer, client: StreamClient) -> None:
