@@ -80,7 +80,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-        words = ["-q", "-p", "no:playwright", "-o", "junit_family=xunit2", f"--junitxml={report}", *TESTS]
+        words = ["-q", "-p", "no:playwright", "-o", "junit_family=xunit1", f"--junitxml={report}", *TESTS]
         # Safe path, since the folder kernels/ hides a package of that name otherwise.
         ran = subprocess.run([sys.executable, "-P", "-c", pytest, *words], cwd=ROOT)
         if ran.returncode != 0:
