@@ -18,6 +18,7 @@ import av
 from pattern_engine import read_number
 
 from ultraflash.server.media.annexb import NAL_PPS, NAL_SPS, nal_type, nal_units
+from ultraflash.server.media.fragmented_file import frames_in
 
 if TYPE_CHECKING:
     from live_server import LiveServer, StreamClient
@@ -183,6 +184,7 @@ async def test_a_recording_goes_on_through_a_killed_server(
         started = await client.start("a red hill", seed=7, record=True)
         await client.until_frame(20)
         clients.append(client)
+        await wait_until_recorded(server, started, client)
         await kill_and_start(server, client)
     for _ in range(2):
         before = clients[-1].frames()[-1][0]
@@ -197,6 +199,7 @@ async def test_a_recording_goes_on_through_a_killed_server(
             await client.until_frame(before.seq + 20)
             clients.append(client)
             if len(clients) == 2:
+                await wait_until_recorded(server, started, client)
                 await kill_and_start(server, client)
             else:
                 await client.listen(1)
@@ -230,6 +233,20 @@ def probed(file: Path) -> dict[str, Any]:
     assert probe.stderr == ""
     (stream,) = json.loads(probe.stdout)["streams"]
     return dict(stream)
+
+
+async def wait_until_recorded(server: LiveServer, started: dict[str, Any], client: StreamClient) -> None:
+    """Waits until the stream rests, as far ahead of its owner as it may be, and the file has all of it: a kill before
+    that may leave frames out of a recording, which then goes on in another part.
+    """
+    file = server.data / "sessions" / started["session_id"] / "part-000.mp4"
+    resting_from = client.frames()[-1][0].seq + 1 + 24 - 12
+
+    def recorded() -> bool:
+        (made,) = [one["seconds"] * 16 for one in server.sessions() if one["id"] == started["session_id"]]
+        return made > resting_from and frames_in(file) == round(made)
+
+    await asyncio.to_thread(server.wait_for, recorded, "recording of all frames")
 
 
 async def kill_and_start(server: LiveServer, client: StreamClient) -> None:
