@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ultraflash.server.replicas.directory import Seen
+from ultraflash.server.replicas.replica import Seen
 from ultraflash.server.settings import ReplicaSettings
 
 # A queue must be too long for so long: a stream that is about to end must not cost a replica.

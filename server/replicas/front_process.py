@@ -70,6 +70,8 @@ class FrontProcess:
             self._fleet.running,
             secret=secret,
             complete=lambda: self._fleet.complete,
+            next_try_s=lambda: self._fleet.next_try_s,
+            retry_after_s=settings.stream.retry_after_s,
             http=self._http,
         )
         front = Front(
@@ -77,6 +79,7 @@ class FrontProcess:
             self._directory,
             restarts=lambda: self._fleet.restarts,
             missing=lambda: self._fleet.missing,
+            resting=lambda: self._fleet.resting,
             closing=lambda: self._server.draining,
         )
         self._server = FrontServer(uvicorn.Config(front.app(), lifespan="off", **http_options(settings)))
@@ -118,7 +121,8 @@ class FrontProcess:
         removing = self._removing is not None and not self._removing.done()
         if removing or not self._fleet.complete:
             return
-        if self._scaler.wants_more(seen):
+        # One that rests comes back, and is more than enough then.
+        if self._scaler.wants_more(seen) and self._fleet.size < self._settings.replicas.most:
             log.info("replica %d is started, the queue is long", self._fleet.add())
             return
         number = self._scaler.to_be_stopped(seen)

@@ -27,10 +27,11 @@ from ultraflash.server.database import open_database
 from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
 from ultraflash.server.replicas.autoscaler import queue_eta_s
-from ultraflash.server.replicas.directory import Directory, Replica, Seen
+from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
+from ultraflash.server.replicas.replica import Replica, Seen
 from ultraflash.server.settings import Settings, check_binding, load_settings
 from ultraflash.server.tables import TABLES
 
@@ -156,7 +157,12 @@ class Server:
         secret = self._settings.replicas.secret
         assert secret is not None
         self._directory = Directory(
-            lambda: [self._replica], secret=secret, complete=lambda: True, http=open_client()
+            lambda: [self._replica],
+            secret=secret,
+            complete=lambda: True,
+            next_try_s=lambda: None,
+            retry_after_s=self._settings.stream.retry_after_s,
+            http=open_client(),
         )
 
     async def check_health(self) -> None:
@@ -199,7 +205,13 @@ class Ingress:
         secret = self._settings.replicas.secret
         assert secret is not None
         self._directory = Directory(
-            lambda: self._replicas, secret=secret, complete=self._complete, http=open_client()
+            lambda: self._replicas,
+            secret=secret,
+            complete=self._complete,
+            # Ray starts replicas, and says nothing about when.
+            next_try_s=lambda: None,
+            retry_after_s=self._settings.stream.retry_after_s,
+            http=open_client(),
         )
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -209,6 +221,7 @@ class Ingress:
             self._directory,
             restarts=lambda: self._losses,
             missing=lambda: max(0, self._settings.replicas.least - len(self._replicas)),
+            resting=dict,
             closing=lambda: False,
         ).app()
 

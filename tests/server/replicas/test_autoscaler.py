@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ultraflash.server.replicas.autoscaler import HOLD_S, Autoscaler, queue_eta_s
-from ultraflash.server.replicas.directory import Replica, Seen
+from ultraflash.server.replicas.replica import Replica, Seen
 from ultraflash.server.replicas.state import ReplicaState
 from ultraflash.server.settings import ReplicaSettings
 
