@@ -105,7 +105,7 @@ class Services:
         """Within it the worker and everything else runs; at its end sessions are over and files are closed."""
         server = self.server
         server.snapshots.open()
-        server.take_over()
+        await server.take_over()
         keeping = asyncio.create_task(
             self.chores.repeat("sessions", server.sessions.keep, every_s=KEEP_EVERY_S)
         )

@@ -60,6 +60,7 @@ class Directory:
         self._headers = {SECRET_HEADER: secret}
         self._turn = itertools.count()
         self._begun: list[tuple[Replica, float]] = []
+        self._takings_over = 0
 
     async def look(self) -> Sequence[Seen]:
         """All replicas as they are now, by number."""
@@ -114,14 +115,18 @@ class Directory:
         return best
 
     async def owner_of(self, session_id: str, *, patience_s: float = 0.0) -> Replica | None:
-        """The replica that runs a session. While one is missing, it is waited for, since it may have been its."""
+        """The replica that runs a session.
+
+        It is waited for while a replica is missing, whose it may have been, or while its sessions are taken over.
+        """
         deadline = time.monotonic() + patience_s
         while True:
             for seen in await self.look():
                 if seen.state is not None and session_id in seen.state.sessions:
                     return seen.replica
             # One that is not ready knows its sessions all the same.
-            if self._complete() and all(seen.state is not None for seen in self.newest):
+            complete = self._complete() and not self._takings_over
+            if complete and all(seen.state is not None for seen in self.newest):
                 return None
             if time.monotonic() >= deadline:
                 return None
@@ -152,6 +157,13 @@ class Directory:
 
     async def take_over(self) -> None:
         """Lets a replica that has room go on with the sessions of one that is gone."""
+        self._takings_over += 1
+        try:
+            await self._take_over()
+        finally:
+            self._takings_over -= 1
+
+    async def _take_over(self) -> None:
         replica = await self.for_new_session()
         if replica is None or all(seen.state is None for seen in self.newest):
             return

@@ -40,8 +40,7 @@ class ReplicaDoor:
         if not hmac.compare_digest(shown.encode(), self._secret.encode()):
             await self._app(scope, receive, send)
         elif scope["path"] == TAKE_OVER_PATH and scope["method"] == "POST":
-            # On the event loop, which the sessions that come belong to.
-            self._services.server.take_over()
+            await self._services.server.take_over()
             await Response(status_code=204)(scope, receive, send)
         else:
             await JSONResponse(self._state().model_dump(mode="json"))(scope, receive, send)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import httpx
@@ -28,16 +29,21 @@ def make_directory(asked: list[str]) -> MakeDirectory:
     """A directory of replicas with these states; None does not answer."""
 
     def make(
-        *states: ReplicaState | None, complete: bool = True, next_try_s: float | None = None
+        *states: ReplicaState | None,
+        complete: bool = True,
+        next_try_s: float | None = None,
+        taking_over: asyncio.Event | None = None,
     ) -> Directory:
         replicas = [
             Replica(number=number, address=f"127.0.0.1:{9000 + number}") for number in range(len(states))
         ]
 
-        def answer(request: httpx.Request) -> httpx.Response:
+        async def answer(request: httpx.Request) -> httpx.Response:
             assert request.headers[SECRET_HEADER] == SECRET
             asked.append(f"{request.url.port}{request.url.path}")
             if request.url.path == TAKE_OVER_PATH:
+                if taking_over is not None:
+                    await taking_over.wait()
                 return httpx.Response(204)
             assert request.url.path == STATE_PATH
             state = states[request.url.port - 9000]
@@ -170,3 +176,18 @@ async def test_who_is_turned_away_comes_back_when_a_queue_or_a_pause_is_over(
         directory = make_directory(*states, next_try_s=next_try_s)
         await directory.look()
         assert directory.retry_after_s() == expected, (states, next_try_s)
+
+
+async def test_nobody_is_told_that_a_session_is_unknown_while_sessions_are_taken_over(
+    make_directory: MakeDirectory,
+) -> None:
+    over = asyncio.Event()
+    directory = make_directory(FREE, taking_over=over)
+    taking = asyncio.create_task(directory.take_over())
+    await asyncio.sleep(0)
+    asking = asyncio.create_task(directory.owner_of("session_1", patience_s=30.0))
+    await asyncio.sleep(0.6)
+    assert not asking.done()
+    over.set()
+    await taking
+    assert await asking is None

@@ -13,7 +13,7 @@ import pytest
 from starlette.responses import Response
 
 from ultraflash.server.replicas.door import ReplicaDoor
-from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, ReplicaState
+from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 from ultraflash.server.services import Services
 from ultraflash.server.settings import DataSettings, Settings
 
@@ -80,3 +80,25 @@ async def test_a_slow_database_does_not_keep_the_door_from_answering(
     await asyncio.sleep(1.5)
     assert (await state_of(door)).queued == 3
     living.cancel()
+
+
+async def test_sessions_are_taken_over_while_the_door_goes_on_answering(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.server.snapshots.open()
+    over: list[bool] = []
+
+    def slowly(silent_s: float) -> list[Any]:
+        time.sleep(1.0)
+        over.append(True)
+        return []
+
+    monkeypatch.setattr(services.server.archive.store, "take_over", slowly)
+    door = ReplicaDoor(life_without_end, services=services, secret=SECRET)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://replica") as http:
+        taking = asyncio.create_task(http.post(TAKE_OVER_PATH, headers={SECRET_HEADER: SECRET}))
+        await asyncio.sleep(0.1)
+        assert (await state_of(door)).ready
+        assert not over
+        assert (await taking).status_code == 204
+    assert over
