@@ -79,6 +79,7 @@ class ReplicaDoor:
             share=share_of_time(running, supervisor.frame_seconds),
             eta_s=self._eta_s(running),
             job=jobs.dispatcher.running_id,
+            begun=sessions.begun + jobs.dispatcher.begun,
             queued=queued,
             jobs_eta_s=jobs.dispatcher.speed.seconds_for(pixels) if queued else 0.0,
         )

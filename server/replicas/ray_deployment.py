@@ -26,7 +26,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.server.database import open_database
 from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
-from ultraflash.server.replicas.autoscaler import queue_eta_s
+from ultraflash.server.replicas.autoscaler import HOLD_S, queue_eta_s
 from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
@@ -71,6 +71,8 @@ def build(args: Mapping[str, str]) -> Any:
         "min_replicas": replicas.least,
         "initial_replicas": replicas.count,
         "max_replicas": replicas.most,
+        "upscale_delay_s": HOLD_S,
+        "downscale_delay_s": replicas.scale_down_idle_s,
         "policy": {"policy_function": f"{__name__}:queue_policy"},
     }
     book = serve.deployment(Book).options(name="book", num_replicas=1).bind()
@@ -142,6 +144,7 @@ class Server:
     def __init__(self, document: str, book: Any) -> None:
         self._settings = Settings.model_validate_json(document)
         self._book = book
+        self._begun = 0
         with listening_socket(ray.util.get_node_ip_address(), 0) as listener:
             host, port = listener.getsockname()[:2]
             self._process = subprocess.Popen(
@@ -176,9 +179,12 @@ class Server:
         """What ``queue_policy`` goes by."""
         seen: Sequence[Seen] = await self._directory.look()
         state = seen[0].state
+        # What has come and gone since it was last asked counts too.
+        begun, self._begun = self._begun, self._begun if state is None else state.begun
+        idle = state is not None and state.idle and not state.queued and state.begun == begun
         return {
             "queue_eta_s": min(queue_eta_s(seen), 1e6),
-            "busy": float(state is None or not state.idle or state.queued > 0),
+            "busy": float(not idle),
             "scale_up_eta_s": self._settings.replicas.scale_up_eta_s,
         }
 

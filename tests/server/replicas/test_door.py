@@ -12,6 +12,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from ultraflash.server.protocol import SessionStart
 from ultraflash.server.replicas.door import ReplicaDoor
 from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 from ultraflash.server.services import Services
@@ -102,3 +103,13 @@ async def test_sessions_are_taken_over_while_the_door_goes_on_answering(
         assert not over
         assert (await taking).status_code == 204
     assert over
+
+
+async def test_a_session_that_came_and_went_has_been_counted(services: Services) -> None:
+    door = ReplicaDoor(life_without_end, services=services, secret=SECRET)
+    server = services.server
+    session = server.session(SessionStart(type="session.start", prompt="a hill"))
+    server.sessions.add(session)
+    server.sessions.forget(session)
+    known = await state_of(door)
+    assert (known.begun, known.idle) == (1, True)
