@@ -147,7 +147,7 @@ class JobDispatcher:
         except Exception:
             # Most likely the database is away; jobs are safe in it and wait.
             log.exception("a job could not be followed; trying again")
-            self._metrics.chore_failures.labels(chore="jobs").inc()
+            self._metrics.background_failures.labels(task="jobs").inc()
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:

@@ -48,7 +48,7 @@ class ReplicaDoor:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the app, through which the queue of videos is measured again and again."""
         measuring = asyncio.create_task(
-            self._services.chores.repeat("queue", self._measure, every_s=MEASURE_EVERY_S)
+            self._services.background.repeat("queue", self._measure, every_s=MEASURE_EVERY_S)
         )
         try:
             await self._app(scope, receive, send)
@@ -68,7 +68,7 @@ class ReplicaDoor:
         supervisor, sessions = server.supervisor, server.sessions
         running = [session.claim for session in sessions]
         queued, pixels = self._work_before
-        trouble = self._services.chores.trouble
+        trouble = self._services.background.trouble
         return ReplicaState(
             ready=supervisor.is_ready and trouble is None,
             stage=trouble if trouble is not None and supervisor.is_ready else supervisor.status.stage,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ultraflash.server.child_process import child_command
 from ultraflash.server.listen import listening_socket
 from ultraflash.server.replicas.replica import Replica
+from ultraflash.server.replicas.replica_settings import replica_settings
 from ultraflash.server.serving import CANNOT_SERVE
 from ultraflash.server.settings import Settings
 
@@ -29,11 +30,6 @@ LONGEST_REST_S = 900.0
 STOP_WAIT_S = 30.0
 # Stands for the exit status of a process that never was.
 NOT_STARTED = -1
-# As for the worker: the working directory must not hide packages.
-_BOOT = """import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-from ultraflash.server.replicas.replica_process import main
-main()"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -242,15 +238,9 @@ def pause_after(failures: int) -> float:
     return float(min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S))
 
 
-def replica_settings(settings: Settings, number: int) -> Settings:
-    """Those of one replica, which knows its number."""
-    replicas = settings.replicas.model_copy(update={"number": number})
-    return settings.model_copy(update={"replicas": replicas})
-
-
 def replica_command(listener: int) -> list[str]:
     """What starts a replica on a listening socket of that number, which it inherits; its settings go to stdin."""
-    return [sys.executable, "-c", _BOOT, str(listener)]
+    return child_command("ultraflash.server.replicas.replica_process", str(listener))
 
 
 def _signal(process: asyncio.subprocess.Process, send: Callable[[], None]) -> None:

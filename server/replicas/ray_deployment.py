@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from ray import serve
 from ray.exceptions import RayError
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.server.database import open_database
 from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
 from ultraflash.server.replicas.autoscaler import HOLD_S, queue_eta_s
@@ -32,8 +30,8 @@ from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
 from ultraflash.server.replicas.replica import Replica, Seen
+from ultraflash.server.replicas.replica_settings import shared_settings
 from ultraflash.server.settings import Settings, check_binding, load_settings
-from ultraflash.server.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,6 @@ LOOK_EVERY_S = 1.0
 # A replica reports at each check of its health; one that has not for so long is not sent anything.
 SILENT_AFTER_S = 5.0
 STOP_WAIT_S = 30.0
-_SECRET_BYTES = 24
 
 
 def build(args: Mapping[str, str]) -> Any:
@@ -62,11 +59,9 @@ def build(args: Mapping[str, str]) -> Any:
         )
     # Ray's proxies, and replicas for the front, listen beyond their machines.
     http = settings.http.model_copy(update={"host": EVERYWHERE})
-    open_database(settings.data.database_url, *TABLES).dispose()
+    settings = shared_settings(settings.model_copy(update={"http": http}))
     check_binding(http, has_keys=any_keys(settings.data.database_url, None))
-    secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
-    replicas = settings.replicas.model_copy(update={"secret": secret})
-    document = settings.model_copy(update={"http": http, "replicas": replicas}).model_dump_json()
+    replicas, document = settings.replicas, settings.model_dump_json()
     scaling = {
         "min_replicas": replicas.least,
         "initial_replicas": replicas.count,

@@ -55,7 +55,7 @@ async def test_a_replica_that_cannot_look_up_keys_is_not_ready(services: Service
     async def fail() -> None:
         raise OSError("away")
 
-    failing = asyncio.create_task(services.chores.repeat("keys", fail, every_s=60, trouble=TROUBLE))
+    failing = asyncio.create_task(services.background.repeat("keys", fail, every_s=60, trouble=TROUBLE))
     await asyncio.sleep(0.05)
     known = await state_of(door)
     assert (known.ready, known.stage) == (False, TROUBLE)

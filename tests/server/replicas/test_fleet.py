@@ -19,8 +19,8 @@ from ultraflash.server.replicas.fleet import (
     Fleet,
     device_environment,
     pause_after,
-    replica_settings,
 )
+from ultraflash.server.replicas.replica_settings import replica_settings
 from ultraflash.server.serving import CANNOT_SERVE
 from ultraflash.server.settings import Settings
 
