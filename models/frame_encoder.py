@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ultraflash.models.loading import part_tensors
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig, PatchEncoder
 from ultraflash.models.preset import Preset
 from ultraflash.models.sources import models_home
-from ultraflash.models.wan_vae import VAE, WanVideoEncoder
+from ultraflash.models.wan_vae import VAE, WanVideoEncoder, wan_vae
 from ultraflash.models.weights import load_strict
 
 ENCODER = "encoder"
@@ -28,6 +28,10 @@ it."""
 
 class FrameEncoder(Protocol):
     """Pixels to latents, piece by piece; a stream's memory is passed in."""
+
+    @property
+    def networks(self) -> nn.Module:
+        """What holds its weights."""
 
     def init_memory(self) -> Any:
         """The empty memory of a new stream."""
@@ -58,7 +62,7 @@ class PatchFrameEncoder:
     """The linear encoder of `mini` as a `FrameEncoder`."""
 
     def __init__(self, encoder: PatchEncoder) -> None:
-        self._encoder = encoder.eval().requires_grad_(False)
+        self.networks: PatchEncoder = encoder.eval().requires_grad_(False)
 
     def init_memory(self) -> PatchMemory:
         """The empty memory of a new stream."""
@@ -70,10 +74,22 @@ class PatchFrameEncoder:
         frames, first = frames_BTCHW.shape[1], 0 if memory.started else 1
         if frames < 1 or (frames - first) % PATCH_FRAMES:
             raise ValueError(f"{frames} frames where {'4n' if memory.started else '4n-3'} are wanted")
-        encode = self._encoder if memory.started else self._encoder.encode_clip
+        encode = self.networks if memory.started else self.networks.encode_clip
         memory.started = True
         latent_BTCHW: Tensor = encode(frames_BTCHW)
         return latent_BTCHW.float()
+
+
+def blank_frame_encoder(preset: Preset) -> FrameEncoder:
+    """The encoder of a preset without its weights, on the meta device.
+
+    Raises:
+        MissingExtra: it is Wan's, and diffusers is not installed.
+    """
+    if not isinstance(preset.decoder, PatchConfig):
+        return WanVideoEncoder(wan_vae(), device="meta")
+    with torch.device("meta"):
+        return PatchFrameEncoder(PatchEncoder(preset.decoder))
 
 
 def load_frame_encoder(preset: Preset, *, device: torch.device) -> FrameEncoder:

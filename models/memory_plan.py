@@ -51,6 +51,9 @@ _UMT5_WORDS, _UMT5_LAYERS, _UMT5_HEADS, _UMT5_BUCKETS, _UMT5_MLP = 256_384, 24, 
 class MemoryPlan:
     """Bytes of a preset at a size.
 
+    What the encoder takes that a stream from pictures needs besides is asked of
+    :func:`ultraflash.models.reference.reference_bytes`, when the first such stream comes.
+
     Attributes:
         preset, size: names.
         weights: exact, by network; those of all sizes of the preset, which are loaded together. Linear layers in

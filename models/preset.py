@@ -22,7 +22,7 @@ from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
 from ultraflash.models.sources import Source
 from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
-from ultraflash.models.toml_table import build, dump, take, to_table
+from ultraflash.models.toml_table import build, dump, laid_over, take, to_table
 from ultraflash.models.transition import PromptChangeConfig
 from ultraflash.models.upsampler import UpsamplerConfig
 
@@ -320,26 +320,52 @@ def available_presets() -> tuple[str, ...]:
 def load_preset(name: str | Path) -> Preset:
     """Read a preset by name or from the path of a TOML file.
 
+    With ``extends``, the name of another one or a path from its own folder on, a file says only in what it differs:
+    tables are laid over those of the other key by key, everything else takes the place of what was there.
+
     Raises:
         UnknownPreset: neither a name nor a file.
         BadConfig: a key that is absent, unknown or impossible.
         UnknownSize: its default size is none of its sizes.
     """
-    path = Path(name)
-    if str(name) in available_presets():
-        path = PRESETS / f"{name}.toml"
-    elif not path.is_file():
-        names = ", ".join(available_presets())
-        raise UnknownPreset(f"no preset {str(name)!r}; there are {names}, or give the path of a TOML file")
+    path = _file_of(name, folder=Path())
     try:
-        preset = _parse(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path} is no valid TOML: {error}") from error
+        preset = _parse(_read_table(path))
     except (TypeError, ValueError) as error:  # a value of another type than its key wants
         raise BadConfig(f"{path}: {error}") from error
     except BadTransition as error:
         raise BadConfig(f"{path}: {error.message}", param=f"prompt_change.{error.param}") from error
-    return replace(preset, weights=str(path.parent)) if preset.weights == HERE else preset
+    return preset
+
+
+def _file_of(name: str | Path, *, folder: Path) -> Path:
+    """The file that a preset's name, or a path from a folder on, stands for."""
+    if str(name) in available_presets():
+        return PRESETS / f"{name}.toml"
+    path = folder / name
+    if not path.is_file():
+        names = ", ".join(available_presets())
+        raise UnknownPreset(f"no preset {str(name)!r}; there are {names}, or give the path of a TOML file")
+    return path
+
+
+def _read_table(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a file says, with what the files say that it extends; weights beside a file by the path of its folder."""
+    if path.resolve() in extending:
+        raise BadConfig(f"{path} extends itself", param="extends")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} is no valid TOML: {error}") from error
+    if table.get("weights") == HERE:
+        table["weights"] = str(path.parent)
+    extended = table.pop("extends", None)
+    if extended is None:
+        return table
+    if not isinstance(extended, str):
+        raise BadConfig(f"{path}: extends takes a preset's name or a path, not {extended!r}", param="extends")
+    below = _file_of(extended, folder=path.parent)
+    return laid_over(_read_table(below, extending=(*extending, path.resolve())), table)
 
 
 def dump_preset(preset: Preset) -> str:

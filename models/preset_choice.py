@@ -63,14 +63,23 @@ def choose_preset(size: str | None = None, *, device: torch.device, free: int | 
 
 def best_first() -> list[Preset]:
     """The presets in order of quality: fetched weights are of larger networks, then larger pictures, then a longer
-    memory."""
-    presets = [load_preset(name) for name in available_presets()]
-    return sorted(presets, key=_quality, reverse=True)
+    memory.
+
+    Of several with the same weights, only the one of the most steps: it runs wherever the others do, and who wants them
+    says so.
+    """
+    presets = sorted(map(load_preset, available_presets()), key=_quality, reverse=True)
+    return [
+        preset
+        for place, preset in enumerate(presets)
+        if not any(preset.weights and preset.weights == better.weights for better in presets[:place])
+    ]
 
 
-def _quality(preset: Preset) -> tuple[bool, int, int]:
-    size = preset.size(preset.default_size)
-    return bool(preset.sources), size.width * size.height, preset.base.window_frames
+def _quality(preset: Preset) -> tuple[bool, int, int, int]:
+    size, base = preset.size(preset.default_size), preset.base
+    steps = len(base.schedule.nominal_steps)
+    return bool(preset.sources), size.width * size.height, base.window_frames, steps
 
 
 def _problem(preset: Preset, size: str | None, device: torch.device, free: int | None) -> str | None:

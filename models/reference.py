@@ -11,9 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ultraflash.models.frame_encoder import FrameEncoder, load_frame_encoder
+from ultraflash.models.activation_peak import activation_peak
+from ultraflash.models.device_memory import free_bytes
+from ultraflash.models.errors import NotEnoughMemory
+from ultraflash.models.frame_encoder import FrameEncoder, blank_frame_encoder, load_frame_encoder
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.preset import Preset
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +46,16 @@ class ReferenceEncoder:
         Raises:
             MissingExtra: diffusers, which Wan's encoder wants, is not installed.
             MissingWeights: the encoder is not there.
+            NotEnoughMemory: there is no room for it and what it computes; nothing was loaded.
         """
+        free, needed = free_bytes(device), reference_bytes(preset)
+        if free is not None and needed > free:
+            raise NotEnoughMemory(
+                f"starting a stream of {preset.name} from pictures needs {needed / GIB:.2f} GiB for their encoder, and "
+                f"{free / GIB:.2f} GiB are free; start it from a prompt alone, or choose a smaller size",
+                needed_bytes=needed,
+                free_bytes=free,
+            )
         return cls(preset, load_frame_encoder(preset, device=device), device)
 
     @property
@@ -76,6 +90,25 @@ class ReferenceEncoder:
         chosen = torch.cat((held, frames_THWC))[-frames:]
         pixels_BTCHW = chosen.to(self._device).permute(0, 3, 1, 2)[None].float() / 255
         return self._encoder.encode(pixels_BTCHW, self._encoder.init_memory()).transpose(1, 2)
+
+
+def reference_bytes(preset: Preset) -> int:
+    """Memory of a preset's encoder, exact, and of its pass over the longest reference, an estimate.
+
+    The encoder is loaded by the first stream that starts from pictures, and stays.
+
+    Raises:
+        MissingExtra: diffusers, which Wan's encoder wants, is not installed.
+    """
+    blank = blank_frame_encoder(preset)
+    wanted = ReferenceEncoder(preset, blank, torch.device("meta")).format
+
+    def encode() -> Tensor:
+        frames = torch.empty(1, wanted.frames, 3, wanted.height, wanted.width, device="meta")
+        return blank.encode(frames, blank.init_memory())
+
+    weights = sum(tensor.nbytes for tensor in blank.networks.state_dict().values())
+    return weights + activation_peak(encode)
 
 
 def _whole_blocks(preset: Preset) -> list[int]:

@@ -22,6 +22,17 @@ def take(table: Any, key: str, default: Any = None) -> Any:
     return value
 
 
+def laid_over(below: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """One table with another one over it: tables in both key by key, any other value from the upper one."""
+    merged = dict(below)
+    for key, value in table.items():
+        lower = below.get(key)
+        merged[key] = (
+            laid_over(lower, value) if isinstance(lower, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
     """Make a dataclass of a table; unknown and absent keys are errors that name them."""
     if not isinstance(values, Mapping):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ultraflash.models.checkpoints.files import read_network, read_stored, stored_files
 from ultraflash.models.checkpoints.vae_naming import wan_vae_names
@@ -71,18 +71,23 @@ class EncodeMemory:
 class WanVideoEncoder:
     """Frames to normalized latents, a clip at once or piece by piece; a stream's memory is passed in."""
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
-        """Take diffusers' network over.
+    def __init__(self, vae: AutoencoderKLWan, *, device: str | None = None) -> None:
+        """Take the encoder of diffusers' network over; the decoder, its larger half, is not kept.
 
         Its decoded latents are ``mean + std * ours``, channel by channel, both from its configuration.
+
+        Args:
+            vae: with weights, or on the meta device for what takes none.
+            device: where to put it; where it is, if None.
         """
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
-        self._vae: Any = vae.eval().requires_grad_(False)
+        self.networks = nn.ModuleDict({"encoder": vae.encoder, "quant_conv": vae.quant_conv})
+        self.networks.to(device).eval().requires_grad_(False)
         self._convolutions = sum(isinstance(module, WanCausalConv3d) for module in vae.encoder.modules())
-        device = next(vae.parameters()).device
-        self._mean_C1hw = torch.tensor(vae.config.latents_mean, device=device).view(-1, 1, 1, 1)
-        self._std_C1hw = torch.tensor(vae.config.latents_std, device=device).view(-1, 1, 1, 1)
+        where = next(self.networks.parameters()).device
+        self._mean_C1hw = torch.tensor(vae.config.latents_mean, device=where).view(-1, 1, 1, 1)
+        self._std_C1hw = torch.tensor(vae.config.latents_std, device=where).view(-1, 1, 1, 1)
 
     @classmethod
     def from_folder(
@@ -122,7 +127,7 @@ class WanVideoEncoder:
                 "https://huggingface.co/Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
                 param="weights",
             ) from error
-        return cls(vae.to(device))
+        return cls(vae, device=device)
 
     @classmethod
     def of_tensors(
@@ -148,7 +153,7 @@ class WanVideoEncoder:
         """
         vae = wan_vae(shape)
         assign_strict(vae, tensors, source=source)
-        return cls(vae.to(device=device, dtype=dtype))
+        return cls(vae.to(dtype), device=device)
 
     def init_memory(self) -> EncodeMemory:
         """The empty memory of a new stream."""
@@ -173,12 +178,12 @@ class WanVideoEncoder:
         if frames < 1 or (frames - first) % PATCH_FRAMES:
             wanted = "4n" if memory.started else "4n-3"
             raise ValueError(f"{frames} frames where {wanted} are wanted")
-        dtype = next(self._vae.parameters()).dtype
+        encoder, quant_conv = self.networks["encoder"], self.networks["quant_conv"]
+        dtype = next(encoder.parameters()).dtype
         x_BCTHW = (frames_BTCHW.transpose(1, 2) * 2 - 1).to(dtype)
         sizes = [1] * first + [PATCH_FRAMES] * ((frames - first) // PATCH_FRAMES)
         features = [
-            self._vae.encoder(piece, feat_cache=memory.features, feat_idx=[0])
-            for piece in x_BCTHW.split(sizes, dim=2)
+            encoder(piece, feat_cache=memory.features, feat_idx=[0]) for piece in x_BCTHW.split(sizes, dim=2)
         ]
-        means_BCnhw = self._vae.quant_conv(torch.cat(features, dim=2)).float().chunk(2, dim=1)[0]
+        means_BCnhw = quant_conv(torch.cat(features, dim=2)).float().chunk(2, dim=1)[0]
         return ((means_BCnhw - self._mean_C1hw) / self._std_C1hw).transpose(1, 2)

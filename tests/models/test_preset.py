@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,43 @@ def test_the_page_about_presets_names_each_and_every_file_and_folder_of_its_weig
         for told in (*source.files, source.store, source.lora):
             assert not told or f"`{told}`" in page, told
         assert f"`{source.repo}`" in page or source.factor == 3
+
+
+def test_a_preset_says_only_in_what_it_differs_from_the_one_it_extends() -> None:
+    fast, mini = load_preset("mini-fast"), load_preset("mini")
+    assert fast.base.schedule.nominal_steps == (1000, 750)
+    steps = replace(mini.base, schedule=replace(mini.base.schedule, nominal_steps=(1000, 750)))
+    assert replace(mini, name=fast.name, description=fast.description, base=steps) == fast
+
+
+def test_presets_extend_each_other_over_several_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "first.toml").write_text(
+        'extends = "mini"\nname = "first"\nweights = "."\n[sr]\nkv = "int8"\n[base.dit]\nlayers = 2\n'
+    )
+    (tmp_path / "second.toml").write_text(
+        'extends = "far/first.toml"\nname = "second"\n[[sizes]]\nname = "0.5K"\nrows = 16\ncols = 28\nfactor = 2\n'
+    )
+    second, mini = load_preset(tmp_path / "second.toml"), load_preset("mini")
+    assert second.sr is not None and (second.name, second.sr.kv) == ("second", "int8")
+    assert second.base.dit == replace(mini.base.dit, layers=2)
+    assert second.sizes == mini.sizes[:1]
+    # Beside the file that says so.
+    assert Path(second.weights) == tmp_path / "far"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "own.toml"', "extends itself"),
+        ("extends = 3", "takes a preset's name or a path, not 3"),
+        ('extends = "nowhere"', "no preset 'nowhere'; there are mini"),
+        ('extends = "mini"\n[bass]\nsteps = [1000]', "bass"),
+    ],
+)
+def test_what_a_preset_cannot_extend_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(UltraflashError, match=message) as caught:
+        load_preset(path)
+    assert caught.value.code in ("bad_config", "unknown_preset")

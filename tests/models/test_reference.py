@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from ultraflash.models import reference as reference_module
+from ultraflash.models.activation_peak import activation_peak
 from ultraflash.models.cascade import Cascade
-from ultraflash.models.errors import MissingWeights
+from ultraflash.models.errors import MissingWeights, NotEnoughMemory
+from ultraflash.models.frame_encoder import blank_frame_encoder, load_frame_encoder
 from ultraflash.models.preset import Preset, load_preset
-from ultraflash.models.reference import ReferenceEncoder
+from ultraflash.models.reference import ReferenceEncoder, reference_bytes
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +114,37 @@ def test_a_preset_without_its_encoder_says_so(tmp_path: Path) -> None:
     preset = replace(load_preset("mini"), weights=str(tmp_path))
     with pytest.raises(MissingWeights, match="encoder"):
         ReferenceEncoder.load(preset, torch.device("cpu"))
+
+
+def test_what_the_encoder_takes_is_known_before_it_is_loaded(cascade: Cascade) -> None:
+    """By counting what the loaded one holds, and what it really has in memory while it encodes."""
+    preset = cascade.preset
+    loaded = load_frame_encoder(preset, device=torch.device("cpu"))
+    held = sum(tensor.nbytes for tensor in loaded.networks.state_dict().values())
+    wanted = ReferenceEncoder(preset, loaded, torch.device("cpu")).format
+    size = (1, wanted.frames, 3, wanted.height, wanted.width)
+    peak = activation_peak(lambda: loaded.encode(torch.zeros(size), loaded.init_memory()))
+    assert reference_bytes(preset) == held + peak
+    assert peak > 4 * wanted.frames * 3 * wanted.height * wanted.width
+
+
+def test_wans_encoder_is_counted_without_its_decoder() -> None:
+    pytest.importorskip("diffusers")
+    preset = load_preset("ultraflash-1k")
+    tensors = blank_frame_encoder(preset).networks.state_dict()
+    assert {name.split(".")[0] for name in tensors} == {"encoder", "quant_conv"}
+    # Of 126.9 million parameters in all; float32.
+    assert sum(tensor.numel() for tensor in tensors.values()) == 53_596_928
+    assert reference_bytes(preset) > 4 * 53_596_928
+
+
+def test_pictures_are_refused_where_their_encoder_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = reference_bytes(load_preset("mini"))
+    monkeypatch.setattr(reference_module, "free_bytes", lambda _: needed - 1)
+    nowhere = replace(load_preset("mini"), weights="no such folder")
+    with pytest.raises(NotEnoughMemory, match="start it from a prompt alone") as refusal:
+        ReferenceEncoder.load(nowhere, torch.device("cpu"))
+    assert (refusal.value.needed_bytes, refusal.value.free_bytes) == (needed, needed - 1)
+    monkeypatch.setattr(reference_module, "free_bytes", lambda _: needed)
+    with pytest.raises(MissingWeights):
+        ReferenceEncoder.load(nowhere, torch.device("cpu"))
