@@ -4,7 +4,7 @@
 names, ``config`` names a file. Sessions are relayed to the replica that runs them, as by ``ultraflash serve
 --replicas``; Ray starts the replicas, replaces them, and decides by ``queue_policy`` how many there are.
 
-Built with Ray Serve 2.60 and not yet run on a live cluster.
+Run with Ray Serve 2.60 on one node with CPU replicas, not yet on several machines or with GPUs.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from ultraflash.server.replicas.ray_deployment import build
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # On a busy machine Ray gives its proxy up before it has started, and starts another one, again and again.
+    for patience in ("READY", "HEALTH"):
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{patience}_CHECK_TIMEOUT_S", str(PATIENCE_S))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(RIG), os.environ.get("PYTHONPATH", "")]))
     options = {
         "engine": PATTERN,
