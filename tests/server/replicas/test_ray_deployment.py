@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -42,12 +43,20 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": 8765})
+        start_serve()
         serve.run(build(options), route_prefix="/")
         yield "127.0.0.1:8765"
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def start_serve() -> None:
+    """Starts Ray's proxy, which Ray waits a minute for; asked again it goes on with what it has begun."""
+    options = {"host": "127.0.0.1", "port": 8765}
+    with contextlib.suppress(TimeoutError):
+        serve.start(http_options=options)
+    serve.start(http_options=options)
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:
