@@ -47,6 +47,9 @@ contracts: $(VENV)/.tests $(TREE)
 
 # Apart from the browser's: what Playwright leaves in a process breaks the asyncio tests that come after it. Side by
 # side, since tests of the server wait more than they compute: of the server as a whole, of its folders, and the rest.
+# One thread each: threads that wait for one another on cores that others use as well take many times as long.
+unit unit-server unit-server-parts unit-rest: export OMP_NUM_THREADS := 1
+
 unit: $(VENV)/.tests
 	$(MAKE) --no-print-directory -j3 unit-server unit-server-parts unit-rest
 
