@@ -23,6 +23,7 @@ class Video:
     """One order.
 
     Attributes:
+        cancel_at: when it is to be cancelled, in seconds of ``time.monotonic``; never for None.
         cancelled: whether the server has said that it is.
         status: what became of it.
         file: what was downloaded, of a completed one.
@@ -32,6 +33,7 @@ class Video:
     prompt: str
     seed: int
     frames: int
+    cancel_at: float | None = None
     cancelled: bool = False
     status: str = "unknown"
     file: bytes | None = None
@@ -43,16 +45,28 @@ class Video:
 
 
 class JobCustomer:
-    """Keeps some jobs in flight and cancels some of them.
+    """Keeps some jobs in flight and cancels some of them at a random moment.
 
     A request whose answer was lost is sent again, orders with the same Idempotency-Key.
     """
 
-    def __init__(self, url: str, dice: random.Random, *, jobs: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        dice: random.Random,
+        *,
+        jobs: int,
+        longest_frames: int,
+        cancel_share: float,
+        cancel_within_s: float,
+    ) -> None:
         self.videos: list[Video] = []
         self._url = url
         self._dice = dice
         self._jobs = jobs
+        self._longest_frames = longest_frames
+        self._cancel_share = cancel_share
+        self._cancel_within_s = cancel_within_s
         self._stopping = False
 
     async def run(self) -> None:
@@ -78,21 +92,24 @@ class JobCustomer:
 
     def _look_and_order(self) -> None:
         waiting = self._waiting()
-        if waiting and self._dice.random() < 0.05:
-            chosen = self._dice.choice(waiting)
-            status, body = self._ask("POST", f"/v1/videos/{chosen.id}/cancel")
-            chosen.cancelled = status == 200 and json.loads(body)["status"] == "cancelled"
+        for video in waiting:
+            if video.cancel_at is not None and time.monotonic() > video.cancel_at:
+                status, body = self._ask("POST", f"/v1/videos/{video.id}/cancel")
+                video.cancelled = status == 200 and json.loads(body)["status"] == "cancelled"
         for _ in range(self._jobs - len(waiting)):
             self._order()
 
     def _order(self) -> None:
-        frames, seed = self._dice.randrange(20, 120), self._dice.randrange(1000)
+        frames, seed = self._dice.randint(20, self._longest_frames), self._dice.randrange(1000)
         prompt, key = self._dice.choice(PROMPTS), f"order-{len(self.videos)}"
         wish = {"prompt": prompt, "seed": seed, "num_frames": frames, "size": "0.5K"}
         status, body = self._ask("POST", "/v1/videos", wish, {"Idempotency-Key": key})
         if status != 200:
             raise RuntimeError(f"an order was answered with {status}: {body!r}")
-        self.videos.append(Video(id=json.loads(body)["id"], prompt=prompt, seed=seed, frames=frames))
+        video = Video(id=json.loads(body)["id"], prompt=prompt, seed=seed, frames=frames)
+        if self._dice.random() < self._cancel_share:
+            video.cancel_at = time.monotonic() + self._dice.uniform(0, self._cancel_within_s)
+        self.videos.append(video)
 
     def _waiting(self) -> list[Video]:
         """Videos that are not over yet."""

@@ -4,7 +4,8 @@ At random moments ``kill -9`` hits the worker, or the whole server, which is the
 hits a worker or the server of one of several replicas, and the front is left to deal with it. Owners of live streams
 are the package's own client, which gives up where it cannot come back within a minute. In the end every frame that was
 sent is decoded and compared with what one engine makes of the session's log without any kill; every video is
-downloaded and compared likewise. Counts, not times, are the result, so a busy machine is no hindrance.
+downloaded and compared likewise; every recording is compared with what was sent. Counts, not times, are the result,
+so a busy machine is no hindrance. With ``--json`` the file tells after each kill how far the run has come.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from provenance import ROOT, provenance
 sys.path.append(str(ROOT / "tests" / "server" / "rig"))
 
 from fault_jobs import JobCustomer, Video
+from fault_recordings import compare_recording
 from live_server import PATTERN, LiveServer
 
 from ultraflash.server.client import FramePacket, Stream, connect
@@ -58,6 +60,7 @@ class Owner:
         self.gaps = self.left_out = 0
         self.longest_silence_s = 0.0
         self.replay: dict[str, Any] | None = None
+        self.session_id = ""
         self._url = url
         self._number = number
         self._dice = dice
@@ -70,8 +73,14 @@ class Owner:
         """Watches and steers until told to stop."""
         prompt = PROMPTS[self._number % len(PROMPTS)]
         async with connect(
-            self._url, prompt=prompt, seed=self._number, size="0.5K", on_event=self._on_event
+            self._url,
+            prompt=prompt,
+            seed=self._number,
+            size="0.5K",
+            record=True,
+            on_event=self._on_event,
         ) as stream:
+            self.session_id = stream.started.session_id
             stopping = asyncio.create_task(self._stop_later(stream))
             self._heard_at = time.monotonic()
             async for packet in stream:
@@ -175,6 +184,8 @@ class FaultRun:
             jobs__checkpoint_s=0.2,
             # A job in whose lifetime many workers die is given up as their killer, which here it is not.
             jobs__max_attempts=1000,
+            # Workers live for less than the time for which streams may keep a job from its next group otherwise.
+            jobs__patience_s=0.5,
             PATTERN_SECONDS=0.05,
         )
         url = f"http://127.0.0.1:{port}"
@@ -183,7 +194,14 @@ class FaultRun:
             Owner(url, number, random.Random(options.seed + number), pace)
             for number in range(options.streams)
         ]
-        self._customer = JobCustomer(url, random.Random(options.seed), jobs=options.jobs)
+        self._customer = JobCustomer(
+            url,
+            random.Random(options.seed),
+            jobs=options.jobs,
+            cancel_share=options.cancel_share,
+            cancel_within_s=options.cancel_within,
+            longest_frames=options.longest_job,
+        )
         self._kills: Counter[str] = Counter()
 
     async def run(self) -> dict[str, Any]:
@@ -194,8 +212,10 @@ class FaultRun:
             owners = [asyncio.create_task(owner.run()) for owner in self._owners]
             ordering = asyncio.create_task(self._customer.run())
             await self._progress(FRAMES_TO_SETTLE)
-            for _ in range(self._options.kills):
+            stop_at = time.monotonic() + self._options.minutes * 60
+            while sum(self._kills.values()) < self._options.kills and time.monotonic() < stop_at:
                 await self._kill_once()
+                self._note_progress()
             await asyncio.to_thread(self._wait_until_ready)
             await self._progress(FRAMES_TO_SETTLE)
             self._customer.stop()
@@ -208,6 +228,18 @@ class FaultRun:
         finally:
             await asyncio.to_thread(self._server.stop)
         return self._counts(ended, videos)
+
+    def _note_progress(self) -> None:
+        """Says how far it has come, should it not come to its end."""
+        states = Counter(video.status for video in self._customer.videos)
+        so_far = {
+            "kills": dict(self._kills),
+            "frames": [len(owner.packets) for owner in self._owners],
+            "gaps": sum(owner.gaps for owner in self._owners),
+            "jobs": dict(states),
+        }
+        print(f"{time.strftime('%X')} {so_far}", file=sys.stderr, flush=True)
+        write_report(self._options, {"unfinished": so_far})
 
     async def _progress(self, frames: int) -> None:
         """Waits until every stream has gone on by so many frames, or for as long as an owner may be away."""
@@ -254,6 +286,8 @@ class FaultRun:
     def _counts(self, ended: list[str], videos: list[Video]) -> dict[str, Any]:
         resumed: Counter[str] = Counter()
         frames = wrong = 0
+        recorded = different = 0
+        torn: list[str] = []
         engine = load_engine(ENGINES[self._options.engine], "mini", None)
         for owner in self._owners:
             resumed += owner.resumed
@@ -263,6 +297,10 @@ class FaultRun:
                 expected = (frame for seq, frame in frames_of_log if seq in owner.packets)
                 made, off = wrong_pictures(shown, expected)
                 frames, wrong = frames + made, wrong + off + (made != len(owner.packets))
+            for folder in self._folder.glob(f"data/**/sessions/{owner.session_id or None}"):
+                recording = compare_recording(folder, owner.packets)
+                recorded, different = recorded + recording.frames, different + recording.different
+                torn += recording.torn
         corrupt = [video.id for video in videos if video.file is not None and not whole(engine, video)]
         states = Counter(video.status for video in videos)
         return {
@@ -279,7 +317,9 @@ class FaultRun:
             "jobs_completed": states["completed"],
             "jobs_cancelled": states["cancelled"],
             "jobs_lost": [f"{video.id} {video.status}" for video in videos if video.lost],
-            "corrupt_files": corrupt,
+            "frames_recorded": recorded,
+            "recorded_differently": different,
+            "corrupt_files": corrupt + torn,
             "tracebacks": sum(log.read_text().count("Traceback") for log in self._folder.glob("*.log")),
         }
 
@@ -298,10 +338,27 @@ def faults_of(counts: dict[str, Any]) -> list[str]:
     """What must not have happened and has."""
     faults = [
         name
-        for name in ("streams_lost", "gaps", "wrong_pictures", "jobs_lost", "corrupt_files", "tracebacks")
+        for name in (
+            "streams_lost",
+            "gaps",
+            "wrong_pictures",
+            "jobs_lost",
+            "recorded_differently",
+            "corrupt_files",
+            "tracebacks",
+        )
         if counts[name]
     ]
-    return faults + (["restarted"] if counts["resumed"].get("restarted") else [])
+    faults += ["restarted"] if counts["resumed"].get("restarted") else []
+    return faults + (["not_recorded"] if counts["frames"] and not counts["frames_recorded"] else [])
+
+
+def write_report(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Writes the JSON, where it is wanted."""
+    if options.json is not None:
+        given = {name: value for name, value in vars(options).items() if name not in ("json", "folder")}
+        report = {**provenance(), "options": given, **result}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def children(process: int) -> list[int]:
@@ -324,11 +381,19 @@ def main() -> int:
     parser.add_argument("--engine", choices=ENGINES, default="pattern")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument(
+        "--minutes", type=float, default=600.0, help="time after which nothing more is killed"
+    )
+    parser.add_argument(
         "--server-share", type=float, default=0.3, help="part of the kills that hit the server"
     )
     parser.add_argument("--replicas", type=int, default=1, help="servers behind one front")
     parser.add_argument("--streams", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=3, help="jobs in flight at a time")
+    parser.add_argument("--longest-job", type=int, default=120, help="frames of a video at most, at least 20")
+    parser.add_argument("--cancel-share", type=float, default=0.5, help="part of the jobs that are cancelled")
+    parser.add_argument(
+        "--cancel-within", type=float, default=10.0, help="seconds from an order to its cancellation at most"
+    )
     parser.add_argument(
         "--longest-wait", type=float, default=3.0, help="seconds from readiness to a kill at most"
     )
@@ -354,10 +419,7 @@ def main() -> int:
         )
         print(f"| {name.replace('_', ' ')} | {shown if shown != [] else 0} |")
     print(f"faults: {', '.join(faults) or 'none'}")
-    if options.json is not None:
-        given = {name: value for name, value in vars(options).items() if name not in ("json", "folder")}
-        result = {**provenance(), "options": given, "counts": counts, "faults": faults}
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_report(options, {"counts": counts, "faults": faults})
     return 1 if faults else 0
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from attention_case import Case, Tensors, WrongNumbers, check
 from provenance import installed
 from torch import Tensor
 
 from ultraflash.kernels import residual_norm
-from ultraflash.kernels.attention import dense_attention
+from ultraflash.kernels.attention import backend_problem, dense_attention
 from ultraflash.kernels.block_sparse import SELECTION_BACKEND, block_sparse_attention, select_blocks
 from ultraflash.kernels.heads import to_heads
 from ultraflash.kernels.pixels import pack
@@ -27,6 +27,9 @@ from ultraflash.kernels.quantization import quantize
 
 BLOCK_OF_EXTENSION = 128
 """Tokens of a block that block_sparse_attn is compiled for."""
+
+OTHERS_DENSE = {"sdpa": "SDPA", "flash": "FlashAttention", "xformers": "xformers"}
+"""Backends of `dense_attention` that are not ours, and how the table calls them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -236,16 +239,12 @@ def small(
 
 
 def full_attention(q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Others' attention of every query to every key."""
-    first = [x.transpose(1, 2) for x in (q_BLND, k_BLND, v_BLND)]
-    calls: dict[str, Callable[[], Tensor]] = {
-        "SDPA": lambda: F.scaled_dot_product_attention(*first).transpose(1, 2)
+    """Others' attention of every query to every key, by name: what a tiny call of `backend_problem` finds right."""
+    return {
+        label: partial(dense_attention, q_BLND, k_BLND, v_BLND, backend=backend)
+        for backend, label in OTHERS_DENSE.items()
+        if backend_problem(backend, q_BLND.device) is None
     }
-    if installed("xformers") and q_BLND.device.type == "cuda":
-        from xformers.ops import memory_efficient_attention
-
-        calls["xformers"] = lambda: memory_efficient_attention(q_BLND, k_BLND, v_BLND)
-    return calls
 
 
 def flex_call(tensors: Tensors) -> Callable[[], Tensor]:

@@ -4,10 +4,10 @@
     python benchmarks/kernels.py --json kernels.json
     python benchmarks/kernels.py --tune                 # first time the tiles that fit, and remember the best
 
-Beside ours are PyTorch's own (SDPA, and flex_attention compiled), xformers and the CUDA extension block_sparse_attn
-where they are installed. Everything is compared first; what is wrong is not timed. Dense rows attend to everything:
-what being sparse saves. Bytes are those that must be moved at least once, so that GB/s is a lower bound of what the
-memory did.
+Beside ours are PyTorch's own (SDPA, and flex_attention compiled), and flash_attn, xformers and the CUDA extension
+block_sparse_attn where they are installed. Everything is compared first; what is wrong is not timed. Dense rows
+attend to everything: what being sparse saves. Bytes are those that must be moved at least once, so that GB/s is a lower
+bound of what the memory did.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ def gpu() -> Mapping[str, Any]:
         "driver": driver.read_text().splitlines()[0] if driver.is_file() else None,
         "cuda": torch.version.cuda or torch.version.hip,
         "triton": installed("triton"),
+        "flash_attn": installed("flash_attn"),
         "xformers": installed("xformers"),
         "block_sparse_attn": installed("block_sparse_attn"),
     }

@@ -23,8 +23,7 @@ BLOCK_TOKENS = 128
 MODEL_WIDTH = 1536
 """What kernels without keys are compiled for: E of the full-size network."""
 
-DTYPES = ("bfloat16", "float32")
-"""float16 takes the tiles of bfloat16."""
+DTYPES = ("bfloat16", "float16", "float32")
 
 SHAPES = ((128, 64, 8), (128, 32, 8), (64, 64, 8), (64, 64, 4), (64, 32, 4), (32, 64, 4), (32, 32, 4))
 """Queries, keys and warps."""

@@ -56,11 +56,7 @@ def table() -> tuple[dict[str, Any], ...]:
 
 
 def survivors(kernel: str, arch: str, dtype: str, width: int) -> list[Tiles]:
-    """Tiles that neither spill registers nor exceed the device's memory, the one to use first.
-
-    float16 has those of bfloat16, which differs in no size.
-    """
-    dtype = "bfloat16" if dtype == "float16" else dtype
+    """Tiles that neither spill registers nor exceed the device's memory, the one to use first."""
     return [
         Tiles(m=row["m"], j=row["j"], warps=row["warps"], stages=row["stages"])
         for row in table()

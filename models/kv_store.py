@@ -15,7 +15,7 @@ from ultraflash.models.errors import BadConfig
 
 KvStorage = Literal["model", "bf16", "int8"]
 """``model`` keeps what the network computes in; ``int8`` halves bfloat16, for an error of 1/254 of a head's largest
-value. Whoever does not read int8 itself makes a copy in the model's type of whatever is read."""
+value. Whoever does not read what is kept as it is makes a copy in the model's type."""
 
 _LEVELS = 127
 
@@ -94,10 +94,8 @@ class KvStore:
         return kept.to(self._dtype)
 
     def kept(self, layer: int, end: int | None = None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """The places up to ``end``, or all, of one layer for who reads int8: keys, values, and the scales of both
-        without their last axis.
-
-        What is not kept as int8 comes in the model's type and has no scales.
+        """The places up to ``end``, or all, of one layer as they are kept: keys, values, and of int8 the scales of both
+        without their last axis. No copy.
         """
         keys, values = (self._parts[name][layer, :, :end] for name in ("keys", "values"))
         if self._storage == "int8":
@@ -105,7 +103,7 @@ class KvStore:
                 self._parts[name][layer, :, :end, ..., 0] for name in ("key_scales", "value_scales")
             )
             return keys, values, (key_scales, value_scales)
-        return keys.to(self._dtype), values.to(self._dtype), None
+        return keys, values, None
 
     def tensors(self, *runs: slice) -> dict[str, Tensor]:
         """The places of all runs of every buffer, as they are kept. No copy of a single run."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ultraflash.kernels.block_sparse import BlockGrid
+from ultraflash.kernels.block_sparse.gather import GATHERED
 from ultraflash.models.activation_peak import activation_peak
 from ultraflash.models.dit import CausalDiT, DiTConfig, TextContext
 from ultraflash.models.errors import NotEnoughMemory
@@ -278,10 +279,12 @@ def _no_attention(layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) ->
 
 
 def _sparse_bytes(sr: SuperResolutionConfig, grid: BlockGrid, dtype: torch.dtype) -> int:
-    """What block-sparse attention gathers: queries, keys and values by block, cached ones included, and a copy of the
-    keys and values of every selected pair."""
+    """What block-sparse attention gathers: queries, keys and values by block, cached ones included, twice where they
+    are kept in another type, and a copy of the keys and values of some selected pairs at a time."""
     queries = grid.frame_blocks * grid.spatial_blocks
-    keys = queries + sr.cached_blocks * grid.spatial_blocks
-    pairs = sr.rule.pairs(grid) * grid.frame_blocks
-    blocks = 2 * queries + 2 * keys + 2 * pairs
-    return blocks * grid.block_tokens * sr.dit.dim * dtype.itemsize
+    cached = sr.cached_blocks * grid.spatial_blocks
+    keys, widened = queries + cached, 0 if sr.kv == "model" else cached
+    block = grid.block_tokens * sr.dit.dim
+    pairs = sr.rule.pairs(grid) * grid.frame_blocks * block
+    gathered = min(pairs, max(GATHERED, keys * grid.block_tokens * sr.dit.head_dim))
+    return 2 * ((queries + keys + widened) * block + gathered) * dtype.itemsize

@@ -145,7 +145,7 @@ class RingCache:
         return self._store.read(layer, 0, self._filled * self._frame_tokens)
 
     def kept(self, layer: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """What :meth:`view` shows for who reads int8: keys, values, and where they are int8 scales (B, places, N)."""
+        """What :meth:`view` shows as it is kept, without a copy: keys, values, and of int8 scales (B, places, N)."""
         return self._store.kept(layer, self._filled * self._frame_tokens)
 
     def past(self, layer: int, count: int) -> tuple[Tensor, Tensor]:
@@ -299,9 +299,7 @@ class BlockCache:
         return self._store.nbytes
 
     def view(self, layer: int) -> PastBlocks:
-        """Cached keys and values (B, R, T, N, D) and which of their blocks are shown; no copy of what is kept as int8
-        or in the model's type.
-        """
+        """Cached keys and values (B, R, T, N, D) as they are kept, and which of their blocks are shown; no copy."""
         keys, values, scales = self._store.kept(layer)
         return PastBlocks(
             k_BRTND=keys,

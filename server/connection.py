@@ -40,8 +40,9 @@ from ultraflash.server.protocol import (
     SessionStart,
     SessionStop,
 )
+from ultraflash.server.session_ending import DONE
 from ultraflash.server.session_start import check_start, picture_of, pixel_rate
-from ultraflash.server.sessions import DONE, LiveSession
+from ultraflash.server.sessions import LiveSession
 from ultraflash.server.stream_server import StreamServer
 from ultraflash.server.waiting_line import Applicant
 from ultraflash.server.wall_clock import unix_ms

@@ -182,21 +182,23 @@ class PromptApplied(Event):
 
 
 class QualityChanged(Event):
-    """The size or its detail has changed, and why."""
+    """The size, its detail or the share of the bitrate has changed, and why; a share that is left out is 1."""
 
     type: Literal["quality.changed"] = "quality.changed"
     size: str
     reason: str
     sr_share: float | None = None
+    bitrate_share: float | None = None
 
 
 class Stats(Event):
-    """Once a second: speed, rate, lead over the playhead, groups that were late, milliseconds a frame by stage,
-    work left out, caches."""
+    """Once a second: speed, rate and the share of its ceiling, lead over the playhead, groups that were late,
+    milliseconds a frame by stage, work left out, caches."""
 
     type: Literal["stats"] = "stats"
     generated_fps: float
     encoded_kbps: float
+    bitrate_share: float
     ahead_ms: float
     deadline_misses: int
     stages: dict[str, float]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ultraflash.server.audience import Audience
@@ -12,6 +11,7 @@ from ultraflash.server.pending_changes import PendingChanges
 from ultraflash.server.protocol import PlaybackAck, PromptUpdate, SessionControl
 from ultraflash.server.session_trail import SessionTrail
 from ultraflash.server.stream_position import StreamPosition
+from ultraflash.server.stream_stats import quality_event
 from ultraflash.server.worker.messages import (
     AckPlayback,
     AdaptBitrate,
@@ -21,12 +21,16 @@ from ultraflash.server.worker.messages import (
 )
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
+# One late frame or two are no news, and an owner who has heard of fewer bits hears of it when all are back.
+TOLD_FROM_SHARE = 0.5
+
 
 class Steering:
     """Commands of one session.
 
     Attributes:
         pending: changes that have been asked for and not been shown.
+        bitrate_share: of the bitrate that the owner has allowed, what its connection carries.
     """
 
     def __init__(
@@ -41,12 +45,15 @@ class Steering:
         trail: SessionTrail,
     ) -> None:
         self.pending = pending
+        self.bitrate_share = 1.0
         self._stream_id = stream_id
         self._at = at
         self._audience = audience
         self._feed = feed
         self._supervisor = supervisor
         self._trail = trail
+        self._told_of_fewer_bits = False
+        self._closed = False
 
     def open(self, *, restore: bool, changes: list[dict[str, Any]]) -> None:
         """Asks a worker for the stream, from where it is; see ``OpenStream``."""
@@ -62,6 +69,7 @@ class Steering:
 
     def close(self) -> None:
         """Tells the worker that the stream is not wanted any more."""
+        self._closed = True
         self._supervisor.send(CloseStream(stream_id=self._stream_id))
 
     def rest(self) -> None:
@@ -140,18 +148,22 @@ class Steering:
         if self._audience.owner is not None:
             self._audience.owner.control.received(event.pts_us, event.buffered_ms * 1000)
 
-    def adapt(self, last_resort: Callable[[], None]) -> None:
-        """Follows what the owner's connection carries; ``last_resort`` is called later, to do so again."""
+    def adapt(self) -> None:
+        """Follows what the owner's connection carries."""
         owner = self._audience.owner
-        if owner is None:
+        if owner is None or self._closed:
             return
         if self._at.paused:
             owner.control.rest()
-        owner.adapt(set_share=self.set_share, go_on=self._skip_to_newest, last_resort=last_resort)
+        owner.adapt(set_share=self.set_share, go_on=self._skip_to_newest, last_resort=self.adapt)
 
     def set_share(self, share: float) -> None:
-        """Sets the share of its bitrate that the stream may use."""
+        """Sets the share of its bitrate that the stream may use; everybody hears of much less, and of all again."""
         self._supervisor.send(AdaptBitrate(stream_id=self._stream_id, share=share))
+        self.bitrate_share = share
+        if share == 1 if self._told_of_fewer_bits else share <= TOLD_FROM_SHARE:
+            self._told_of_fewer_bits = not self._told_of_fewer_bits
+            self._audience.tell_all(quality_event(self._at, "connection", bitrate_share=share))
 
     def move_playhead(self, seen_us: float) -> None:
         """The owner has seen everything up to there, or will not get it."""

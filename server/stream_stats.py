@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import QualityChanged, Stats
-from ultraflash.server.worker.messages import MediaPacket, SizeShown, StreamStats
+from ultraflash.server.stream_position import StreamPosition
+from ultraflash.server.worker.messages import MediaPacket, StreamStats
 
 
-def stats_event(report: StreamStats) -> Stats:
+def stats_event(report: StreamStats, *, bitrate_share: float) -> Stats:
     """The event that tells an owner."""
     return Stats(
         generated_fps=report.generated_fps,
         encoded_kbps=report.encoded_kbps,
+        bitrate_share=round(bitrate_share, 2),
         ahead_ms=report.ahead_ms,
         deadline_misses=report.deadline_misses,
         stages=report.stages,
@@ -24,10 +26,14 @@ def stats_event(report: StreamStats) -> Stats:
     )
 
 
-def quality_event(report: SizeShown) -> QualityChanged:
-    """The event that tells of another size, or of less or more of its detail."""
-    share = None if report.sr_share == 1 else report.sr_share
-    return QualityChanged(size=report.size, reason=report.reason, sr_share=share)
+def quality_event(at: StreamPosition, reason: str, *, bitrate_share: float) -> QualityChanged:
+    """The event that tells of another size, or of less or more of its detail or its bits."""
+    return QualityChanged(
+        size=at.size,
+        reason=reason,
+        sr_share=None if at.sr_share == 1 else at.sr_share,
+        bitrate_share=None if bitrate_share == 1 else round(bitrate_share, 2),
+    )
 
 
 class StatsMeter:

@@ -70,7 +70,8 @@ def dense_attention(
 
     Args:
         q_BLND: queries.
-        k_BMND, v_BMND: keys and values, dtype of the queries, or int8 given with scales. Views are read in place.
+        k_BMND, v_BMND: keys and values, in any floating dtype, or int8 given with scales. Views are read in place;
+            backends but our kernel copy what has not the dtype of the queries.
         k_scale_BMN, v_scale_BMN: float32 scales of int8 keys and values, see `quantization.quantize`.
         backend: "auto", or the name of one of the backends.
 
@@ -88,7 +89,7 @@ def dense_attention(
     if k_scale_BMN is not None and v_scale_BMN is not None:
         k_BMND = dequantize(k_BMND, k_scale_BMN, q_BLND.dtype)
         v_BMND = dequantize(v_BMND, v_scale_BMN, q_BLND.dtype)
-    return _DIFFERENTIABLE[name](q_BLND, k_BMND, v_BMND)
+    return _DIFFERENTIABLE[name](q_BLND, k_BMND.to(q_BLND.dtype), v_BMND.to(q_BLND.dtype))
 
 
 def backend_problem(backend: str, device: torch.device) -> str | None:

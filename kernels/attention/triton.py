@@ -40,8 +40,8 @@ def attend_dense(
 ):
     """One tile of queries of one head; programs are (tiles of queries, B * N).
 
-    Keys and values share strides and may be int8 with float32 scales (B, M, N), contiguous but for B. out is contiguous
-    (B, L, N, SIZE), lse (B, N, L) float32 in natural logarithm. `score_scale` is log2(e) / sqrt(SIZE).
+    Keys and values share strides and a type, floating or int8 with float32 scales (B, M, N), contiguous but for B. out
+    is contiguous (B, L, N, SIZE), lse (B, N, L) float32 in natural logarithm. `score_scale` is log2(e) / sqrt(SIZE).
     """
     first = tl.program_id(0) * TILE_M
     pair = tl.program_id(1)
@@ -60,6 +60,8 @@ def attend_dense(
         v = load_tile(v_ptr + key_at, k_token, token, keys, SIZE, WIDTH, TILE_J, True)
         if QUANTIZED:  # by way of float32: the interpreter takes integers for the bits of bfloat16
             k, v = k.to(tl.float32).to(q.dtype), v.to(tl.float32).to(q.dtype)
+        else:  # a cache may be kept in fewer bits than queries have
+            k, v = k.to(q.dtype), v.to(q.dtype)
         scores = product(q, tl.trans(k), nothing, PRECISION) * score_scale
         v_scale = score_scale
         if QUANTIZED:

@@ -76,7 +76,7 @@ def block_sparse_attention(
         v_BKTND: values, same shape as the keys.
         selection: lists over cached blocks, then new blocks; see `select_blocks`.
         cached_k_BCTND: keys of earlier blocks, or None. Kept apart from `k_BKTND` so that a backend that can
-            read blocks in place needs no copy. Dtype of the queries, or int8 given with scales.
+            read blocks in place needs no copy. Any floating dtype, or int8 given with scales.
         cached_v_BCTND: values of earlier blocks, given with `cached_k_BCTND`.
         cached_k_scale_BCTN: float32 scales of int8 keys, see `quantization.quantize`. Not differentiable.
         cached_v_scale_BCTN: float32 scales of int8 values.

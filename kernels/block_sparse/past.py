@@ -43,7 +43,7 @@ class PastBlocks:
     """Keys and values of earlier blocks.
 
     Attributes:
-        k_BRTND, v_BRTND: dtype of the queries, or int8 with scales.
+        k_BRTND, v_BRTND: in any floating dtype, or int8 with scales.
         k_scale_BRTN, v_scale_BRTN: float32, or None where keys and values are not quantized.
         span: the blocks that count; None for all of them, in the order in which they lie.
     """
@@ -89,7 +89,7 @@ class PastBlocks:
         self.counted.runs(room)
 
     def parts(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values run by run in a floating dtype; views, but for int8."""
+        """Keys and values run by run in a floating dtype; views where they have it already."""
         runs = self.counted.runs(self.k_BRTND.shape[1])
         return (
             [widened(self.k_BRTND, self.k_scale_BRTN, run, dtype) for run in runs],
@@ -108,6 +108,6 @@ def span_of(cached_BRTND: Tensor | None, span: RingSpan | None) -> RingSpan:
 
 
 def widened(x_BRTND: Tensor, scale_BRTN: Tensor | None, run: slice, dtype: torch.dtype) -> Tensor:
-    """The blocks of one run: a view, or where they have scales a copy in `dtype`."""
+    """The blocks of one run in `dtype`: a view where they have it already."""
     part = x_BRTND[:, run]
-    return part if scale_BRTN is None else dequantize(part, scale_BRTN[:, run], dtype)
+    return part.to(dtype) if scale_BRTN is None else dequantize(part, scale_BRTN[:, run], dtype)

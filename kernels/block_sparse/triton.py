@@ -4,8 +4,8 @@ Shape legend: B batch, N heads, Q query blocks, T tokens of a block, M queries a
 (batch, head, query block) triple.
 
 Keys and values are read where they lie: cached blocks and new blocks have their own base pointers and strides, and
-since the blocks of a row ascend, the cached ones come first. The cache may be a ring, and its keys and values int8 with
-a float32 scale per token and head.
+since the blocks of a row ascend, the cached ones come first. The cache may be a ring, and its keys and values of
+another type than the queries: a floating one, or int8 with a float32 scale per token and head.
 """
 
 import triton
@@ -57,6 +57,8 @@ def attend_listed(
         v = load_tile(v_base + block * stride_block, stride_token, token, T, SIZE, WIDTH, TILE_J, RAGGED)
         if QUANTIZED:  # by way of float32: the interpreter takes integers for the bits of bfloat16
             k, v = k.to(tl.float32).to(q.dtype), v.to(tl.float32).to(q.dtype)
+        else:  # a cache may be kept in fewer bits than queries have
+            k, v = k.to(q.dtype), v.to(q.dtype)
         nothing = tl.full([q.shape[0], TILE_J], 0.0, tl.float32)
         scores = product(q, tl.trans(k), nothing, PRECISION) * score_scale
         v_scale = score_scale

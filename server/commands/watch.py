@@ -86,7 +86,8 @@ def _tell(console: Console, event: ServerEvent) -> None:
         wait = "" if event.eta_s is None else f", about {event.eta_s:.0f} s"
         console.print(f"waiting for a place: {event.position} of {event.depth}{wait}")
     elif event.type == "quality.changed":
-        console.print(f"size {event.size} ({event.reason})")
+        bits = "" if event.bitrate_share is None else f" at {event.bitrate_share:.0%} of its bitrate"
+        console.print(f"size {event.size}{bits} ({event.reason})")
 
 
 class OutputFiles:

@@ -178,8 +178,8 @@ class App {
     this.stats.update({ seed, player: PLAYER_NAMES[this.kind] });
   }
 
-  #showStats({ generated_fps, encoded_kbps, ahead_ms, stages }) {
-    this.stats.update({ generated_fps, encoded_kbps, ahead_ms, stages });
+  #showStats({ generated_fps, encoded_kbps, bitrate_share, ahead_ms, stages }) {
+    this.stats.update({ generated_fps, encoded_kbps, bitrate_share, ahead_ms, stages });
   }
 
   #showConfig({ width, height, codec, fps }) {

@@ -13,8 +13,16 @@ const RESUMPTIONS = {
   restarted: "The engine was restarted; the scene begins anew",
 };
 
-/** @param {{size: string, reason: string, sr_share?: number}} event `quality.changed` @returns {string} */
-export function qualityWords({ size, reason, sr_share = 1 }) {
+/**
+ * @param {{size: string, reason: string, sr_share?: number, bitrate_share?: number}} event `quality.changed`
+ * @returns {string}
+ */
+export function qualityWords({ size, reason, sr_share = 1, bitrate_share = 1 }) {
+  if (reason === "connection") {
+    return bitrate_share < 1
+      ? "A coarser picture: the connection carries no more"
+      : "The full picture again: the connection carries it";
+  }
   const what = sr_share < 1 ? `Size ${size} with less detail` : `Size ${size}`;
   const why = QUALITY_REASONS[reason] ?? reason.replaceAll("_", " ");
   return why === "" ? what : `${what}: ${why}`;

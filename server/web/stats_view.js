@@ -6,6 +6,7 @@ const WINDOW_MS = 2000;
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1, minimumFractionDigits: 1 });
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const limitOf = (share = 1) => (share < 1 ? ` (limited to ${Math.round(share * 100)}%)` : "");
 const shownOr = (value, format) => (typeof value === "number" ? format(value) : "–");
 
 export class StatsView {
@@ -76,7 +77,7 @@ export class StatsView {
       ["Age of the picture", shownOr(v.latencyMs, (ms) => `${whole.format(ms)} ms`)],
       ["Ahead", shownOr(v.ahead_ms, (ms) => `${whole.format(ms)} ms`)],
       ["Buffered here", shownOr(v.bufferedMs, (ms) => `${whole.format(ms)} ms`)],
-      ["Bit rate", shownOr(v.encoded_kbps, (kbps) => `${whole.format(kbps)} kb/s`)],
+      ["Bit rate", shownOr(v.encoded_kbps, (kbps) => `${whole.format(kbps)} kb/s${limitOf(v.bitrate_share)}`)],
       ["Dropped", shownOr(v.dropped, (count) => whole.format(count))],
       ["Picture", v.width === undefined ? "–" : `${v.width}×${v.height}`],
       ["Codec", v.codec ?? "–"],

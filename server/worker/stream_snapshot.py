@@ -1,4 +1,4 @@
-"""The newest states of live streams, kept in memory that outlives the worker: two files a stream in a tmpfs.
+"""The newest states of live streams, kept in memory that outlives the worker: three files a stream in a tmpfs.
 
 A state lies between two groups. It is written behind the last packet of its group, by the thread that has sent that
 packet, so no file is ahead of what the web process has received from this worker. The files of a stream are
@@ -22,7 +22,9 @@ from ultraflash.server.logs import fields
 
 log = logging.getLogger(__name__)
 
-SLOTS = 2
+# Whatever an owner has seen when a server dies, one state is not ahead of it: groups of 0.75 s, of which there are two
+# in the 1.5 s that a stream may be ahead, and the one before them.
+SLOTS = 3
 # Frames that a new worker makes once more at most before it goes on.
 MOST_FRAMES_AGAIN = 240
 _MAGIC = b"ufstream1"

@@ -26,6 +26,7 @@ def test_three_kills_lose_nothing(tmp_path: Path) -> None:
     assert counts["resumed"]["restored"] > 0
     assert counts["frames"] > 48
     assert counts["jobs_completed"] > 0
+    assert counts["frames_recorded"] > 48
 
 
 def test_pictures_of_another_state_are_told_apart() -> None:
@@ -45,13 +46,23 @@ def test_pictures_of_another_state_are_told_apart() -> None:
     assert faults.wrong_pictures(iter(late), faults.expected_frames(engine, replay))[1] > 0
 
 
-@pytest.mark.parametrize("fault", ["streams_lost", "gaps", "wrong_pictures", "jobs_lost", "corrupt_files"])
+FAULTS = (
+    "streams_lost",
+    "gaps",
+    "wrong_pictures",
+    "jobs_lost",
+    "recorded_differently",
+    "corrupt_files",
+    "tracebacks",
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_lost_is_a_fault(fault: str) -> None:
     import faults
 
-    good = dict.fromkeys(
-        ("streams_lost", "gaps", "wrong_pictures", "jobs_lost", "corrupt_files", "tracebacks"), 0
-    )
+    good = {**dict.fromkeys(FAULTS, 0), "frames": 9, "frames_recorded": 9}
     assert faults.faults_of({**good, "resumed": {"restored": 3}}) == []
     assert faults.faults_of({**good, "resumed": {}, fault: 1}) == [fault]
     assert faults.faults_of({**good, "resumed": {"restarted": 1}}) == ["restarted"]
+    assert faults.faults_of({**good, "resumed": {}, "frames_recorded": 0}) == ["not_recorded"]

@@ -129,6 +129,21 @@ def test_tiles_are_chosen_at_the_largest_size_first(monkeypatch: pytest.MonkeyPa
     assert len(work) == 4 and work == sorted(work, reverse=True)
 
 
+def test_what_else_attends_densely_is_what_was_found_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, asked = load("kernel_calls"), []
+
+    def problem(backend: str, device: torch.device) -> str | None:
+        asked.append((backend, device.type))
+        return "a probe gave wrong numbers" if backend == "flash" else None
+
+    monkeypatch.setattr(calls, "backend_problem", problem)
+    q = torch.zeros(1, 3, 2, 8)
+    found = calls.full_attention(q, q, q)
+    assert list(found) == ["SDPA", "xformers"]
+    assert asked == [("sdpa", "cpu"), ("flash", "cpu"), ("xformers", "cpu")]
+    assert found["SDPA"]().shape == q.shape
+
+
 def test_what_differs_from_the_reference_is_not_timed() -> None:
     calls = load("kernel_calls")
     wanted = torch.ones(3)

@@ -176,6 +176,11 @@ def test_pause_of_the_owner_does_not_count_as_slow(evaluate):
         ({"size": "0.5K", "reason": "overload"}, "Size 0.5K: the machine is busy"),
         ({"size": "1K", "reason": "phase_of_the_moon"}, "Size 1K: phase of the moon"),
         (
+            {"size": "1K", "reason": "connection", "bitrate_share": 0.49},
+            "A coarser picture: the connection carries no more",
+        ),
+        ({"size": "1K", "reason": "connection"}, "The full picture again: the connection carries it"),
+        (
             {"size": "1K", "reason": "overload", "sr_share": 0.5},
             "Size 1K with less detail: the machine is busy",
         ),

@@ -123,9 +123,11 @@ def test_block_sparse_attention(
     monkeypatch: pytest.MonkeyPatch, caught: Caught, arch: str, dtype: torch.dtype
 ) -> None:
     on(monkeypatch, arch)
+    kept = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
     for shape in SHAPES:
         q = blocks(2, shape, dtype)
-        for past in (None, ring(shape, dtype, narrow=False), ring(shape, dtype, narrow=True)):
+        floating = [ring(shape, kind, narrow=False) for kind in kept]
+        for past in (None, *floating, ring(shape, dtype, narrow=True)):
             autograd.attend(q, q, q, everything(2, 2 if past is None else 4), past, interpret=False)
             check(caught, arch, kernels=1)
 
@@ -150,9 +152,11 @@ def test_dense_attention(
     for tokens, size in ((256, 64), (256, 128), (100, 24)):
         q = torch.zeros(1, tokens, 2, size, dtype=dtype)
         narrow, scale = quantize(q)
-        dense.attend(q, q, q, interpret=False)
+        kept = [q, q.bfloat16()] if dtype == torch.float32 else [q]
+        for k in kept:
+            dense.attend(q, k, k, interpret=False)
         dense.attend(q, narrow, narrow, (scale, scale), interpret=False)
-        check(caught, arch, kernels=2)
+        check(caught, arch, kernels=len(kept) + 1)
 
 
 @pytest.mark.parametrize("arch", ["sm_89", "sm_90", "sm_100", "sm_120"])

@@ -9,6 +9,7 @@ from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.backends import has_triton
 from ultraflash.kernels.block_sparse import (
     BlockGrid,
+    RingSpan,
     SelectionRule,
     block_sparse_attention,
     fp8,
@@ -66,6 +67,26 @@ def test_sparse_attention_equals_the_reference(
         backend="gather",
     )
     torch.testing.assert_close(made.float(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["floating", "int8"])
+def test_a_ring_gives_what_its_blocks_give_in_order(quantized: bool) -> None:
+    grid = grid_of(64)
+    q, k, v, past_k, past_v = (draw(grid, 64, torch.bfloat16, seed=seed) for seed in range(5))
+    selection = select_blocks(q, k, grid, RULE, cached_k_BCTND=past_k, backend="reference")
+    cached: list[Tensor] = [past_k, past_v]
+    if quantized:
+        cached = [part for pair in zip(*map(quantize, cached), strict=True) for part in pair]
+    names = ["cached_k_BCTND", "cached_v_BCTND", "cached_k_scale_BCTN", "cached_v_scale_BCTN"]
+    span = RingSpan(first=7, count=past_k.shape[1])
+    straight, ring = (
+        block_sparse_attention(
+            q, k, v, selection, **dict(zip(names, parts, strict=False)), cached_span=where, backend="triton"
+        )
+        for parts, where in ((cached, None), ([part.roll(7, dims=1) for part in cached], span))
+    )
+    tolerance = TOLERANCE[torch.bfloat16]
+    torch.testing.assert_close(ring, straight, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)

@@ -107,6 +107,16 @@ def test_every_preset_that_ships_has_a_plan_without_its_weights(name: str) -> No
     assert plan.weights["base"] == pytest.approx(2 * parameters, rel=0.15)
 
 
+def test_what_attention_copies_at_a_time_does_not_grow_with_the_pairs_that_it_keeps() -> None:
+    preset = load_preset("ultraflash-1k")
+    assert preset.sr is not None
+    rules = [replace(preset.sr.rule, top_k=pairs) for pairs in (2000, 8000)]
+    plans = [
+        memory_plan(replace(preset, sr=replace(preset.sr, rule=rule)), "1K", dtype=BF16) for rule in rules
+    ]
+    assert plans[0].estimates["activations"] == plans[1].estimates["activations"]
+
+
 def test_the_text_encoder_of_the_official_presets_is_umt5_xxl() -> None:
     assert memory_plan(load_preset("self-forcing")).estimates["text"] == 2 * 5_680_910_336
 

@@ -189,6 +189,17 @@ def test_any_stream_of_calls_and_windows_shows_the_last_temporal_blocks(
         assert torch.equal(values, -shown)
 
 
+@pytest.mark.parametrize("storage", ["model", "bf16", "int8"])
+def test_what_is_shown_is_the_buffer_itself_however_it_is_kept(storage: KvStorage) -> None:
+    cache = block_cache(3, storage)
+    keys = torch.ones(1, 4, 1, 1, 1)
+    cache.append(0, keys, keys)
+    cache.commit()
+    once, again = cache.view(0), cache.view(0)
+    assert once.k_BRTND.data_ptr() == again.k_BRTND.data_ptr()
+    assert once.v_BRTND.data_ptr() == again.v_BRTND.data_ptr()
+
+
 def test_what_is_kept_stays_where_it_is() -> None:
     cache, places = block_cache(3), []
     for call in range(7):

@@ -88,7 +88,7 @@ def test_interleaved_streams_equal_separate_ones_bit_for_bit(net: CausalDiT) -> 
             assert torch.equal(stream(clip[:, :, 2 * i : 2 * i + 2]), group[number])
 
 
-@pytest.mark.parametrize("storage", ["model", "int8"])
+@pytest.mark.parametrize("storage", ["model", "bf16", "int8"])
 @pytest.mark.parametrize("backend", ["gather", "reference", "interpreter"])
 def test_a_ring_of_blocks_gives_bit_for_bit_what_a_cache_that_lies_in_order_gives(
     net: CausalDiT, backend: str, storage: KvStorage
@@ -136,11 +136,11 @@ def test_the_network_over_fused_small_operators_equals_the_one_over_the_referenc
 
 
 @pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
-@pytest.mark.parametrize("storage", ["model", "int8"])
+@pytest.mark.parametrize("storage", ["model", "bf16", "int8"])
 def test_the_window_over_the_triton_kernel_equals_the_one_over_sdpa(
     storage: KvStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither of them widens int8 in the cache, which would be a copy; SDPA gets one of its own."""
+    """Neither of them is handed a wider copy of what the cache keeps; SDPA makes one of its own."""
     monkeypatch.setattr(KvStore, "read", None)
     outs = []
     for backend in ("sdpa", "interpreter"):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -15,6 +16,7 @@ from pattern_engine import read_number
 if TYPE_CHECKING:
     from live_server import LiveServer, StreamClient
 
+PROBED = ("codec_name", "profile", "width", "height", "pix_fmt", "r_frame_rate", "color_space")
 FORMATS = pytest.mark.parametrize("name", ["live.mp4", "live.ts"])
 
 
@@ -68,8 +70,7 @@ async def test_the_response_ends_with_the_session_and_needs_a_token(server: Live
             status, body = server.get(url)
             assert (status, body["error"]["code"]) == expected
         watching = asyncio.create_task(asyncio.to_thread(watch, address(server, started, name), 1_000_000))
-        while not any(one["viewers"] for one in server.sessions()):
-            await owner.step()
+        await owner.step_until(lambda: any(one["viewers"] for one in server.sessions()), "viewer")
         await owner.until_frame(owner.frames()[-1][0].seq + 30)
         await owner.listen(0.5)
         await owner.send("session.stop")
@@ -82,7 +83,9 @@ async def test_the_response_ends_with_the_session_and_needs_a_token(server: Live
 
 @FORMATS
 @pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs the command ffprobe")
-async def test_ffprobe_describes_a_live_session(server: LiveServer, name: str) -> None:
+async def test_ffprobe_describes_a_live_session(
+    server: LiveServer, name: str, record_property: Callable[[str, object], None]
+) -> None:
     async with server.client() as owner:
         started = await owner.start()
         await owner.until_frame(10)
@@ -99,3 +102,4 @@ async def test_ffprobe_describes_a_live_session(server: LiveServer, name: str) -
     (stream,) = json.loads(probe.stdout)["streams"]
     assert (stream["codec_name"], stream["width"], stream["height"]) == ("h264", 224, 128)
     assert stream["color_space"] == "bt709"
+    record_property("ffprobe", json.dumps({name: {field: stream[field] for field in PROBED}}))

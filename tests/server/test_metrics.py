@@ -73,8 +73,7 @@ async def test_a_stream_moves_them(server: LiveServer) -> None:
         await client.until("stats")
         await client.send("prompt.update", event_id="other", prompt="a lake")
         applied = await client.until("prompt.applied")
-        while client.frames()[-1][0].pts_us < applied["first_pts_us"]:
-            await client.step()
+        await client.until_pts(applied["first_pts_us"])
         await client.until("stats")
         await client.send("session.stop")
         await client.until("session.done")

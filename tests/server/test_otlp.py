@@ -22,8 +22,7 @@ async def play(server: LiveServer) -> None:
         await client.until_frame(5)
         await client.send("prompt.update", event_id="turn", prompt="a blue hill")
         applied = await client.until("prompt.applied")
-        while client.frames()[-1][0].pts_us < applied["first_pts_us"]:
-            await client.step()
+        await client.until_pts(applied["first_pts_us"])
         await client.send("session.stop")
         await client.until("session.done")
 

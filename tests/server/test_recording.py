@@ -10,6 +10,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import av
 from pattern_engine import read_number
 
 from ultraflash.server.media.annexb import NAL_PPS, NAL_SPS, nal_type, nal_units
+from ultraflash.server.media.fragmented_file import frames_in
 
 if TYPE_CHECKING:
     from live_server import LiveServer, StreamClient
@@ -171,7 +173,9 @@ async def test_a_killed_server_leaves_a_recording_that_plays(start_server: Any) 
     assert log["events"][0]["prompt"] == "noise"
 
 
-async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) -> None:
+async def test_a_recording_goes_on_through_a_killed_server(
+    start_server: Any, record_property: Callable[[str, object], None]
+) -> None:
     """Twice, and what was not yet shown when it died is in the file once, as it was made anew."""
     server = start_server(stream__snapshot_share=1)
     server.wait_until_ready()
@@ -180,6 +184,7 @@ async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) ->
         started = await client.start("a red hill", seed=7, record=True)
         await client.until_frame(20)
         clients.append(client)
+        await wait_until_recorded(server, started, client)
         await kill_and_start(server, client)
     for _ in range(2):
         before = clients[-1].frames()[-1][0]
@@ -194,6 +199,7 @@ async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) ->
             await client.until_frame(before.seq + 20)
             clients.append(client)
             if len(clients) == 2:
+                await wait_until_recorded(server, started, client)
                 await kill_and_start(server, client)
             else:
                 await client.listen(1)
@@ -213,16 +219,34 @@ async def test_a_recording_goes_on_through_a_killed_server(start_server: Any) ->
     folder = server.data / "sessions" / started["session_id"]
     log = json.loads((folder / "session.json").read_text())
     assert (log["state"], [part["frames"] for part in log["parts"]]) == ("stopped", [done["frames"]])
-    assert probed_frames(folder / "part-000.mp4") == done["frames"]
+    probe = probed(folder / "part-000.mp4")
+    assert (probe["codec_name"], int(probe["nb_read_frames"])) == ("h264", done["frames"])
+    record_property("ffprobe", json.dumps({"recording, server killed on the way": probe}))
     assert sorted(entry.name for entry in folder.iterdir()) == ["part-000.mp4", "session.json"]
 
 
-def probed_frames(file: Path) -> int:
-    """Frames that FFmpeg's own program decodes, which has nothing to say against the file."""
-    words = ["-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]
+def probed(file: Path) -> dict[str, Any]:
+    """What FFmpeg's own program says of the video, all of which it decodes, having nothing to say against it."""
+    fields = "codec_name,profile,width,height,pix_fmt,r_frame_rate,color_space,nb_read_frames"
+    words = ["-v", "error", "-count_frames", "-show_entries", f"stream={fields}", "-of", "json"]
     probe = subprocess.run(["ffprobe", *words, file], capture_output=True, text=True, check=True)
     assert probe.stderr == ""
-    return int(probe.stdout)
+    (stream,) = json.loads(probe.stdout)["streams"]
+    return dict(stream)
+
+
+async def wait_until_recorded(server: LiveServer, started: dict[str, Any], client: StreamClient) -> None:
+    """Waits until the stream rests, as far ahead of its owner as it may be, and the file has all of it: a kill before
+    that may leave frames out of a recording, which then goes on in another part.
+    """
+    file = server.data / "sessions" / started["session_id"] / "part-000.mp4"
+    resting_from = client.frames()[-1][0].seq + 1 + 24 - 12
+
+    def recorded() -> bool:
+        (made,) = [one["seconds"] * 16 for one in server.sessions() if one["id"] == started["session_id"]]
+        return made > resting_from and frames_in(file) == round(made)
+
+    await asyncio.to_thread(server.wait_for, recorded, "recording of all frames")
 
 
 async def kill_and_start(server: LiveServer, client: StreamClient) -> None:

@@ -115,8 +115,7 @@ async def test_a_server_removes_old_recordings_and_ends_one_that_takes_all_the_r
     await asyncio.to_thread(server.wait_until_ready)
     async with server.client() as client:
         started = await client.start("noise", record=True)
-        while "no more room" not in server.output():
-            await client.step()
+        await client.step_until(lambda: "no more room" in server.output(), "line of the log")
         await client.send("session.stop")
         done = await client.until("session.done")
     log = json.loads((server.data / "sessions" / started["session_id"] / "session.json").read_text())

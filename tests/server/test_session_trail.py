@@ -91,8 +91,7 @@ async def use(server: LiveServer, holder: Holder) -> dict[str, Any]:
             await viewer.until_closed()
         await client.send("prompt.update", event_id="second", prompt=SECOND)
         applied = await client.until("prompt.applied")
-        while client.frames()[-1][0].pts_us < applied["first_pts_us"]:
-            await client.step()
+        await client.until_pts(applied["first_pts_us"])
         await client.send("session.authenticate", key=["not", "a", "key", holder.secret])
         await client.until("error")
         await client.send("session.stop")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def resident(process_id: int) -> int:
     return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * 4096
 
 
-def test_no_message_breaks_the_server_or_stays_in_it(start_server: Any) -> None:
+def test_no_message_breaks_the_server_or_stays_in_it(
+    start_server: Any, record_property: Callable[[str, object], None]
+) -> None:
     server = start_server(stream__max_streams=2)
     server.wait_until_ready()
     processes = [server.process.pid, *server.worker_ids()]
@@ -115,13 +118,16 @@ def test_no_message_breaks_the_server_or_stays_in_it(start_server: Any) -> None:
     before = [(open_files(pid), resident(pid)) for pid in processes]
     fuzz()
     server.wait_for(lambda: not server.sessions(), "end of the sessions")
-    print(dict(codes), dict(closes))
     assert set(codes) <= documented_codes()
     assert {"bad_json", "bad_media", "unknown_event", "invalid_field", "unexpected_event"} <= set(codes)
     assert set(closes) <= CLOSES
     assert [server.process.pid, *server.worker_ids()] == processes
-    for pid, (files, held) in zip(processes, before, strict=True):
+    grown = {}
+    for name, pid, (files, held) in zip(("web", "worker"), processes, before, strict=True):
         server.wait_for(lambda pid=pid, files=files: open_files(pid) <= files + 2, "closing of connections")
-        assert resident(pid) - held < GROWTH_BYTES
+        grown[name] = {"open_files": open_files(pid) - files, "bytes": resident(pid) - held}
+        assert grown[name]["bytes"] < GROWTH_BYTES
+    report = {"conversations": EXAMPLES, "errors": codes, "closes": closes, "grown": grown}
+    record_property("websocket_fuzz", json.dumps(report))
     assert server.get("/healthz")[0] == 200
     assert "Traceback" not in server.output()

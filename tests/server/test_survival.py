@@ -48,7 +48,7 @@ async def test_the_picture_goes_on_at_the_next_frame_after_many_kills(start_serv
                     config = await one.until("stream.config")
                     assert config["generation"] == kills + 1
             await client.until_frame(150)
-            assert len(snapshots(server)) == 4
+            assert len(snapshots(server)) == 6
             await slow.send("session.stop")
             await slow.until("session.done")
         await client.send("session.stop")

@@ -168,7 +168,7 @@ async def test_viewers_hear_the_end_but_not_what_was_asked(server: LiveServer) -
         async with server.viewer(started) as viewer:
             await viewer.until("session.started")
             await owner.send("session.control", event_id="larger", size="1K")
-            await owner.until("quality.changed")
+            await owner.until("quality.changed", size="1K")
             await viewer.until("quality.changed", size="1K")
             await owner.send("session.stop")
             done = await viewer.until("session.done")
@@ -197,8 +197,10 @@ async def test_a_viewer_who_does_not_read_loses_frames_and_nobody_else_does(star
             await owner.until_frame(owner.frames()[-1][0].seq + 200)
             await slow.until("session.started")
             owning = asyncio.create_task(pump(owner))
-            while not slow.frames() or slow.frames()[-1][0].seq < owner.frames()[-1][0].seq - 40:
-                await slow.step()
+            await slow.step_until(
+                lambda: bool(slow.frames()) and slow.frames()[-1][0].seq >= owner.frames()[-1][0].seq - 40,
+                "frame near the owner's",
+            )
             for task in (owning, quick_watching):
                 task.cancel()
     for whole in (owner, quick):

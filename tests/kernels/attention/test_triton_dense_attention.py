@@ -91,6 +91,22 @@ def test_8_bit_keys_are_widened_where_no_kernel_reads_them() -> None:
     torch.testing.assert_close(out, dense_attention(q, k, v), atol=3e-2, rtol=3e-2)
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "chunked", "interpreter"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_keys_may_be_of_another_type_than_queries(backend: str, dtype: torch.dtype) -> None:
+    if backend == "interpreter" and not has_triton():
+        pytest.skip("Triton is not installed")
+    q, k, v = (
+        draw(3, 8, dtype, seed=0),
+        draw(5, 8, torch.bfloat16, seed=1),
+        draw(5, 8, torch.bfloat16, seed=2),
+    )
+    out = dense_attention(q, k, v, backend=backend)
+    assert out.dtype == dtype
+    wanted = dense_attention(q.float(), k.float(), v.float())
+    torch.testing.assert_close(out.float(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
 def test_what_cannot_be_computed_is_refused() -> None:
     q = draw(3, 8, seed=0)
     with pytest.raises(BackendUnavailable, match="choose sdpa"):

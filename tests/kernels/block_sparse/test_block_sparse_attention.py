@@ -11,6 +11,7 @@ from ultraflash.kernels.block_sparse import (
     BlockSelection,
     SelectionRule,
     block_sparse_attention,
+    gather,
     select_blocks,
 )
 
@@ -44,6 +45,27 @@ def test_gather_equals_the_reference(dtype: torch.dtype, tolerance: float, token
     assert fast.shape == q.shape
     assert fast.dtype == dtype
     torch.testing.assert_close(fast.float(), slow, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("limit", [1, 3 * 5 * 8, 10**6])
+def test_no_more_is_gathered_at_a_time_than_fits_and_the_result_is_the_same(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = draw(4, 5, seed=0), draw(7, 5, seed=1), draw(7, 5, seed=2)
+    selection = random_selection(4, 7, seed=3)
+    wanted = block_sparse_attention(q, k, v, selection, backend="gather")
+    gathered: list[tuple[int, int]] = []
+    attend = gather._attend_equal_rows
+
+    def noting(q_PTD: Tensor, k_blocks: Tensor, v_blocks: Tensor, blocks: Tensor) -> Tensor:
+        gathered.append((len(q_PTD), len(blocks) * 5 * 8))
+        return attend(q_PTD, k_blocks, v_blocks, blocks)
+
+    monkeypatch.setattr(gather, "GATHERED", limit)
+    monkeypatch.setattr(gather, "_attend_equal_rows", noting)
+    assert torch.equal(block_sparse_attention(q, k, v, selection, backend="gather"), wanted)
+    assert all(numbers <= limit or rows == 1 for rows, numbers in gathered)
+    assert sum(rows for rows, _ in gathered) == 2 * 3 * 4
 
 
 @pytest.mark.parametrize("backend", ["gather", "reference"])

@@ -319,6 +319,25 @@ def test_every_backend_takes_8_bit_keys(backend: str) -> None:
     torch.testing.assert_close(out, expected(q, k, v, selection, past), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["gather", "reference", "interpreter"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_cached_keys_may_be_of_another_type_than_queries(backend: str, dtype: torch.dtype) -> None:
+    if backend == "interpreter" and not has_triton():
+        pytest.skip("Triton is not installed")
+    q, k, v = (draw(2, 5, 8, dtype, seed=i) for i in range(3))
+    past_k, past_v = (draw(2, 5, 8, torch.bfloat16, seed=i) for i in (3, 4))
+    selection = random_selection(2, 4, seed=0)
+    out = block_sparse_attention(
+        q, k, v, selection, cached_k_BCTND=past_k, cached_v_BCTND=past_v, backend=backend
+    )
+    past = PastBlocks(k_BRTND=past_k, v_BRTND=past_v)
+    tolerance = TOLERANCE[dtype]
+    assert out.dtype == dtype
+    torch.testing.assert_close(
+        out.float(), expected(q, k, v, selection, past), atol=tolerance, rtol=tolerance
+    )
+
+
 def test_8_bit_keys_without_scales_are_refused() -> None:
     x = draw(2, 5, 8, torch.float32, seed=0)
     with pytest.raises(ValueError, match="scales"):

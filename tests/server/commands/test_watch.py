@@ -50,8 +50,7 @@ async def test_somebody_elses_session_is_watched_to_its_end_in_a_file_for_each_s
         await owner.until_frame(30)
         options = ["--session", started["session_id"], "--token", started["viewer_token"], "-o", str(out)]
         watching = asyncio.create_task(asyncio.to_thread(main, ["watch", f"ws://{server.address}", *options]))
-        while not out.exists():
-            await owner.step()
+        await owner.step_until(out.exists, "file of the viewer")
         await owner.send("session.control", event_id="larger", size="1K")
         await owner.until("stream.config")
         await owner.until_frame(owner.frames()[-1][0].seq + 30)

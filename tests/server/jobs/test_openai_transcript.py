@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -48,7 +49,10 @@ def client(server: LiveServer, requests_made: list[str]) -> Iterator[openai.Open
 
 
 def test_the_openai_client_runs_all_that_it_knows(
-    client: openai.OpenAI, server: LiveServer, requests_made: list[str]
+    client: openai.OpenAI,
+    server: LiveServer,
+    requests_made: list[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     first = client.videos.create_and_poll(prompt="a hill", extra_body=OPENING, poll_interval_ms=200)
     assert first.status == "completed"
@@ -76,7 +80,7 @@ def test_the_openai_client_runs_all_that_it_knows(
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(first.id)
     transcript = [line for line, _ in groupby(requests_made)]
-    print("\n".join(transcript))
+    record_property("openai_transcript", json.dumps(transcript))
     assert transcript[0] == "POST /v1/videos 200"
     tail = transcript[transcript.index("GET /v1/videos/<video 1> 200") + 1 :]
     assert tail == [

@@ -280,8 +280,9 @@ def test_a_full_queue_says_when_to_come_back_and_expired_files_are_gone(start_se
     ask(server, "POST", f"/v1/videos/{running['id']}/cancel")
     done = wait_for(server, waiting["id"])
     wait_for(server, waiting["id"], lambda video: video["expires_at"] is not None)
-    while (answer := ask(server, "GET", f"/v1/videos/{done['id']}/content")).status == 200:
-        continue
+    content = f"/v1/videos/{done['id']}/content"
+    server.wait_for(lambda: ask(server, "GET", content).status != 200, "expiry")
+    answer = ask(server, "GET", content)
     assert (answer.status, answer.code) == (410, "video_expired")
     assert ask(server, "POST", f"/v1/videos/{done['id']}/remix", {"prompt": "again"}).status == 200
 

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -176,24 +176,42 @@ class StreamClient:
         return header
 
     async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """Receives up to and including an event of that type with those fields; any other error fails.
+        """Receives up to and including an event of that type with those fields; any other error fails."""
+        begin = len(self.events)
 
-        So does waiting for it while other things come.
-        """
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            got = await self.step()
-            if isinstance(got, dict):
-                if got["type"] == kind and all(got.get(name) == value for name, value in fields.items()):
-                    return got
-                assert got["type"] != "error" or kind == "error", got
-        raise AssertionError(f"no {kind} {fields} among {self.events}")
+        def found() -> bool:
+            return len(self.events) > begin and all(
+                self.events[-1].get(name) == value for name, value in {"type": kind, **fields}.items()
+            )
+
+        await self.step_until(found, f"{kind} {fields}", errors=kind == "error")
+        return self.events[-1]
 
     async def until_frame(self, seq: int) -> None:
         """Receives up to frame ``seq``."""
-        while not self.media or self.media[-1][0].seq < seq or MediaFlags.INIT in self.media[-1][0].flags:
+        await self.step_until(
+            lambda: (
+                bool(self.media)
+                and self.media[-1][0].seq >= seq
+                and MediaFlags.INIT not in self.media[-1][0].flags
+            ),
+            f"frame {seq}",
+        )
+
+    async def until_pts(self, pts_us: float) -> None:
+        """Receives up to the frame of that time."""
+        await self.step_until(lambda: self.frames()[-1][0].pts_us >= pts_us, f"frame at {pts_us} us")
+
+    async def step_until(self, over: Callable[[], bool], what: str, *, errors: bool = False) -> None:
+        """Receives until something holds; an error of the server fails unless ``errors``, and so does a long wait,
+        whatever else comes meanwhile.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while not over():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {what} among {len(self.frames())} frames and {self.events}")
             got = await self.step()
-            assert not isinstance(got, dict) or got["type"] != "error", got
+            assert errors or not isinstance(got, dict) or got["type"] != "error", got
 
     async def listen(self, seconds: float) -> None:
         """Receives whatever comes in a time."""
@@ -211,11 +229,9 @@ class StreamClient:
 
     async def until_closed(self) -> tuple[int | None, str]:
         """Receives everything up to the close; its code and reason."""
-        try:
-            while True:
-                await self.step()
-        except websockets.ConnectionClosed:
-            return self.socket.close_code, self.socket.close_reason or ""
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await self.step_until(lambda: False, "close", errors=True)
+        return self.socket.close_code, self.socket.close_reason or ""
 
     def frames(self) -> list[tuple[MediaHeader, bytes]]:
         """Media frames without init segments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from ultraflash.server.worker.messages import CancelJob, Command, JobFinished, J
 from ultraflash.server.worker.stream_sizes import StreamSizes
 
 CANCELLED_IN_GROUP = 3
+PATIENCE_S = 60.0
 
 
 class CountingEngine(PatternEngine):
-    """Cancels its job while it makes a group, and shuts down after a later job."""
+    """Cancels the long job while it makes a group of it."""
 
     def __init__(self, commands: queue.Queue[Command]) -> None:
         super().__init__()
@@ -68,14 +70,19 @@ def test_the_group_in_work_is_the_last_one(tmp_path: Path) -> None:
     engine = CountingEngine(commands)
     reports: list[Any] = []
 
+    # Ordered only once the long job has stopped: side by side, the one whose encoder is faster would come first.
     def take(report: Any) -> None:
         reports.append(report)
-        if isinstance(report, JobFinished):
+        if isinstance(report, JobStopped):
+            commands.put(job("short", tmp_path, 20))
+        elif isinstance(report, JobFinished):
             commands.put(Shutdown())
 
     commands.put(job("long", tmp_path, 10_000))
-    commands.put(job("short", tmp_path, 20))
+    give_up = threading.Timer(PATIENCE_S, commands.put, [Shutdown()])
+    give_up.start()
     WorkerLoop(engine, Settings().configure(None), sizes_of(engine), commands, take).run()
+    give_up.cancel()
     assert engine.groups == {"long": CANCELLED_IN_GROUP, "short": 2}
     assert JobStopped(job_id="long") in reports
     assert not (tmp_path / "long" / "out.mp4").exists()

@@ -15,7 +15,7 @@ from ultraflash.models.cascade import Cascade
 from ultraflash.server.engine import Engine
 from ultraflash.server.worker.live_stream import LiveStream, advance, apply_changes, make_group, open_stream
 from ultraflash.server.worker.messages import OpenStream, PromptShown, SetPrompt
-from ultraflash.server.worker.playhead import PacingRule
+from ultraflash.server.worker.playhead import PacingRule, Playhead
 from ultraflash.server.worker.stream_snapshot import (
     MOST_FRAMES_AGAIN,
     SnapshotFiles,
@@ -31,6 +31,7 @@ sys.path.append(str(Path(__file__).parents[2] / "models" / "rig"))
 
 PACING = PacingRule(ahead_us=1.5e6, ack_pause_s=15, ack_end_s=60, paused_end_s=600)
 STREAM = "session_1"
+FRAME_US = 62_500.0
 
 
 def snapshot(next_index: int, state: bytes = b"state") -> StreamSnapshot:
@@ -41,14 +42,14 @@ def indices(folder: Path, first_index: int) -> list[int]:
     return [found.next_index for found in find_snapshots(folder, STREAM, first_index)]
 
 
-def test_the_two_newest_are_kept_and_the_nearest_reachable_one_comes_first(tmp_path: Path) -> None:
+def test_the_three_newest_are_kept_and_the_nearest_reachable_one_comes_first(tmp_path: Path) -> None:
     files = SnapshotFiles(tmp_path, STREAM, None)
-    for index in (12, 24, 36):
+    for index in (9, 12, 24, 36):
         files.write(snapshot(index))
-    assert indices(tmp_path, 40) == [36, 24]
-    assert indices(tmp_path, 36) == [36, 24]
-    assert indices(tmp_path, 30) == [24, 36]
-    assert indices(tmp_path, 20) == [24, 36]
+    assert indices(tmp_path, 40) == [36, 24, 12]
+    assert indices(tmp_path, 36) == [36, 24, 12]
+    assert indices(tmp_path, 30) == [24, 12, 36]
+    assert indices(tmp_path, 10) == [12, 24, 36]
     assert indices(tmp_path, 36 + MOST_FRAMES_AGAIN + 1) == []
     assert find_snapshots(tmp_path, "another", 36) == []
 
@@ -57,9 +58,27 @@ def test_the_one_that_a_stream_was_made_of_is_overwritten_last(tmp_path: Path) -
     files = SnapshotFiles(tmp_path, STREAM, None)
     files.write(snapshot(12))
     files.write(snapshot(24))
-    (used, _) = find_snapshots(tmp_path, STREAM, 20)
-    SnapshotFiles(tmp_path, STREAM, used).write(snapshot(36))
-    assert indices(tmp_path, 40) == [36, 12]
+    files.write(snapshot(36))
+    (used, *_) = find_snapshots(tmp_path, STREAM, 30)
+    again = SnapshotFiles(tmp_path, STREAM, used)
+    again.write(snapshot(34))
+    again.write(snapshot(46))
+    assert indices(tmp_path, 50) == [46, 34, 24]
+
+
+def test_nothing_that_was_on_its_way_to_the_owner_is_lost_with_the_server(tmp_path: Path) -> None:
+    """Groups are made as far ahead as they may be of an owner who has seen so many frames."""
+    for seen in range(1, 60):
+        files = SnapshotFiles(tmp_path, f"session_{seen}", None)
+        head = Playhead(PACING, now=0, playhead_us=seen * FRAME_US, sent_us=0)
+        made = 0
+        while head.may_generate((12 if made else 9) * FRAME_US, now=0):
+            made += 12 if made else 9
+            head.sent(made * FRAME_US, now=0)
+            files.write(snapshot(made))
+        if made > 2 * 12:
+            nearest = find_snapshots(tmp_path, f"session_{seen}", seen)[0]
+            assert nearest.next_index <= seen, (seen, made)
 
 
 @pytest.mark.parametrize("spoil", ["first byte", "number", "last byte", "cut", "emptied"])
@@ -81,9 +100,9 @@ def test_a_torn_one_is_left_aside(tmp_path: Path, spoil: str) -> None:
 
 def test_a_shorter_state_over_a_longer_one_is_whole(tmp_path: Path) -> None:
     files = SnapshotFiles(tmp_path, STREAM, None)
-    for index, size in ((12, 1000), (24, 900), (36, 10)):
+    for index, size in ((12, 1000), (24, 900), (36, 800), (48, 10)):
         files.write(snapshot(index, b"x" * size))
-    assert [len(found.state) for found in find_snapshots(tmp_path, STREAM, 36)] == [10, 900]
+    assert [len(found.state) for found in find_snapshots(tmp_path, STREAM, 48)] == [10, 800, 900]
 
 
 def kept_by(keeping: StreamKeeping, engine: Engine, work_s: float) -> bool:
@@ -249,7 +268,7 @@ def test_a_size_that_was_announced_but_not_seen_is_made_in_its_group(tmp_path: P
 def test_frames_that_no_snapshot_reaches_are_left_out_and_the_next_one_is_flagged(tmp_path: Path) -> None:
     engine = PatternEngine()
     stream = opened(engine, tmp_path, 0, [])
-    for _ in range(3):
+    for _ in range(4):
         next_frames(engine, stream)
     again = opened(engine, tmp_path, 3, [])
     assert (again.next_index, again.groups) == (21, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ultraflash.models.errors import EmptyPrompt, UnknownSize
 from ultraflash.server.worker.job_checkpoint import CHECKPOINT, JOURNAL, read_checkpoint
 from ultraflash.server.worker.messages import JobFailed, JobFinished, JobProgress, JobStopped, RunJob
 from ultraflash.server.worker.video_job import VideoJob, make_job_group, open_job
+
+PATIENCE_S = 120.0
 
 
 class Reports:
@@ -32,7 +35,7 @@ class Reports:
             self._over.set()
 
     def last(self) -> Any:
-        assert self._over.wait(120)
+        assert self._over.wait(PATIENCE_S)
         return self.all[-1]
 
 
@@ -61,9 +64,15 @@ def opened(engine: PatternEngine, order: RunJob, reports: Reports) -> VideoJob:
     return open_job(engine, order, reports, now=0.0)
 
 
-def group(engine: PatternEngine, job: VideoJob, checkpoint_s: float = 1e9) -> None:
-    while not job.ready:
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def group(engine: PatternEngine, job: VideoJob, checkpoint_s: float = 1e9) -> None:
+    wait_until(lambda: job.ready)
     make_job_group(engine, job, now=1.0, checkpoint_s=checkpoint_s)
 
 
@@ -167,10 +176,11 @@ def interrupted(tmp_path: Path, cues: tuple[tuple[int, str], ...], groups: int) 
     job = opened(engine, command(folder / "out.mp4", *cues, frames=100), reports)
     for _ in range(groups):
         group(engine, job, checkpoint_s=0)
-    while not any(
-        isinstance(report, JobProgress) and report.frames == job.next_index for report in reports.all
-    ):
-        time.sleep(0.01)
+    wait_until(
+        lambda: any(
+            isinstance(report, JobProgress) and report.frames == job.next_index for report in reports.all
+        )
+    )
     job.writer.stop()
     assert isinstance(reports.last(), JobStopped)
     with (folder / JOURNAL).open("ab") as journal:
