@@ -20,7 +20,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TREE := build/tree
 PARTS := kernels models server training
 
-.PHONY: help serve test lint format types contracts unit unit-server unit-rest browser audit torch readme clean
+.PHONY: help serve test lint format types contracts unit unit-server unit-server-parts unit-rest browser audit torch readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,12 +46,18 @@ contracts: $(VENV)/.tests $(TREE)
 	PYTHONPATH=$(TREE) $(BIN)/lint-imports --no-cache
 
 # Apart from the browser's: what Playwright leaves in a process breaks the asyncio tests that come after it. Side by
-# side, since tests of the server wait more than they compute.
+# side, since tests of the server wait more than they compute: of the server as a whole, of its folders, and the rest.
+# One thread each: threads that wait for one another on cores that others use as well take many times as long.
+unit unit-server unit-server-parts unit-rest: export OMP_NUM_THREADS := 1
+
 unit: $(VENV)/.tests
-	$(MAKE) --no-print-directory -j2 unit-server unit-rest
+	$(MAKE) --no-print-directory -j3 unit-server unit-server-parts unit-rest
 
 unit-server: $(VENV)/.tests
-	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests/server
+	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests/server/test_*.py
+
+unit-server-parts: $(VENV)/.tests
+	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests/server/*/
 
 unit-rest: $(VENV)/.tests
 	$(BIN)/pytest -p no:playwright -m 'not exhaustive' tests --ignore=tests/server --ignore=tests/browser

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.chores import Chores
+from ultraflash.server.background_tasks import BackgroundTasks
 from ultraflash.server.connection import Connection
 from ultraflash.server.error_response import error_body, error_response
 from ultraflash.server.jobs.routes import replay_routes, video_routes
@@ -78,7 +78,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     app.add_middleware(Gate, settings=settings.http)
     app.add_middleware(RequestLog)
     _add_errors(app)
-    _add_health(app, server, services.chores)
+    _add_health(app, server, services.background)
     _add_models(app, server)
     _add_stream(app, server, services.keyring)
     app.include_router(video_routes(services.jobs))
@@ -89,7 +89,7 @@ def create_app(settings: Settings, *, on_worker_failed: Callable[[], None] | Non
     return app
 
 
-def _add_health(app: FastAPI, server: StreamServer, chores: Chores) -> None:
+def _add_health(app: FastAPI, server: StreamServer, background: BackgroundTasks) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The web process answers."""
@@ -98,7 +98,7 @@ def _add_health(app: FastAPI, server: StreamServer, chores: Chores) -> None:
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         """Whether streams can be started, how far loading has come, or what is in the way."""
-        status, trouble = server.supervisor.status, chores.trouble
+        status, trouble = server.supervisor.status, background.trouble
         if server.supervisor.is_ready and trouble is None:
             return JSONResponse({"ready": True})
         body = {
@@ -114,7 +114,7 @@ def _add_health(app: FastAPI, server: StreamServer, chores: Chores) -> None:
     async def metrics() -> Response:
         """Prometheus text format."""
         server.metrics.worker_restarts.set(server.supervisor.status.restarts)
-        server.metrics.ready.set(server.supervisor.is_ready and chores.trouble is None)
+        server.metrics.ready.set(server.supervisor.is_ready and background.trouble is None)
         processes: dict[str, int | None] = {"web": os.getpid(), "worker": server.supervisor.process_id}
         for process, process_id in processes.items():
             held = resident_bytes(process_id) if process_id is not None else 0

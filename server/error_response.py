@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from ultraflash.models.errors import UltraflashError
-from ultraflash.server.errors import RestError, Unauthorized, http_status
+from ultraflash.server.errors import Busy, NotReady, RestError, Unauthorized, http_status
 
 RETRY_AFTER_S = 5
 
@@ -23,7 +23,8 @@ def error_response(error: UltraflashError) -> JSONResponse:
     status = http_status(error)
     headers = dict(error.headers) if isinstance(error, RestError) else {}
     if error.retryable and not isinstance(error, RestError):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        known_s = error.retry_after_s if isinstance(error, Busy | NotReady) else None
+        headers["Retry-After"] = str(known_s or RETRY_AFTER_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(error.code, error.message, param=error.param, status=status)

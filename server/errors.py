@@ -159,10 +159,18 @@ class Busy(ServerError):
 
 
 class NotReady(UltraflashError):
-    """The worker is loading, warming up or restarting."""
+    """The worker is loading, warming up or restarting.
+
+    Attributes:
+        retry_after_s: when it may be ready, where that can be said.
+    """
 
     code = "not_ready"
     retryable = True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
 
 
 class EngineRestarting(UltraflashError):

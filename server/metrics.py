@@ -72,8 +72,10 @@ class Metrics:
         )
         self.jobs_ended = counter("ultraflash_jobs_ended", "Video jobs that are over.", "status")
         self.job_frames = counter("ultraflash_job_frames", "Encoded frames of video jobs.")
-        self.chore_failures = counter(
-            "ultraflash_chore_failures", "Rounds of background work of the web process that failed.", "chore"
+        self.background_failures = counter(
+            "ultraflash_background_failures",
+            "Rounds of background work of the web process that failed.",
+            "task",
         )
         self.ready = gauge("ultraflash_ready", "1 while streams can be started.")
 

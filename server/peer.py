@@ -131,7 +131,7 @@ class Peer(ABC):
         self._outbox.put_event(error_event(error, event_id))
         self._errors += 1
         if close == TRY_AGAIN_LATER:
-            known_s = error.retry_after_s if isinstance(error, Busy) else None
+            known_s = error.retry_after_s if isinstance(error, Busy | NotReady) else None
             self._outbox.close(close, f"Retry-After: {known_s or self._limits.retry_after_s}")
         elif close is not None:
             self._outbox.close(close, error.code)

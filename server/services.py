@@ -10,7 +10,7 @@ from functools import partial
 
 from sqlalchemy import Engine
 
-from ultraflash.server.chores import Chores
+from ultraflash.server.background_tasks import BackgroundTasks
 from ultraflash.server.database import open_database
 from ultraflash.server.jobs.artifacts import ArtifactStore
 from ultraflash.server.jobs.catalogue import StoreLimits
@@ -48,7 +48,7 @@ class Services:
     tickets: Tickets
     shelf: RecordingShelf
     database: Engine
-    chores: Chores
+    background: BackgroundTasks
 
     @classmethod
     def build(cls, settings: Settings, *, on_worker_failed: Callable[[], None] | None) -> Services:
@@ -97,7 +97,7 @@ class Services:
                 in_use=server.sessions.is_recording,
             ),
             database=database,
-            chores=Chores(server.metrics),
+            background=BackgroundTasks(server.metrics),
         )
 
     @asynccontextmanager
@@ -105,15 +105,17 @@ class Services:
         """Within it the worker and everything else runs; at its end sessions are over and files are closed."""
         server = self.server
         server.snapshots.open()
-        server.take_over()
+        await server.take_over()
         keeping = asyncio.create_task(
-            self.chores.repeat("sessions", server.sessions.keep, every_s=KEEP_EVERY_S)
+            self.background.repeat("sessions", server.sessions.keep, every_s=KEEP_EVERY_S)
         )
         async with self.jobs.running():
             supervision = asyncio.create_task(server.supervisor.run())
-            tidying = asyncio.create_task(self.chores.repeat("recordings", self._tidy, every_s=TIDY_EVERY_S))
+            tidying = asyncio.create_task(
+                self.background.repeat("recordings", self._tidy, every_s=TIDY_EVERY_S)
+            )
             revocation = asyncio.create_task(
-                self.chores.repeat(
+                self.background.repeat(
                     "keys",
                     partial(end_sessions_of_dead_keys, server, self.keyring),
                     every_s=server.settings.keys.check_every_s,

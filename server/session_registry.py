@@ -28,6 +28,7 @@ class SessionRegistry:
 
     Attributes:
         line: where those wait for whom there is no room yet.
+        begun: how many sessions there have ever been.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SessionRegistry:
             max_waiting=limits.max_queued,
             retry_after_s=limits.retry_after_s,
         )
+        self.begun = 0
         supervisor.follow_costs(self.line.review)
         self._limits = limits
         self._metrics = metrics
@@ -103,6 +105,7 @@ class SessionRegistry:
 
     def add(self, session: LiveSession) -> None:
         """A session has begun."""
+        self.begun += 1
         self._sessions[session.session_id] = session
         self._began_at[session.session_id] = time.monotonic()
         self._count()

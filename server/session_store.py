@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -206,6 +206,23 @@ class SessionStore:
                     connection.execute(update(SESSIONS).where(SESSIONS.c.id == row["id"]).values(mine))
                     taken.append((replace(_session_of(connection, row), state="interrupted"), row["owner"]))
         return taken
+
+    def may_be_fetched(self, ids: Collection[str]) -> set[str]:
+        """Those of these sessions whose states another server may just be fetching from where they were left.
+
+        That is one that is still to be taken over, or was by a server that lives. What this server has taken over it
+        has fetched already.
+        """
+        open_ones = select(SESSIONS.c.id, SESSIONS.c.state, SESSIONS.c.owner).where(
+            SESSIONS.c.id.in_(ids),
+            SESSIONS.c.state.in_(("live", "interrupted")),
+            SESSIONS.c.owner != self._me,
+        )
+        with self._reader.begin() as connection:
+            rows = connection.execute(open_ones).mappings().all()
+        return {
+            row["id"] for row in rows if row["state"] == "live" or not surely_gone(row["owner"], self._me)
+        }
 
     def references_in_use(self) -> set[str]:
         """Ids of what live sessions started from, and those that were over only just, which may be made again."""

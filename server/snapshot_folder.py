@@ -11,8 +11,8 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ultraflash.server.errors import DataUnusable
@@ -38,6 +38,7 @@ class SnapshotFolder:
         self.path = root / me
         self._root = root
         self._me = me
+        self._expected: set[str] = set()
 
     def open(self) -> None:
         """Makes the folder. Raises ``OSError``."""
@@ -65,19 +66,39 @@ class SnapshotFolder:
                 param="image",
             ) from error
 
+    @contextmanager
+    def expecting(self, session_id: str) -> Iterator[None]:
+        """Within the block the states of a session stay that is on its way here, and not yet among the live ones."""
+        self._expected.add(session_id)
+        try:
+            yield
+        finally:
+            self._expected.discard(session_id)
+
     def keep_only(self, session_ids: Collection[str]) -> None:
         """Removes what belongs to none of these sessions."""
         if not self.path.exists():
             return
         for path in list(self.path.iterdir()):
-            if path.stem not in session_ids:
+            if path.stem not in session_ids and path.stem not in self._expected:
                 path.unlink(missing_ok=True)
 
-    def forget_the_gone(self) -> None:
-        """Removes what servers have left that are surely gone."""
-        for left in list(self._root.iterdir()):
-            if surely_gone(left.name, self._me):
-                shutil.rmtree(left, ignore_errors=True)
+    def left_by_the_gone(self) -> set[str]:
+        """Ids of the sessions whose states lie where servers have left them that are surely gone."""
+        return {path.stem for folder in self._of_the_gone() for path in _files(folder)}
+
+    def forget_the_gone(self, *, spare: Collection[str]) -> None:
+        """Removes what servers have left that are surely gone, but for these sessions, which another server fetches."""
+        for folder in self._of_the_gone():
+            for path in _files(folder):
+                if path.stem not in spare:
+                    path.unlink(missing_ok=True)
+            # Others may do the same at this moment.
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _of_the_gone(self) -> list[Path]:
+        return [folder for folder in list(self._root.iterdir()) if surely_gone(folder.name, self._me)]
 
     def close(self) -> None:
         """Removes the folder."""
@@ -85,6 +106,14 @@ class SnapshotFolder:
         # Others may be in it, come into it or remove it meanwhile.
         with suppress(OSError):
             self._root.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    """What is in a folder that another server may just be removing."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def snapshot_root(data: DataSettings) -> Path:

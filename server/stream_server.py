@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class StreamServer:
     tracer: Tracer = NO_TRACER
     sessions: SessionRegistry = field(init=False)
     allowances: Allowances = field(init=False)
+    _taking_over: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.sessions = SessionRegistry(
@@ -78,32 +80,42 @@ class StreamServer:
             session.start_from(self.snapshots.keep_start(session.session_id, frames))
         return session
 
-    def take_over(self) -> None:
-        """Awaits the owners of sessions that a killed server of this database has left. Blocking."""
-        for stored, owner in self.archive.store.take_over(SILENT_S):
-            if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
-                continue
-            try:
-                self._await_owner_of(stored, owner)
-            except Exception:
-                # One of another version must not keep the server from starting, nor the others from going on.
-                log.exception("a session cannot be gone on with", extra=fields(session=stored.id))
-        self.snapshots.forget_the_gone()
+    async def take_over(self) -> None:
+        """Awaits the owners of sessions that a killed server of this database has left. Streams go on meanwhile."""
+        async with self._taking_over:
+            for stored, owner in await asyncio.to_thread(self.archive.store.take_over, SILENT_S):
+                if stored.updated_at < time.time() - SILENT_S - self.settings.stream.resume_s:
+                    continue
+                try:
+                    await self._await_owner_of(stored, owner)
+                except Exception:
+                    # One of another version must not keep the server from starting, nor the others from going on.
+                    log.exception("a session cannot be gone on with", extra=fields(session=stored.id))
+            await asyncio.to_thread(self._forget_the_gone)
 
-    def _await_owner_of(self, stored: StoredSession, server: str) -> None:
+    async def _await_owner_of(self, stored: StoredSession, server: str) -> None:
         """Keeps the place of a session that ``server`` has left."""
-        self.snapshots.adopt(stored.id, server)
-        session = self.session(SessionStart.model_validate(stored.start), before=stored)
-        if stored.image is not None and self._has_start(stored.id, stored.image):
-            session.start_from(self.snapshots.start_path(stored.id))
-        self.sessions.await_owner(session)
+        with self.snapshots.expecting(stored.id):
+            await asyncio.to_thread(self.snapshots.adopt, stored.id, server)
+            has_start = stored.image is not None and await asyncio.to_thread(
+                self._has_start, stored.id, stored.image
+            )
+            session = self.session(SessionStart.model_validate(stored.start), before=stored)
+            if has_start:
+                session.start_from(self.snapshots.start_path(stored.id))
+            self.sessions.await_owner(session)
         # Its limits are looked up when its owner is back.
         self.allowances.began(
             stored.id, Caller(key_id=stored.key_id, limits=KeyLimits()), stored.pixels_per_s
         )
 
+    def _forget_the_gone(self) -> None:
+        """Removes the states that nobody is going to go on from. Blocking."""
+        left = self.snapshots.left_by_the_gone()
+        self.snapshots.forget_the_gone(spare=self.archive.store.may_be_fetched(left))
+
     def _has_start(self, session_id: str, image: str) -> bool:
-        """Whether the frames that a session starts from are in their place, or can be brought there."""
+        """Whether the frames that a session starts from are in their place, or can be brought there. Blocking."""
         if self.snapshots.start_path(session_id).exists():
             return True
         try:

@@ -69,6 +69,8 @@ class JobDispatcher:
         keep_s: float,
     ) -> None:
         self.speed = JobSpeed()
+        # How many jobs this server has ever worked on.
+        self.begun = 0
         self.prompts = PromptChecks(supervisor)
         self.references = references
         self._store = store
@@ -145,7 +147,7 @@ class JobDispatcher:
         except Exception:
             # Most likely the database is away; jobs are safe in it and wait.
             log.exception("a job could not be followed; trying again")
-            self._metrics.chore_failures.labels(chore="jobs").inc()
+            self._metrics.background_failures.labels(task="jobs").inc()
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
@@ -274,6 +276,7 @@ class JobDispatcher:
         if not self._supervisor.is_ready:
             await asyncio.to_thread(self._store.recover, None)
             return
+        self.begun += 1
         self._running, self._sent_in_life, self._kept_at = job, self._life, time.monotonic()
         self.speed.started()
         order = job.order

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ultraflash.server.replicas.directory import Seen
+from ultraflash.server.replicas.replica import Replica, Seen
 from ultraflash.server.settings import ReplicaSettings
 
 # A queue must be too long for so long: a stream that is about to end must not cost a replica.
@@ -33,7 +33,8 @@ class Autoscaler:
         self._settings = settings
         self._clock = clock
         self._over_since: float | None = None
-        self._idle_since: dict[int, float] = {}
+        # By the life of a replica and what it had begun: one that has begun more since was needed in between.
+        self._idle_since: dict[tuple[Replica, int], float] = {}
 
     def wants_more(self, seen: Sequence[Seen]) -> bool:
         """Whether one more is to be started: the queue is long, all that run are ready, and there may be more."""
@@ -51,16 +52,16 @@ class Autoscaler:
         """The number of a replica that nobody has needed for long, the highest one first."""
         now = self._clock()
         idle = {
-            one.replica.number
+            (one.replica, one.state.begun)
             for one in seen
             if one.state is not None and one.state.ready and one.state.idle and not one.state.queued
         }
-        self._idle_since = {number: self._idle_since.get(number, now) for number in idle}
+        self._idle_since = {spell: self._idle_since.get(spell, now) for spell in idle}
         if len(seen) <= self._settings.least:
             return None
         long = [
-            number
-            for number, since in self._idle_since.items()
+            replica.number
+            for (replica, _), since in self._idle_since.items()
             if now - since >= self._settings.scale_down_idle_s
         ]
         return max(long, default=None)

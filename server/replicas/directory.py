@@ -8,11 +8,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import httpx
 from pydantic import ValidationError
 
+from ultraflash.server.replicas.replica import Replica, Seen
+from ultraflash.server.replicas.start_times import StartTimes
 from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 
 log = logging.getLogger(__name__)
@@ -23,27 +24,8 @@ TAKE_OVER_WITHIN_S = 5.0
 ASK_AGAIN_S = 0.25
 # A session that was sent to a replica is seen there by then.
 UNSEEN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
-    """One life of a replica: its number, which a later life has too, and ``host:port``."""
-
-    number: int
-    address: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A replica and what it has just said; None where it did not answer."""
-
-    replica: Replica
-    state: ReplicaState | None
-
-    @property
-    def ready(self) -> bool:
-        """Whether streams can be started there."""
-        return self.state is not None and self.state.ready
+# However long it may take, nobody is sent away for longer.
+LONGEST_RETRY_S = 300
 
 
 class Directory:
@@ -53,6 +35,8 @@ class Directory:
         replicas: those that run now.
         secret: that opens their doors.
         complete: whether all replicas that there should be run, so that what none of them knows does not exist.
+        next_try_s: until another replica is started, where one is going to be.
+        retry_after_s: what a client that is turned away is told at least.
         http: shared connections.
     """
 
@@ -62,15 +46,21 @@ class Directory:
         *,
         secret: str,
         complete: Callable[[], bool],
+        next_try_s: Callable[[], float | None],
+        retry_after_s: int,
         http: httpx.AsyncClient,
     ) -> None:
         self.http = http
         self.newest: Sequence[Seen] = ()
         self._replicas = replicas
         self._complete = complete
+        self._next_try_s = next_try_s
+        self._retry_after_s = retry_after_s
+        self._starts = StartTimes()
         self._headers = {SECRET_HEADER: secret}
         self._turn = itertools.count()
         self._begun: list[tuple[Replica, float]] = []
+        self._takings_over = 0
 
     async def look(self) -> Sequence[Seen]:
         """All replicas as they are now, by number."""
@@ -79,7 +69,20 @@ class Directory:
         self.newest = [
             Seen(replica=replica, state=state) for replica, state in zip(replicas, states, strict=True)
         ]
+        self._starts.note(
+            [seen.replica for seen in self.newest if not seen.ready],
+            [seen.replica for seen in self.newest if seen.ready],
+        )
         return self.newest
+
+    def retry_after_s(self) -> int:
+        """When a client that finds no replica may try again: by queues, by starts so far, by the next start."""
+        waits = [seen.state.eta_s for seen in self._known() if seen.state is not None and seen.ready]
+        next_try_s = self._next_try_s()
+        waits.append(self._starts.left_s())
+        waits.append(None if next_try_s is None else next_try_s + (self._starts.usual_s or 0.0))
+        soonest = min((wait_s for wait_s in waits if wait_s is not None), default=0.0)
+        return min(LONGEST_RETRY_S, max(self._retry_after_s, math.ceil(soonest)))
 
     async def for_new_session(self, *, begins: bool = False) -> Replica | None:
         """Where a stream would begin soonest; among equals, where there is most room. None where no replica runs.
@@ -112,14 +115,18 @@ class Directory:
         return best
 
     async def owner_of(self, session_id: str, *, patience_s: float = 0.0) -> Replica | None:
-        """The replica that runs a session. While one is missing, it is waited for, since it may have been its."""
+        """The replica that runs a session.
+
+        It is waited for while a replica is missing, whose it may have been, or while its sessions are taken over.
+        """
         deadline = time.monotonic() + patience_s
         while True:
             for seen in await self.look():
                 if seen.state is not None and session_id in seen.state.sessions:
                     return seen.replica
             # One that is not ready knows its sessions all the same.
-            if self._complete() and all(seen.state is not None for seen in self.newest):
+            complete = self._complete() and not self._takings_over
+            if complete and all(seen.state is not None for seen in self.newest):
                 return None
             if time.monotonic() >= deadline:
                 return None
@@ -142,15 +149,21 @@ class Directory:
 
         Its worker may come and go without another one being asked for what it has in its memory.
         """
-        running = list(self._replicas())
-        known = [seen for seen in self.newest if seen.replica in running]
+        known = self._known()
         if not any(seen.state is not None for seen in known):
             known = list(await self.look())
         answering = [seen.replica for seen in known if seen.state is not None]
-        return next(iter(answering or running), None)
+        return next(iter(answering or self._replicas()), None)
 
     async def take_over(self) -> None:
         """Lets a replica that has room go on with the sessions of one that is gone."""
+        self._takings_over += 1
+        try:
+            await self._take_over()
+        finally:
+            self._takings_over -= 1
+
+    async def _take_over(self) -> None:
         replica = await self.for_new_session()
         if replica is None or all(seen.state is None for seen in self.newest):
             return
@@ -163,11 +176,15 @@ class Directory:
             log.warning("replica %d did not take the sessions of a lost one over: %s", replica.number, error)
 
     async def _best_known(self) -> list[Replica]:
-        running = list(self._replicas())
-        known = [seen for seen in self.newest if seen.replica in running]
+        known = self._known()
         if not any(seen.ready for seen in known):
             known = list(await self.look())
-        return [seen.replica for seen in known if seen.ready] or running
+        return [seen.replica for seen in known if seen.ready] or list(self._replicas())
+
+    def _known(self) -> list[Seen]:
+        """What those said that run now, when they were last looked at."""
+        running = list(self._replicas())
+        return [seen for seen in self.newest if seen.replica in running]
 
     async def _ask(self, replica: Replica) -> ReplicaState | None:
         try:

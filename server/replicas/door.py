@@ -40,8 +40,7 @@ class ReplicaDoor:
         if not hmac.compare_digest(shown.encode(), self._secret.encode()):
             await self._app(scope, receive, send)
         elif scope["path"] == TAKE_OVER_PATH and scope["method"] == "POST":
-            # On the event loop, which the sessions that come belong to.
-            self._services.server.take_over()
+            await self._services.server.take_over()
             await Response(status_code=204)(scope, receive, send)
         else:
             await JSONResponse(self._state().model_dump(mode="json"))(scope, receive, send)
@@ -49,7 +48,7 @@ class ReplicaDoor:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The life of the app, through which the queue of videos is measured again and again."""
         measuring = asyncio.create_task(
-            self._services.chores.repeat("queue", self._measure, every_s=MEASURE_EVERY_S)
+            self._services.background.repeat("queue", self._measure, every_s=MEASURE_EVERY_S)
         )
         try:
             await self._app(scope, receive, send)
@@ -69,7 +68,7 @@ class ReplicaDoor:
         supervisor, sessions = server.supervisor, server.sessions
         running = [session.claim for session in sessions]
         queued, pixels = self._work_before
-        trouble = self._services.chores.trouble
+        trouble = self._services.background.trouble
         return ReplicaState(
             ready=supervisor.is_ready and trouble is None,
             stage=trouble if trouble is not None and supervisor.is_ready else supervisor.status.stage,
@@ -80,6 +79,7 @@ class ReplicaDoor:
             share=share_of_time(running, supervisor.frame_seconds),
             eta_s=self._eta_s(running),
             job=jobs.dispatcher.running_id,
+            begun=sessions.begun + jobs.dispatcher.begun,
             queued=queued,
             jobs_eta_s=jobs.dispatcher.speed.seconds_for(pixels) if queued else 0.0,
         )

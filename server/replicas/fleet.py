@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ultraflash.server.child_process import child_command
 from ultraflash.server.listen import listening_socket
-from ultraflash.server.replicas.directory import Replica
+from ultraflash.server.replicas.replica import Replica
+from ultraflash.server.replicas.replica_settings import replica_settings
 from ultraflash.server.serving import CANNOT_SERVE
 from ultraflash.server.settings import Settings
 
@@ -21,15 +23,13 @@ FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 10.0
 # A life that lasts so long was no failure to start.
 STEADY_S = 30.0
-GIVE_UP_AFTER = 5
+# So many short lives in a row, and a replica rests; a device may come back, or a full disk be emptied.
+REST_AFTER = 5
+FIRST_REST_S = 60.0
+LONGEST_REST_S = 900.0
 STOP_WAIT_S = 30.0
 # Stands for the exit status of a process that never was.
 NOT_STARTED = -1
-# As for the worker: the working directory must not hide packages.
-_BOOT = """import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-from ultraflash.server.replicas.replica_process import main
-main()"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +39,8 @@ class Slot:
     Attributes:
         replica: the life that runs now.
         wanted: whether another life follows.
+        next_try_at: when that one begins, by the clock of the event loop, while it is waited for.
+        rests: whether it has failed so often that it is left alone for long.
     """
 
     number: int
@@ -46,6 +48,8 @@ class Slot:
     process: asyncio.subprocess.Process | None = None
     task: asyncio.Task[None] | None = None
     wanted: bool = True
+    next_try_at: float | None = None
+    rests: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -54,7 +58,7 @@ class Fleet:
 
     Args:
         on_lost: called when a replica has died on its own.
-        on_given_up: called once when no replica can be had, for good.
+        on_given_up: called when all replicas have failed so often that they rest.
         closing: whether the front is being stopped, so that a replica that ends is not replaced.
     """
 
@@ -79,14 +83,36 @@ class Fleet:
         return [slot.replica for slot in slots if slot.replica is not None]
 
     @property
+    def size(self) -> int:
+        """How many are wanted, whether they run or not."""
+        return len(self._wanted())
+
+    @property
     def complete(self) -> bool:
-        """Whether all that are wanted run."""
-        return all(slot.replica is not None for slot in self._wanted())
+        """Whether all that are wanted run, but for those that rest."""
+        return not self.missing
 
     @property
     def missing(self) -> int:
-        """How many are wanted and do not run."""
-        return sum(slot.replica is None for slot in self._wanted())
+        """How many are wanted and do not run, but for those that rest."""
+        return sum(slot.replica is None and not slot.rests for slot in self._wanted())
+
+    @property
+    def resting(self) -> Mapping[int, float]:
+        """Those that have failed too often in a row: by number, the seconds until they are tried again."""
+        waits = {slot.number: self._wait_s(slot) for slot in self._wanted() if slot.rests}
+        return {number: wait_s for number, wait_s in waits.items() if wait_s is not None}
+
+    @property
+    def next_try_s(self) -> float | None:
+        """Seconds until the next life of any of them begins; None where none is waited for."""
+        waits = (self._wait_s(slot) for slot in self._wanted())
+        return min((wait_s for wait_s in waits if wait_s is not None), default=None)
+
+    def _wait_s(self, slot: Slot) -> float | None:
+        if slot.next_try_at is None:
+            return None
+        return max(0.0, slot.next_try_at - asyncio.get_running_loop().time())
 
     def _wanted(self) -> list[Slot]:
         return [slot for slot in self._slots.values() if slot.wanted]
@@ -123,22 +149,32 @@ class Fleet:
                 break
             steady = asyncio.get_running_loop().time() - began > STEADY_S
             failures = 0 if steady else failures + 1
+            if status == CANNOT_SERVE:
+                # It has said itself that trying again at once is of no use.
+                failures = max(failures, REST_AFTER)
             log.warning("replica %d has gone with status %d", slot.number, status)
             self.restarts += 1
+            # Before others are told of the loss, so that nobody waits for one that is not coming soon.
+            slot.rests = failures >= REST_AFTER
             await self._tell_loss()
             if self._closing():
                 break
-            if status == CANNOT_SERVE or failures >= GIVE_UP_AFTER:
-                log.error("replica %d is given up", slot.number)
+            if all(other.rests for other in self._wanted()):
+                log.error("no replica can be had")
+                self._on_given_up()
                 break
-            backoff_s = min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S)
-            try:
-                await asyncio.wait_for(slot.stopping.wait(), backoff_s)
-            except asyncio.TimeoutError:
-                continue
+            await self._wait_for_next_try(slot, failures)
         del self._slots[slot.number]
-        if slot.wanted and not self._slots and not self._closing():
-            self._on_given_up()
+
+    async def _wait_for_next_try(self, slot: Slot, failures: int) -> None:
+        """Returns when the next life is to begin, or when the slot is not wanted any more."""
+        pause_s = pause_after(failures)
+        if slot.rests:
+            log.error("replica %d has failed too often; it is tried again in %.0f s", slot.number, pause_s)
+        slot.next_try_at = asyncio.get_running_loop().time() + pause_s
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(slot.stopping.wait(), pause_s)
+        slot.next_try_at, slot.rests = None, False
 
     async def _tell_loss(self) -> None:
         try:
@@ -195,15 +231,16 @@ class Fleet:
             return await ending
 
 
-def replica_settings(settings: Settings, number: int) -> Settings:
-    """Those of one replica, which knows its number."""
-    replicas = settings.replicas.model_copy(update={"number": number})
-    return settings.model_copy(update={"replicas": replicas})
+def pause_after(failures: int) -> float:
+    """Seconds before the next life, after so many in a row that were short."""
+    if failures >= REST_AFTER:
+        return float(min(FIRST_REST_S * 2 ** (failures - REST_AFTER), LONGEST_REST_S))
+    return float(min(FIRST_BACKOFF_S * 2**failures, LONGEST_BACKOFF_S))
 
 
 def replica_command(listener: int) -> list[str]:
     """What starts a replica on a listening socket of that number, which it inherits; its settings go to stdin."""
-    return [sys.executable, "-c", _BOOT, str(listener)]
+    return child_command("ultraflash.server.replicas.replica_process", str(listener))
 
 
 def _signal(process: asyncio.subprocess.Process, send: Callable[[], None]) -> None:

@@ -5,8 +5,9 @@ It knows no session and no video: what it needs to know it asks the replicas, so
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,9 +19,10 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from ultraflash.server.origins import Gate
-from ultraflash.server.replicas.directory import Directory, Replica
+from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.http_relay import ask_all, not_found, relay
 from ultraflash.server.replicas.merged_metrics import merged
+from ultraflash.server.replicas.replica import Replica
 from ultraflash.server.replicas.socket_relay import SocketRelay
 from ultraflash.server.settings import Settings
 
@@ -39,6 +41,7 @@ class Front:
     Args:
         restarts: how many replicas were replaced.
         missing: how many do not run though they should.
+        resting: those that have failed too often, by number, and the seconds until they are tried again.
         closing: whether it is being stopped.
     """
 
@@ -49,12 +52,14 @@ class Front:
         *,
         restarts: Callable[[], int],
         missing: Callable[[], int],
+        resting: Callable[[], Mapping[int, float]],
         closing: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._directory = directory
         self._restarts = restarts
         self._missing = missing
+        self._resting = resting
         self._closing = closing
 
     def app(self) -> ASGIApp:
@@ -84,6 +89,15 @@ class Front:
             {"number": number, "ready": state.ready, "stage": state.stage, "sessions": len(state.sessions)}
             for number, state in known
         ]
+        replicas += [
+            {
+                "number": number,
+                "ready": False,
+                "stage": f"failed too often; tried again in {math.ceil(wait_s)} s",
+                "sessions": 0,
+            }
+            for number, wait_s in self._resting().items()
+        ]
         if self._closing():
             body: dict[str, Any] = {"ready": False, "stage": "stopping", "progress": 1.0, "restarts": 0}
         elif any(state.ready for _, state in known):
@@ -96,7 +110,7 @@ class Front:
                 "progress": 0.0 if newest is None else newest.progress,
                 "restarts": 0 if newest is None else newest.restarts,
             }
-        retry_after = {"Retry-After": str(self._settings.stream.retry_after_s)}
+        retry_after = {"Retry-After": str(self._directory.retry_after_s())}
         return JSONResponse({**body, "replicas": replicas}, status_code=503, headers=retry_after)
 
     async def metrics(self, request: Request) -> Response:
@@ -109,6 +123,7 @@ class Front:
             {replica.number: answer.text for replica, answer in answers.items()},
             ready=ready,
             missing=len(self._directory.newest) - ready + self._missing(),
+            resting=len(self._resting()),
             restarts=self._restarts(),
         )
         return Response(page, headers={"Content-Type": METRICS_TYPE})
@@ -158,4 +173,5 @@ class Front:
             self._directory,
             resume_s=min(self._settings.stream.resume_s, PATIENCE_S),
             closing=self._closing,
+            drain_s=self._settings.replicas.drain_s,
         )

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import signal
 import socket
 from types import FrameType
 
 import uvicorn
 
-from ultraflash.server.database import open_database
 from ultraflash.server.replicas.autoscaler import Autoscaler
 from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import Fleet
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
+from ultraflash.server.replicas.replica_settings import shared_settings
 from ultraflash.server.serving import CANNOT_SERVE, http_options
 from ultraflash.server.settings import Settings
-from ultraflash.server.tables import TABLES
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-_SECRET_BYTES = 24
 
 
 def run_front(settings: Settings, listener: socket.socket) -> int:
@@ -32,11 +29,9 @@ def run_front(settings: Settings, listener: socket.socket) -> int:
 
     Raises ``DataUnusable``.
     """
-    # Laid once before several lay it at a time.
-    open_database(settings.data.database_url, *TABLES).dispose()
-    secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
-    replicas = settings.replicas.model_copy(update={"secret": secret})
-    settings = settings.model_copy(update={"replicas": replicas})
+    settings = shared_settings(settings)
+    secret = settings.replicas.secret
+    assert secret is not None
     return asyncio.run(FrontProcess(settings, secret).run(listener))
 
 
@@ -70,6 +65,8 @@ class FrontProcess:
             self._fleet.running,
             secret=secret,
             complete=lambda: self._fleet.complete,
+            next_try_s=lambda: self._fleet.next_try_s,
+            retry_after_s=settings.stream.retry_after_s,
             http=self._http,
         )
         front = Front(
@@ -77,6 +74,7 @@ class FrontProcess:
             self._directory,
             restarts=lambda: self._fleet.restarts,
             missing=lambda: self._fleet.missing,
+            resting=lambda: self._fleet.resting,
             closing=lambda: self._server.draining,
         )
         self._server = FrontServer(uvicorn.Config(front.app(), lifespan="off", **http_options(settings)))
@@ -118,7 +116,8 @@ class FrontProcess:
         removing = self._removing is not None and not self._removing.done()
         if removing or not self._fleet.complete:
             return
-        if self._scaler.wants_more(seen):
+        # One that rests comes back, and is more than enough then.
+        if self._scaler.wants_more(seen) and self._fleet.size < self._settings.replicas.most:
             log.info("replica %d is started, the queue is long", self._fleet.add())
             return
         number = self._scaler.to_be_stopped(seen)

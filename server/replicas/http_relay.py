@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ultraflash.server.error_response import error_body, error_response
 from ultraflash.server.errors import NotReady
-from ultraflash.server.replicas.directory import Directory, Replica
+from ultraflash.server.replicas.directory import Directory
+from ultraflash.server.replicas.replica import Replica
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,10 @@ def url_at(replica: Replica, connection: HTTPConnection) -> httpx.URL:
         raise NoSuchTarget from error
 
 
-def no_replica() -> Response:
+def no_replica(directory: Directory) -> Response:
     """The answer where nobody could be asked."""
-    return error_response(NotReady("No replica answers; try again."))
+    message = "No replica answers; try again."
+    return error_response(NotReady(message, retry_after_s=directory.retry_after_s()))
 
 
 def not_found() -> Response:
@@ -100,21 +102,21 @@ async def relay(request: Request, replica: Replica | None, directory: Directory)
 
 async def _relay_to_one(request: Request, replica: Replica | None, directory: Directory) -> Response:
     if replica is None:
-        return no_replica()
+        return no_replica(directory)
     try:
         return await _relay(request, replica, directory.http)
     except httpx.TransportError as error:
         log.warning("replica %d did not answer %s: %s", replica.number, request.url.path, error)
         never_left = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
     if request.method not in REPEATABLE and not never_left:
-        return no_replica()
+        return no_replica(directory)
     others = [seen.replica for seen in await directory.look() if seen.ready and seen.replica != replica]
     if not others:
-        return no_replica()
+        return no_replica(directory)
     try:
         return await _relay(request, others[0], directory.http)
     except httpx.TransportError:
-        return no_replica()
+        return no_replica(directory)
 
 
 async def _relay(request: Request, replica: Replica, http: httpx.AsyncClient) -> Response:
@@ -174,4 +176,4 @@ async def ask_all(
         if answer.is_client_error:
             return {}, refusal
         log.warning("replica %d fails at %s: %d", seen.replica.number, request.url.path, answer.status_code)
-    return answers, None if answers else refusal or no_replica()
+    return answers, None if answers else refusal or no_replica(directory)

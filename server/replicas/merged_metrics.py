@@ -20,12 +20,13 @@ class _Given:
         yield from self._metrics
 
 
-def merged(pages: Mapping[int, str], *, ready: int, missing: int, restarts: int) -> bytes:
+def merged(pages: Mapping[int, str], *, ready: int, missing: int, resting: int, restarts: int) -> bytes:
     """One page in Prometheus' text format.
 
     Args:
         pages: those of the replicas, by number.
-        ready, missing: replicas that can start streams, and those that cannot now.
+        ready, missing, resting: replicas that can start streams, those that cannot now, and those that have failed
+            so often that they are left alone for a while.
         restarts: replicas that were replaced since the front has begun.
     """
     families: dict[str, Metric] = {}
@@ -38,6 +39,7 @@ def merged(pages: Mapping[int, str], *, ready: int, missing: int, restarts: int)
     replicas = GaugeMetricFamily("ultraflash_replicas", "Replicas by state.", labels=["state"])
     replicas.add_metric(["ready"], ready)
     replicas.add_metric(["missing"], missing)
+    replicas.add_metric(["resting"], resting)
     replaced = CounterMetricFamily("ultraflash_replica_restarts", "Replicas that were replaced.")
     replaced.add_metric([], restarts)
     registry = CollectorRegistry(auto_describe=False)

@@ -4,14 +4,13 @@
 names, ``config`` names a file. Sessions are relayed to the replica that runs them, as by ``ultraflash serve
 --replicas``; Ray starts the replicas, replaces them, and decides by ``queue_policy`` how many there are.
 
-Built with Ray Serve 2.60 and not yet run on a live cluster.
+Run with Ray Serve 2.60 on one node with CPU replicas, not yet on several machines or with GPUs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -23,16 +22,16 @@ from ray import serve
 from ray.exceptions import RayError
 
 from ultraflash.models.errors import BadConfig
-from ultraflash.server.database import open_database
 from ultraflash.server.keys.store import any_keys
 from ultraflash.server.listen import listening_socket
-from ultraflash.server.replicas.autoscaler import queue_eta_s
-from ultraflash.server.replicas.directory import Directory, Replica, Seen
+from ultraflash.server.replicas.autoscaler import HOLD_S, queue_eta_s
+from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.fleet import replica_command
 from ultraflash.server.replicas.front import Front
 from ultraflash.server.replicas.http_relay import open_client
+from ultraflash.server.replicas.replica import Replica, Seen
+from ultraflash.server.replicas.replica_settings import shared_settings
 from ultraflash.server.settings import Settings, check_binding, load_settings
-from ultraflash.server.tables import TABLES
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,6 @@ LOOK_EVERY_S = 1.0
 # A replica reports at each check of its health; one that has not for so long is not sent anything.
 SILENT_AFTER_S = 5.0
 STOP_WAIT_S = 30.0
-_SECRET_BYTES = 24
 
 
 def build(args: Mapping[str, str]) -> Any:
@@ -61,15 +59,15 @@ def build(args: Mapping[str, str]) -> Any:
         )
     # Ray's proxies, and replicas for the front, listen beyond their machines.
     http = settings.http.model_copy(update={"host": EVERYWHERE})
-    open_database(settings.data.database_url, *TABLES).dispose()
+    settings = shared_settings(settings.model_copy(update={"http": http}))
     check_binding(http, has_keys=any_keys(settings.data.database_url, None))
-    secret = settings.replicas.secret or secrets.token_urlsafe(_SECRET_BYTES)
-    replicas = settings.replicas.model_copy(update={"secret": secret})
-    document = settings.model_copy(update={"http": http, "replicas": replicas}).model_dump_json()
+    replicas, document = settings.replicas, settings.model_dump_json()
     scaling = {
         "min_replicas": replicas.least,
         "initial_replicas": replicas.count,
         "max_replicas": replicas.most,
+        "upscale_delay_s": HOLD_S,
+        "downscale_delay_s": replicas.scale_down_idle_s,
         "policy": {"policy_function": f"{__name__}:queue_policy"},
     }
     book = serve.deployment(Book).options(name="book", num_replicas=1).bind()
@@ -141,6 +139,7 @@ class Server:
     def __init__(self, document: str, book: Any) -> None:
         self._settings = Settings.model_validate_json(document)
         self._book = book
+        self._begun = 0
         with listening_socket(ray.util.get_node_ip_address(), 0) as listener:
             host, port = listener.getsockname()[:2]
             self._process = subprocess.Popen(
@@ -156,7 +155,12 @@ class Server:
         secret = self._settings.replicas.secret
         assert secret is not None
         self._directory = Directory(
-            lambda: [self._replica], secret=secret, complete=lambda: True, http=open_client()
+            lambda: [self._replica],
+            secret=secret,
+            complete=lambda: True,
+            next_try_s=lambda: None,
+            retry_after_s=self._settings.stream.retry_after_s,
+            http=open_client(),
         )
 
     async def check_health(self) -> None:
@@ -170,9 +174,12 @@ class Server:
         """What ``queue_policy`` goes by."""
         seen: Sequence[Seen] = await self._directory.look()
         state = seen[0].state
+        # What has come and gone since it was last asked counts too.
+        begun, self._begun = self._begun, self._begun if state is None else state.begun
+        idle = state is not None and state.idle and not state.queued and state.begun == begun
         return {
             "queue_eta_s": min(queue_eta_s(seen), 1e6),
-            "busy": float(state is None or not state.idle or state.queued > 0),
+            "busy": float(not idle),
             "scale_up_eta_s": self._settings.replicas.scale_up_eta_s,
         }
 
@@ -199,7 +206,13 @@ class Ingress:
         secret = self._settings.replicas.secret
         assert secret is not None
         self._directory = Directory(
-            lambda: self._replicas, secret=secret, complete=self._complete, http=open_client()
+            lambda: self._replicas,
+            secret=secret,
+            complete=self._complete,
+            # Ray starts replicas, and says nothing about when.
+            next_try_s=lambda: None,
+            retry_after_s=self._settings.stream.retry_after_s,
+            http=open_client(),
         )
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -209,6 +222,7 @@ class Ingress:
             self._directory,
             restarts=lambda: self._losses,
             missing=lambda: max(0, self._settings.replicas.least - len(self._replicas)),
+            resting=dict,
             closing=lambda: False,
         ).app()
 

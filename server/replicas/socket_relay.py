@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -23,8 +24,9 @@ from ultraflash.server.errors import NotReady
 from ultraflash.server.outbox import POLICY_VIOLATION
 from ultraflash.server.peer import GOOD_BYES, TRY_AGAIN_LATER
 from ultraflash.server.protocol import dump_event
-from ultraflash.server.replicas.directory import Directory, Replica
+from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.http_relay import NoSuchTarget, forwarded_headers, target_of
+from ultraflash.server.replicas.replica import Replica
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class SocketRelay:
     Args:
         resume_s: how long a session is waited for whose replica is being replaced.
         closing: asked before a new session begins; a front that is being stopped begins none.
+        drain_s: how long a front that is being stopped is still there.
     """
 
     def __init__(
@@ -61,11 +64,13 @@ class SocketRelay:
         *,
         resume_s: float,
         closing: Callable[[], bool],
+        drain_s: float,
     ) -> None:
         self._client = websocket
         self._directory = directory
         self._resume_s = resume_s
         self._closing = closing
+        self._drain_s = drain_s
         self._replica: Replica | None = None
         self._upstream: ClientConnection | None = None
         self._downstream: asyncio.Task[None] | None = None
@@ -94,7 +99,7 @@ class SocketRelay:
                 await self._client.close(POLICY_VIOLATION, "refused")
                 return
             await self._client.accept()
-            await self._turn_away()
+            await self._turn_away(self._directory.retry_after_s())
             return
         await self._client.accept()
         try:
@@ -173,7 +178,11 @@ class SocketRelay:
             return True
         if kind == "session.start":
             if self._closing():
-                await self._turn_away("This server is being stopped; start the session on another one.")
+                # Not sooner than by then is there another server at this address.
+                after_s = max(math.ceil(self._drain_s), self._directory.retry_after_s())
+                await self._turn_away(
+                    after_s, "This server is being stopped; start the session on another one."
+                )
                 return False
             wanted = await self._directory.for_new_session(begins=True)
         else:
@@ -186,7 +195,7 @@ class SocketRelay:
         try:
             await self._move_to(wanted)
         except ReplicaUnreachable:
-            await self._turn_away()
+            await self._turn_away(self._directory.retry_after_s())
             return False
         return True
 
@@ -288,9 +297,9 @@ class SocketRelay:
         if self._upstream is not None:
             await self._upstream.close()
 
-    async def _turn_away(self, message: str = "No replica answers; try again.") -> None:
+    async def _turn_away(self, retry_after_s: int, message: str = "No replica answers; try again.") -> None:
         await _quietly(self._client.send_text(dump_event(error_event(NotReady(message)))))
-        await _quietly(self._client.close(TRY_AGAIN_LATER, "Retry-After: 5"))
+        await _quietly(self._client.close(TRY_AGAIN_LATER, f"Retry-After: {retry_after_s}"))
 
 
 async def _quietly(sending: Coroutine[Any, Any, None]) -> None:

@@ -20,6 +20,7 @@ class ReplicaState(BaseModel):
         share: part of its machine's time that its streams need in real time.
         eta_s: until one more stream would begin, 0 for at once; None where that cannot be said.
         job: the video that it works on.
+        begun: sessions and videos that it has ever begun, by which one is known that came and went unseen.
         queued: unfinished videos in the database, when it last looked.
         jobs_eta_s: time that this replica alone would need for all of them; None until it has measured its speed.
     """
@@ -35,6 +36,7 @@ class ReplicaState(BaseModel):
     share: float = 0.0
     eta_s: float | None = 0.0
     job: str | None = None
+    begun: int = 0
     queued: int = 0
     jobs_eta_s: float | None = 0.0
 

@@ -6,12 +6,12 @@ import json
 import logging
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from ultraflash.models.errors import UltraflashError
+from ultraflash.server.child_process import child_command
 from ultraflash.server.engine import ReferenceFormat
 from ultraflash.server.errors import JobFault
 from ultraflash.server.media.reference_decoder import BadReference, DecodeOrder, ReferenceTooLarge
@@ -22,11 +22,6 @@ log = logging.getLogger(__name__)
 
 # The processor may be busy with other things; its time alone is what a file can waste.
 PATIENCE = 10
-# The working directory must not hide packages.
-_BOOT = """import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-from ultraflash.server.media.reference_decoder import main
-main()"""
 
 
 class ReferenceReader:
@@ -76,7 +71,7 @@ def decode_apart(command: ReadReference, wanted: ReferenceFormat) -> None:
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _BOOT, order.to_json()],
+            child_command("ultraflash.server.media.reference_decoder", order.to_json()),
             capture_output=True,
             timeout=PATIENCE * command.cpu_s,
             check=False,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from ultraflash.server.child_process import child_command
 from ultraflash.server.worker.channel import AsyncChannel, ChannelClosed
 from ultraflash.server.worker.messages import (
     Command,
@@ -31,11 +31,6 @@ FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 10.0
 GIVE_UP_AFTER = 5
 STOP_WAIT_S = 5.0
-# The working directory must not hide packages, and safe-path options came only with Python 3.11.
-_BOOT = """import sys
-sys.path[:] = [entry for entry in sys.path if entry]
-from ultraflash.server.worker.process import main
-main()"""
 
 WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
@@ -154,11 +149,9 @@ class WorkerSupervisor:
         (incoming, their_out), (outgoing, their_in) = socket.socketpair(), socket.socketpair()
         with their_in, their_out:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                _BOOT,
-                str(their_in.fileno()),
-                str(their_out.fileno()),
+                *child_command(
+                    "ultraflash.server.worker.process", str(their_in.fileno()), str(their_out.fileno())
+                ),
                 pass_fds=(their_in.fileno(), their_out.fileno()),
             )
         self.process_id = process.pid

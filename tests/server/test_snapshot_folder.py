@@ -44,10 +44,41 @@ def test_what_a_killed_server_has_left_is_adopted_or_removed_and_no_other(tmp_pa
     folder.open()
     folder.adopt("session_a", GONE)
     folder.adopt("session_z", GONE)
-    folder.forget_the_gone()
+    assert folder.left_by_the_gone() == {"session_b"}
+    folder.forget_the_gone(spare=())
     assert files(folder.path) == ["session_a.0", "session_a.1"]
     assert files(tmp_path) == sorted([ME, ALIVE])
     assert len(files(tmp_path / ALIVE)) == 3
+
+
+def test_what_another_server_is_just_fetching_is_left_to_it(tmp_path: Path) -> None:
+    left = SnapshotFolder(tmp_path, GONE)
+    left.open()
+    for name in ("session_a.0", "session_a.start", "session_b.0"):
+        (left.path / name).touch()
+    folder = SnapshotFolder(tmp_path, ME)
+    folder.open()
+    folder.forget_the_gone(spare={"session_a"})
+    assert files(left.path) == ["session_a.0", "session_a.start"]
+    other = SnapshotFolder(tmp_path, ALIVE)
+    other.open()
+    other.adopt("session_a", GONE)
+    other.forget_the_gone(spare=())
+    assert files(other.path) == ["session_a.0", "session_a.start"]
+    assert GONE not in files(tmp_path)
+
+
+def test_what_is_on_its_way_here_stays_though_its_session_is_not_among_the_live_ones_yet(
+    tmp_path: Path,
+) -> None:
+    folder = SnapshotFolder(tmp_path, ME)
+    folder.open()
+    (folder.path / "session_a.0").touch()
+    with folder.expecting("session_a"):
+        folder.keep_only(())
+        assert files(folder.path) == ["session_a.0"]
+    folder.keep_only(())
+    assert files(folder.path) == []
 
 
 def test_by_default_it_is_in_memory_one_root_a_database_and_this_users_alone(

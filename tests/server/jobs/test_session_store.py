@@ -105,6 +105,22 @@ def test_the_live_sessions_of_servers_that_are_gone_are_taken_over_once(
     assert [(one.id[-1], owner) for one, owner in taken] == [("3", ELSEWHERE)]
 
 
+def test_states_stay_that_another_server_may_be_fetching(open_sessions: OpenStore) -> None:
+    for number, state in enumerate(("live", "live", "ended")):
+        open_sessions(GONE).save(session(number, state=state))
+    ids = {session(number).id for number in range(4)}
+    mine = open_sessions(ME)
+    # Before anybody has taken them over, and when a server has that lives; not when that has gone too.
+    assert mine.may_be_fetched(ids) == {session(0).id, session(1).id}
+    other = open_sessions(ELSEWHERE)
+    assert len(other.take_over(-1)) == 2
+    assert mine.may_be_fetched(ids) == {session(0).id, session(1).id}
+    assert mine.may_be_fetched({session(1).id}) == {session(1).id}
+    assert other.may_be_fetched(ids) == set()
+    open_sessions(GONE).save(session(3, state="interrupted"))
+    assert session(3).id not in mine.may_be_fetched(ids)
+
+
 def test_what_was_over_long_ago_is_forgotten(open_sessions: OpenStore, clock: Any) -> None:
     store = open_sessions(ME)
     store.save(session(1))

@@ -16,7 +16,7 @@ from ultraflash.server.keys.store import KeyStore
 if TYPE_CHECKING:
     from live_server import LiveServer
 
-FAILED = 'ultraflash_chore_failures_total{chore="keys"}'
+FAILED = 'ultraflash_background_failures_total{task="keys"}'
 
 
 class SqliteFile:
@@ -88,4 +88,4 @@ async def test_keys_are_watched_again_when_the_database_is_back(
         store.revoke(key.id)
         store.close()
         assert (await client.until("session.done"))["reason"] == "key_revoked"
-    assert server.output().count("the chore 'keys' succeeds again") == 1
+    assert server.output().count("the background task 'keys' succeeds again") == 1

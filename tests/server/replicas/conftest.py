@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from live_server import LiveServer
+from replicas_client import sessions_by_replica
 
 StartFront = Callable[..., LiveServer]
 
@@ -21,3 +22,18 @@ def start_front(start_server: Any) -> StartFront:
         return server
 
     return start
+
+
+@pytest.fixture(scope="module")
+def front_of_many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A front with two replicas that tests share which leave it as it was."""
+    with LiveServer(tmp_path_factory.mktemp("front"), "--replicas", "2") as running:
+        running.wait_for_metric('ultraflash_replicas{state="ready"} 2.0')
+        yield running
+
+
+@pytest.fixture
+def front(front_of_many: LiveServer) -> LiveServer:
+    """That front, when nobody is there any more whom the test before has let in."""
+    front_of_many.wait_for(lambda: not any(sessions_by_replica(front_of_many).values()), "sessions to end")
+    return front_of_many

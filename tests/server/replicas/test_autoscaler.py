@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ultraflash.server.replicas.autoscaler import HOLD_S, Autoscaler, queue_eta_s
-from ultraflash.server.replicas.directory import Replica, Seen
+from ultraflash.server.replicas.replica import Replica, Seen
 from ultraflash.server.replicas.state import ReplicaState
 from ultraflash.server.settings import ReplicaSettings
 
@@ -90,6 +90,26 @@ def test_one_that_was_needed_in_between_and_the_last_ones_stay(scaler: Autoscale
     scaler.to_be_stopped(seen(FREE))
     clock.now += 100
     assert scaler.to_be_stopped(seen(FREE)) is None
+
+
+def test_one_that_was_needed_between_two_looks_was_not_idle(scaler: Autoscaler, clock: Clock) -> None:
+    for begun in (0, 1, 1):
+        assert scaler.to_be_stopped(seen(BUSY, FREE.model_copy(update={"begun": begun}))) is None
+        clock.now += 50
+    assert scaler.to_be_stopped(seen(BUSY, FREE.model_copy(update={"begun": 1}))) == 1
+
+
+def test_a_new_life_of_a_replica_has_not_been_idle_for_as_long_as_the_one_before(
+    scaler: Autoscaler, clock: Clock
+) -> None:
+    assert scaler.to_be_stopped(seen(BUSY, FREE)) is None
+    clock.now += 59
+    again = Seen(replica=Replica(number=1, address="127.0.0.1:99"), state=FREE)
+    assert scaler.to_be_stopped([*seen(BUSY), again]) is None
+    clock.now += 59
+    assert scaler.to_be_stopped([*seen(BUSY), again]) is None
+    clock.now += 1
+    assert scaler.to_be_stopped([*seen(BUSY), again]) == 1
 
 
 @pytest.mark.parametrize("needed", [{"job": "video_1"}, {"waiting": 1}, {"queued": 1}, {"sessions": ("s",)}])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import httpx
 import pytest
 
-from ultraflash.server.replicas.directory import Directory, Replica
+from ultraflash.server.replicas.directory import Directory
+from ultraflash.server.replicas.replica import Replica
 from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 
 SECRET = "a secret that is long enough"
@@ -26,15 +28,22 @@ def asked() -> list[str]:
 def make_directory(asked: list[str]) -> MakeDirectory:
     """A directory of replicas with these states; None does not answer."""
 
-    def make(*states: ReplicaState | None, complete: bool = True) -> Directory:
+    def make(
+        *states: ReplicaState | None,
+        complete: bool = True,
+        next_try_s: float | None = None,
+        taking_over: asyncio.Event | None = None,
+    ) -> Directory:
         replicas = [
             Replica(number=number, address=f"127.0.0.1:{9000 + number}") for number in range(len(states))
         ]
 
-        def answer(request: httpx.Request) -> httpx.Response:
+        async def answer(request: httpx.Request) -> httpx.Response:
             assert request.headers[SECRET_HEADER] == SECRET
             asked.append(f"{request.url.port}{request.url.path}")
             if request.url.path == TAKE_OVER_PATH:
+                if taking_over is not None:
+                    await taking_over.wait()
                 return httpx.Response(204)
             assert request.url.path == STATE_PATH
             state = states[request.url.port - 9000]
@@ -43,7 +52,14 @@ def make_directory(asked: list[str]) -> MakeDirectory:
             return httpx.Response(200, json=state.model_dump(mode="json"))
 
         http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-        return Directory(lambda: replicas, secret=SECRET, complete=lambda: complete, http=http)
+        return Directory(
+            lambda: replicas,
+            secret=SECRET,
+            complete=lambda: complete,
+            next_try_s=lambda: next_try_s,
+            retry_after_s=5,
+            http=http,
+        )
 
     return make
 
@@ -144,3 +160,34 @@ async def test_the_sessions_of_a_lost_replica_go_where_most_room_is(
 ) -> None:
     await make_directory(state(share=0.5), FREE, None).take_over()
     assert asked[-1] == f"9001{TAKE_OVER_PATH}"
+
+
+async def test_who_is_turned_away_comes_back_when_a_queue_or_a_pause_is_over(
+    make_directory: MakeDirectory,
+) -> None:
+    for states, next_try_s, expected in (
+        ((), None, 5),
+        ((state(eta_s=40.5), state(eta_s=70.0)), None, 41),
+        ((state(eta_s=40.5), FREE), None, 5),
+        ((state(eta_s=40.5),), 12.0, 12),
+        ((None,), 120.0, 120),
+        ((), 900.0, 300),
+    ):
+        directory = make_directory(*states, next_try_s=next_try_s)
+        await directory.look()
+        assert directory.retry_after_s() == expected, (states, next_try_s)
+
+
+async def test_nobody_is_told_that_a_session_is_unknown_while_sessions_are_taken_over(
+    make_directory: MakeDirectory,
+) -> None:
+    over = asyncio.Event()
+    directory = make_directory(FREE, taking_over=over)
+    taking = asyncio.create_task(directory.take_over())
+    await asyncio.sleep(0)
+    asking = asyncio.create_task(directory.owner_of("session_1", patience_s=30.0))
+    await asyncio.sleep(0.6)
+    assert not asking.done()
+    over.set()
+    await taking
+    assert await asking is None

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from ultraflash.server.protocol import SessionStart
 from ultraflash.server.replicas.door import ReplicaDoor
-from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, ReplicaState
+from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 from ultraflash.server.services import Services
 from ultraflash.server.settings import DataSettings, Settings
 
@@ -54,7 +55,7 @@ async def test_a_replica_that_cannot_look_up_keys_is_not_ready(services: Service
     async def fail() -> None:
         raise OSError("away")
 
-    failing = asyncio.create_task(services.chores.repeat("keys", fail, every_s=60, trouble=TROUBLE))
+    failing = asyncio.create_task(services.background.repeat("keys", fail, every_s=60, trouble=TROUBLE))
     await asyncio.sleep(0.05)
     known = await state_of(door)
     assert (known.ready, known.stage) == (False, TROUBLE)
@@ -80,3 +81,35 @@ async def test_a_slow_database_does_not_keep_the_door_from_answering(
     await asyncio.sleep(1.5)
     assert (await state_of(door)).queued == 3
     living.cancel()
+
+
+async def test_sessions_are_taken_over_while_the_door_goes_on_answering(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.server.snapshots.open()
+    over: list[bool] = []
+
+    def slowly(silent_s: float) -> list[Any]:
+        time.sleep(1.0)
+        over.append(True)
+        return []
+
+    monkeypatch.setattr(services.server.archive.store, "take_over", slowly)
+    door = ReplicaDoor(life_without_end, services=services, secret=SECRET)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://replica") as http:
+        taking = asyncio.create_task(http.post(TAKE_OVER_PATH, headers={SECRET_HEADER: SECRET}))
+        await asyncio.sleep(0.1)
+        assert (await state_of(door)).ready
+        assert not over
+        assert (await taking).status_code == 204
+    assert over
+
+
+async def test_a_session_that_came_and_went_has_been_counted(services: Services) -> None:
+    door = ReplicaDoor(life_without_end, services=services, secret=SECRET)
+    server = services.server
+    session = server.session(SessionStart(type="session.start", prompt="a hill"))
+    server.sessions.add(session)
+    server.sessions.forget(session)
+    known = await state_of(door)
+    assert (known.begun, known.idle) == (1, True)

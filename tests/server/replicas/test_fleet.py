@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from ultraflash.server.replicas import fleet as fleet_module
-from ultraflash.server.replicas.fleet import Fleet, device_environment, replica_settings
+from ultraflash.server.replicas.fleet import (
+    FIRST_REST_S,
+    LONGEST_REST_S,
+    REST_AFTER,
+    Fleet,
+    device_environment,
+    pause_after,
+)
+from ultraflash.server.replicas.replica_settings import replica_settings
+from ultraflash.server.serving import CANNOT_SERVE
 from ultraflash.server.settings import Settings
 
 
@@ -106,6 +115,74 @@ async def test_one_that_cannot_be_started_is_tried_again(
         await until(lambda: fleet.restarts == 1)
     await until(lambda: len(fleet.running()) == 1)
     await fleet.stop()
+
+
+def dying(number: int, status: int, healed: Path) -> list[str]:
+    """A replica that ends at once with this status until the file is there; the one with number 0 is healthy."""
+    lives = "while :; do sleep 0.05; done"
+    ends = "" if number == 0 else f"[ -e {healed} ] || exit {status};"
+    return ["sh", "-c", f"trap 'exit 0' TERM; {ends} {lives}"]
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses as they are, but much shorter."""
+    for name in ("FIRST_BACKOFF_S", "LONGEST_BACKOFF_S"):
+        monkeypatch.setattr(fleet_module, name, 0.01)
+    for name in ("FIRST_REST_S", "LONGEST_REST_S"):
+        monkeypatch.setattr(fleet_module, name, 2.0)
+
+
+@pytest.mark.parametrize(("status", "lives"), [(1, REST_AFTER), (CANNOT_SERVE, 1)])
+async def test_one_that_fails_too_often_rests_and_is_tried_again_while_others_serve(
+    closing: Closing,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    quickly: None,
+    status: int,
+    lives: int,
+) -> None:
+    healed = tmp_path / "healed"
+    commands = iter([dying(0, status, healed), *[dying(1, status, healed)] * 20])
+    monkeypatch.setattr(fleet_module, "replica_command", lambda _: next(commands))
+    fleet = Fleet(Settings(), on_lost=nobody_cares, on_given_up=pytest.fail, closing=closing)
+    fleet.add()
+    await until(lambda: len(fleet.running()) == 1)
+    fleet.add()
+    await until(lambda: bool(fleet.resting))
+    assert fleet.restarts == lives
+    # Nobody waits for it as for one that is just being replaced.
+    assert (fleet.size, fleet.missing, fleet.complete) == (2, 0, True)
+    assert [replica.number for replica in fleet.running()] == [0]
+    assert list(fleet.resting) == [1]
+    assert fleet.next_try_s is not None
+    assert 0 < fleet.next_try_s <= 2.0
+    healed.touch()
+    await until(lambda: len(fleet.running()) == 2)
+    assert (fleet.restarts, fleet.resting, fleet.next_try_s) == (lives, {}, None)
+    await fleet.stop()
+
+
+async def test_when_all_rest_there_is_nobody_to_wait_for(
+    closing: Closing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quickly: None
+) -> None:
+    monkeypatch.setattr(fleet_module, "replica_command", lambda _: dying(1, 1, tmp_path / "never"))
+    given_up: list[bool] = []
+    fleet = Fleet(
+        Settings(), on_lost=nobody_cares, on_given_up=lambda: given_up.append(True), closing=closing
+    )
+    fleet.add()
+    fleet.add()
+    await until(lambda: bool(given_up))
+    await fleet.stop()
+    assert fleet.size == 0
+
+
+def test_rests_grow_longer_up_to_a_bound() -> None:
+    rests = [pause_after(failures) for failures in range(REST_AFTER, REST_AFTER + 8)]
+    assert rests[:3] == [FIRST_REST_S, 2 * FIRST_REST_S, 4 * FIRST_REST_S]
+    assert rests[-1] == LONGEST_REST_S
+    assert pause_after(REST_AFTER - 1) < FIRST_REST_S
 
 
 def test_a_replica_and_its_worker_know_their_number() -> None:

@@ -10,8 +10,9 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from ultraflash.server.replicas.directory import Directory, Replica
+from ultraflash.server.replicas.directory import Directory
 from ultraflash.server.replicas.http_relay import ask_all, relay
+from ultraflash.server.replicas.replica import Replica
 from ultraflash.server.replicas.state import STATE_PATH, ReplicaState
 
 FIRST = Replica(number=0, address="127.0.0.1:9000")
@@ -38,7 +39,14 @@ class Asked(httpx.AsyncBaseTransport):
 
     def directory(self) -> Directory:
         http = httpx.AsyncClient(transport=self)
-        return Directory(lambda: [FIRST, SECOND], secret="x" * 16, complete=lambda: True, http=http)
+        return Directory(
+            lambda: [FIRST, SECOND],
+            secret="x" * 16,
+            complete=lambda: True,
+            next_try_s=lambda: None,
+            retry_after_s=5,
+            http=http,
+        )
 
 
 def request(raw_path: bytes, *, method: str = "GET", body: bytes | None = b"") -> Request:

@@ -19,7 +19,7 @@ def page(frames: int, reason: str) -> str:
 
 def test_every_sample_of_every_replica_is_there_once_under_its_number() -> None:
     pages = {0: page(5, "stopped"), 2: page(7, "left")}
-    text = merged(pages, ready=1, missing=1, restarts=3).decode()
+    text = merged(pages, ready=1, missing=1, resting=2, restarts=3).decode()
     found = {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from ultraflash.server.replicas.ray_deployment import build
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # On a busy machine Ray gives its proxy up before it has started, and starts another one, again and again.
+    for patience in ("READY", "HEALTH"):
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{patience}_CHECK_TIMEOUT_S", str(PATIENCE_S))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(RIG), os.environ.get("PYTHONPATH", "")]))
     options = {
         "engine": PATTERN,
@@ -39,12 +43,20 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": 8765})
+        start_serve()
         serve.run(build(options), route_prefix="/")
         yield "127.0.0.1:8765"
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def start_serve() -> None:
+    """Starts Ray's proxy, which Ray waits a minute for; asked again it goes on with what it has begun."""
+    options = {"host": "127.0.0.1", "port": 8765}
+    with contextlib.suppress(TimeoutError):
+        serve.start(http_options=options)
+    serve.start(http_options=options)
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:

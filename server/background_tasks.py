@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 LONGEST_ROUND_S = 60.0
 
 
-class Chores:
-    """The chores of one server."""
+class BackgroundTasks:
+    """Those of one server."""
 
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics = metrics
@@ -41,10 +41,10 @@ class Chores:
         """Works until cancelled.
 
         Args:
-            name: of the chore, in logs and metrics.
+            name: of the task, in logs and metrics.
             work: one round.
             every_s: between two rounds.
-            trouble: what ``/readyz`` says while it fails, for a chore that the server is of no use without.
+            trouble: what ``/readyz`` says while it fails, for a task that the server is of no use without.
         """
         if trouble is not None:
             self._vital[name] = trouble
@@ -59,12 +59,14 @@ class Chores:
         except Exception as error:
             # The first time with a traceback, which would say the same every few seconds while a database is away.
             known = name in self._failing
-            log.error("the chore %r failed, and is tried again: %s", name, error, exc_info=not known)
+            log.error(
+                "the background task %r failed, and is tried again: %s", name, error, exc_info=not known
+            )
             self._failing.add(name)
-            self._metrics.chore_failures.labels(chore=name).inc()
+            self._metrics.background_failures.labels(task=name).inc()
         else:
             if name in self._failing:
-                log.info("the chore %r succeeds again", name)
+                log.info("the background task %r succeeds again", name)
             self._failing.discard(name)
         finally:
             del self._began_at[name]
