@@ -35,7 +35,8 @@ class RollConfig(StageConfig):
 
     Args:
         preset: whose base to train.
-        student_steps: nominal denoising steps that the student learns; the preset may run the first few of them.
+        student_steps: nominal denoising steps that the student learns, of which the preset may run the first few; those
+            of the preset if None.
         stage: name of the stage.
         start_from: weights of RUN_DIR/weights that the student starts from.
         result: name of the weights that are made.
@@ -47,7 +48,7 @@ class RollConfig(StageConfig):
     """
 
     preset: str = "mini"
-    student_steps: tuple[int, ...] = (1000, 750, 500, 250)
+    student_steps: tuple[int, ...] | None = None
     stage: str = "few_step"
     start_from: str = TEACHER_FILE
     result: str = BASE_FILE
@@ -101,8 +102,9 @@ class RollStage:
         self.settings = config
         self.name = config.stage
         base = load_preset(config.preset).base
-        schedule = replace(base.schedule, nominal_steps=config.student_steps)
-        self.base: BaseConfig = replace(base, schedule=schedule)
+        if config.student_steps is not None:
+            base = replace(base, schedule=replace(base.schedule, nominal_steps=config.student_steps))
+        self.base: BaseConfig = base
         self.run_dir = run_dir
         cache = run_dir / "latents"
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)

@@ -63,7 +63,7 @@ def test_pulling_what_ships_with_the_package_is_nothing_to_do(capsys: pytest.Cap
 
 def test_verifying_checks_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "verify"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["mini: ok"]
+    assert capsys.readouterr().out.splitlines() == ["mini: ok", "mini-fast: ok"]
 
 
 def test_verifying_what_is_wrong_or_missing_says_so_and_fails(
