@@ -161,10 +161,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument(
-        "--later-steps", type=int, default=2, help="denoising steps of blocks after the first"
+        "--later-steps",
+        type=int,
+        help="denoising steps of blocks after the first (default: half of the preset's)",
     )
     parser.add_argument(
-        "--skip-above", type=float, default=0.7, help="agreement above which commits are skipped"
+        "--skip-above", type=float, default=0.5, help="agreement above which commits are skipped"
     )
     parser.add_argument("--warmup-groups", type=int, default=2, help="groups with the full SR window")
     parser.add_argument("--min-sr-blocks", type=int, default=0, help="what the SR window shrinks to")
@@ -182,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     cascade = Cascade.load(args.preset, device=args.device)
     rule = DynamicCacheConfig(
-        later_steps=args.later_steps,
+        later_steps=args.later_steps or max(1, len(cascade.preset.base.schedule.nominal_steps) // 2),
         skip_commit_above=args.skip_above,
         shrink_sr_window=True,
         warmup_groups=args.warmup_groups,

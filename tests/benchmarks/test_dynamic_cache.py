@@ -67,9 +67,8 @@ def test_the_ablation_runs_on_the_shipped_cascade(
     assert list(rows) == ["none", "steps", "commits", "window", "all"]
     assert rows["none"]["psnr_db"] is None
     assert rows["none"]["steps_saved"] == rows["none"]["refreshes_skipped"] == 0
-    several_steps = len(load_preset("mini").base.schedule.nominal_steps) > 1
-    assert (rows["steps"]["steps_saved"] > 0) == several_steps
-    assert (rows["commits"]["refreshes_skipped"] > 0) == several_steps
+    assert rows["steps"]["steps_saved"] > 0
+    assert rows["commits"]["refreshes_skipped"] > 0
     assert rows["window"]["occupancy"]["sr"] == 0
     assert report["commit"] and report["machine"]["cpu"]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
