@@ -291,7 +291,7 @@ class Cascade:
         state.sr_share = check_share(share)
 
     def reference_format(self) -> ReferenceFormat:
-        """Which frames :meth:`start_from` takes. Raises MissingExtra or MissingWeights where there is no encoder."""
+        """Which frames :meth:`start_from` takes. Raises what that does for want of an encoder, which is loaded here."""
         return self._encoder.format
 
     @torch.inference_mode()
@@ -305,6 +305,7 @@ class Cascade:
 
         Raises:
             MissingExtra, MissingWeights: there is no encoder.
+            NotEnoughMemory: the device has no room for it.
             ValueError: frames of another size, or a stream that has begun.
         """
         if state.groups:

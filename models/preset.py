@@ -113,7 +113,7 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         check_storage(self.kv)
-        if self.spread_limit is not None and self.spread_limit < 1:
+        if self.spread_limit is not None and not self.spread_limit >= 1:
             raise BadConfig(f"spread_limit starts at 1, not at {self.spread_limit}", param="spread_limit")
         if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
             raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")
@@ -363,7 +363,8 @@ def _read_table(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, An
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is no valid TOML: {error}") from error
     if table.get("weights") == HERE:
-        table["weights"] = str(path.parent)
+        # In full, since a path such as "." or "mini" is also one of a folder in the package.
+        table["weights"] = str(path.parent.resolve())
     extended = table.pop("extends", None)
     if extended is None:
         return table

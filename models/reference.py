@@ -15,10 +15,9 @@ from ultraflash.models.activation_peak import activation_peak
 from ultraflash.models.device_memory import free_bytes
 from ultraflash.models.errors import NotEnoughMemory
 from ultraflash.models.frame_encoder import FrameEncoder, blank_frame_encoder, load_frame_encoder
+from ultraflash.models.memory_plan import GIB
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
 from ultraflash.models.preset import Preset
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from ultraflash.models.errors import BadConfig, UltraflashError, UnknownPreset, UnknownSize
+from ultraflash.models.loading import part_folder
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.preset import PRESETS, available_presets, dump_preset, load_preset
 from ultraflash.models.text_encoder import TextConfig
@@ -196,6 +197,17 @@ def test_presets_extend_each_other_over_several_files_and_folders(tmp_path: Path
     assert second.sizes == mini.sizes[:1]
     # Beside the file that says so.
     assert Path(second.weights) == tmp_path / "far"
+
+
+def test_weights_beside_a_file_are_found_though_its_folder_has_the_name_of_one_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "own.toml").write_text('extends = "mini"\nweights = "."\n')
+    for place, path in ((folder, "own.toml"), (tmp_path, "mini/own.toml")):
+        monkeypatch.chdir(place)
+        assert part_folder(load_preset(path), "base") == folder
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,33 @@ def test_a_snapshot_keeps_what_is_known_and_a_change_of_prompt_begins_another_sc
         )
 
 
+def test_what_a_stream_starts_from_counts_as_its_first_blocks(
+    build: Callable[..., Cascade], limited: Preset
+) -> None:
+    cascade, frames = build(limited), limited.base.block_frames
+    state = cascade.open("a calm sea", size="0.5K", seed=3)
+    given = torch.randn(1, 32, FIRST_BLOCKS * frames, 6, 8, generator=torch.Generator().manual_seed(4)) * 0.1
+    state.reference_BCFHW = given
+    for _ in range(2):
+        cascade.next_group(state)
+    usual = torch.stack([part.std((0, 2, 3, 4)) for part in given.split(frames, dim=2)]).mean(0)
+    torch.testing.assert_close(state.spread.usual_C, usual)
+    assert bool((state.window.blocks()[-1][1].std((0, 2, 3, 4)) <= usual * 1.0001).all())
+
+
+def test_while_one_prompt_is_blended_into_another_the_scene_goes_on_changing(
+    build: Callable[..., Cascade], limited: Preset
+) -> None:
+    cascade = build(limited)
+    state = opened(cascade, groups=1)
+    cascade.set_prompt(state, "a desert", transition="blend", groups=2)
+    settling = []
+    for _ in range(4):
+        cascade.next_group(state)
+        settling.append(state.spread.settling)
+    assert settling == [CHANGE_BLOCKS - 2, CHANGE_BLOCKS - 2, CHANGE_BLOCKS - 4, CHANGE_BLOCKS - 6]
+
+
 def test_generating_ahead_shows_the_same_through_a_change_of_prompt(
     build: Callable[..., Cascade], limited: Preset
 ) -> None:
@@ -137,5 +164,6 @@ def test_generating_ahead_shows_the_same_through_a_change_of_prompt(
 def test_mini_limits_its_streams_and_a_limit_below_what_is_usual_is_refused() -> None:
     base = load_preset("mini").base
     assert base.spread_limit == 1.05
-    with pytest.raises(BadConfig, match="spread_limit starts at 1"):
-        replace(base, spread_limit=0.9)
+    for below in (0.9, float("nan")):
+        with pytest.raises(BadConfig, match="spread_limit starts at 1"):
+            replace(base, spread_limit=below)
