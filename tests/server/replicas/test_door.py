@@ -113,3 +113,15 @@ async def test_a_session_that_came_and_went_has_been_counted(services: Services)
     server.sessions.forget(session)
     known = await state_of(door)
     assert (known.begun, known.idle) == (1, True)
+
+
+async def test_sessions_of_a_lost_replica_are_known_before_the_first_worker_is_ready(
+    services: Services,
+) -> None:
+    server = services.server
+    server.supervisor.status.state = "starting"
+    session = server.session(SessionStart(type="session.start", prompt="a hill"))
+    server.sessions.await_owner(session)
+    known = await state_of(ReplicaDoor(life_without_end, services=services, secret=SECRET))
+    assert (known.ready, known.sessions, known.eta_s) == (False, (session.session_id,), None)
+    server.sessions.forget(session)
