@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ultraflash.models.dynamic_cache import DynamicCacheConfig
-from ultraflash.models.preset import load_preset
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 RULE = DynamicCacheConfig(later_steps=2, skip_commit_above=0.9, shrink_sr_window=True, min_sr_blocks=0)
