@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from ultraflash.models.errors import UnknownSize
 from ultraflash.server.access import Grant
 from ultraflash.server.admission import Claim, claim_of
 from ultraflash.server.audience import Audience
@@ -44,6 +45,7 @@ from ultraflash.server.settings import StreamSettings
 from ultraflash.server.steering import Steering
 from ultraflash.server.stream_reports import StreamReports
 from ultraflash.server.tracing import NO_TRACER, Tracer
+from ultraflash.server.worker.messages import AUTO
 from ultraflash.server.worker.supervisor import WorkerSupervisor
 
 SessionState = Literal["opening", "live", "lost", "refused", "done"]
@@ -175,12 +177,16 @@ class LiveSession:
 
     @property
     def claim(self) -> Claim:
-        """What it asks of the machine. Raises ``UnknownSize`` for a size that a new worker does not make."""
+        """What it asks of the machine: the least, of a size that a new worker does not make."""
         at, ready = self._at, self._supervisor.ready
         if ready is None:
             raise NotReady("The engine has not said yet what it can make.")
         frames_left = None if at.max_frames is None else max(0, at.max_frames - at.next_index)
-        return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
+        try:
+            return claim_of(at.asked_size, at.fps, frames_left, ready=ready, limits=self._limits)
+        except UnknownSize:
+            # It is refused when its owner is back; until then that must keep nobody else out.
+            return claim_of(AUTO, at.fps, frames_left, ready=ready, limits=self._limits)
 
     @property
     def asked_fps(self) -> int | None:

@@ -139,8 +139,8 @@ class StreamSettings(BaseModel):
         keep_s: how long the log of a session is kept after its end.
         snapshot_share: part of a stream's work that may go into snapshots, from which it goes on when the worker has
             died; 0 makes none.
-        snapshot_bytes: largest snapshot that is made, where need be with latents alone; the newest two of each stream
-            are kept.
+        snapshot_bytes: largest snapshot that is made, where need be with latents alone; the newest three of each
+            stream are kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -87,11 +87,14 @@ class SnapshotFolder:
         """Ids of the sessions whose states lie where servers have left them that are surely gone."""
         return {path.stem for folder in self._of_the_gone() for path in _files(folder)}
 
-    def forget_the_gone(self, *, spare: Collection[str]) -> None:
-        """Removes what servers have left that are surely gone, but for these sessions, which another server fetches."""
+    def forget_the_gone(self, session_ids: Collection[str]) -> None:
+        """Removes the states of these sessions, and no others, from where servers have left them that are surely gone.
+
+        One that has died only just has left some that are still to be fetched.
+        """
         for folder in self._of_the_gone():
             for path in _files(folder):
-                if path.stem not in spare:
+                if path.stem in session_ids:
                     path.unlink(missing_ok=True)
             # Others may do the same at this moment.
             with suppress(OSError):

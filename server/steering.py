@@ -161,7 +161,8 @@ class Steering:
         """Sets the share of its bitrate that the stream may use; everybody hears of much less, and of all again."""
         self._supervisor.send(AdaptBitrate(stream_id=self._stream_id, share=share))
         self.bitrate_share = share
-        if share == 1 if self._told_of_fewer_bits else share <= TOLD_FROM_SHARE:
+        is_news = share == 1 if self._told_of_fewer_bits else share <= TOLD_FROM_SHARE
+        if is_news:
             self._told_of_fewer_bits = not self._told_of_fewer_bits
             self._audience.tell_all(quality_event(self._at, "connection", bitrate_share=share))
 

@@ -112,7 +112,7 @@ class StreamServer:
     def _forget_the_gone(self) -> None:
         """Removes the states that nobody is going to go on from. Blocking."""
         left = self.snapshots.left_by_the_gone()
-        self.snapshots.forget_the_gone(spare=self.archive.store.may_be_fetched(left))
+        self.snapshots.forget_the_gone(left - self.archive.store.may_be_fetched(left))
 
     def _has_start(self, session_id: str, image: str) -> bool:
         """Whether the frames that a session starts from are in their place, or can be brought there. Blocking."""

@@ -69,10 +69,7 @@ class Directory:
         self.newest = [
             Seen(replica=replica, state=state) for replica, state in zip(replicas, states, strict=True)
         ]
-        self._starts.note(
-            [seen.replica for seen in self.newest if not seen.ready],
-            [seen.replica for seen in self.newest if seen.ready],
-        )
+        self._starts.note(self.newest)
         return self.newest
 
     def retry_after_s(self) -> int:

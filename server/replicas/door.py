@@ -66,7 +66,8 @@ class ReplicaDoor:
     def _state(self) -> ReplicaState:
         server, jobs = self._services.server, self._services.jobs
         supervisor, sessions = server.supervisor, server.sessions
-        running = [session.claim for session in sessions]
+        # Before its first worker has said what it makes, a server may have the sessions of one that is gone.
+        running = [] if supervisor.ready is None else [session.claim for session in sessions]
         queued, pixels = self._work_before
         trouble = self._services.background.trouble
         return ReplicaState(
@@ -88,7 +89,9 @@ class ReplicaDoor:
         """Seconds until one more stream that is content with the smallest size would begin."""
         server = self._services.server
         ready, line = server.supervisor.ready, server.sessions.line
-        if ready is not None and not len(line):
+        if ready is None:
+            return None
+        if not len(line):
             smallest = Claim(fps=ready.fps, size=None, frames_left=None)
             admission = Admission(server.settings.stream)
             if admission.fits(smallest, running, server.supervisor.frame_seconds):

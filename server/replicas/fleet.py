@@ -147,7 +147,9 @@ class Fleet:
             status = await self._live_once(slot)
             if not slot.wanted:
                 break
-            steady = asyncio.get_running_loop().time() - began > STEADY_S
+            # Loading again and again until it says so can take far longer than a life that was a failure otherwise.
+            steady_s = LONGEST_REST_S if status == CANNOT_SERVE else STEADY_S
+            steady = asyncio.get_running_loop().time() - began > steady_s
             failures = 0 if steady else failures + 1
             if status == CANNOT_SERVE:
                 # It has said itself that trying again at once is of no use.

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 
-from ultraflash.server.replicas.replica import Replica
+from ultraflash.server.replicas.replica import Replica, Seen
 
 
 class StartTimes:
-    """Follows lives of replicas from when they are first seen, or when their worker has gone, until they are ready."""
+    """Follows lives of replicas from when they are first seen, or when their worker has gone, until they are ready.
+
+    One that was ready and does not answer for a moment is busy, and does not start.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.usual_s: float | None = None
         self._clock = clock
         self._began: dict[Replica, float] = {}
+        self._started: set[Replica] = set()
 
-    def note(self, starting: Collection[Replica], ready: Collection[Replica]) -> None:
+    def note(self, seen: Sequence[Seen]) -> None:
         """What there is at this moment; the newest start that was seen whole is taken as the usual one."""
         now = self._clock()
-        for replica in ready:
-            if replica in self._began:
-                self.usual_s = now - self._began[replica]
+        ready = {one.replica for one in seen if one.ready}
+        for replica in ready & self._began.keys():
+            self.usual_s = now - self._began[replica]
+        silent = {one.replica for one in seen if one.state is None}
+        self._started = ready | (silent & self._started)
+        starting = [one.replica for one in seen if one.replica not in self._started]
         self._began = {replica: self._began.get(replica, now) for replica in starting}
 
     def left_s(self) -> float | None:

@@ -22,8 +22,8 @@ from ultraflash.server.logs import fields
 
 log = logging.getLogger(__name__)
 
-# Whatever an owner has seen when a server dies, one state is not ahead of it: groups of 0.75 s, of which there are two
-# in the 1.5 s that a stream may be ahead, and the one before them.
+# Whatever an owner has seen behind the first group when a server dies, one state is not ahead of it: groups of 0.75 s,
+# of which there are two in the 1.5 s that a stream may be ahead, and the one before them.
 SLOTS = 3
 # Frames that a new worker makes once more at most before it goes on.
 MOST_FRAMES_AGAIN = 240

@@ -45,25 +45,27 @@ def test_what_a_killed_server_has_left_is_adopted_or_removed_and_no_other(tmp_pa
     folder.adopt("session_a", GONE)
     folder.adopt("session_z", GONE)
     assert folder.left_by_the_gone() == {"session_b"}
-    folder.forget_the_gone(spare=())
+    folder.forget_the_gone({"session_b"})
     assert files(folder.path) == ["session_a.0", "session_a.1"]
     assert files(tmp_path) == sorted([ME, ALIVE])
     assert len(files(tmp_path / ALIVE)) == 3
 
 
-def test_what_another_server_is_just_fetching_is_left_to_it(tmp_path: Path) -> None:
+def test_what_a_server_leaves_that_dies_meanwhile_or_another_one_is_fetching_is_not_removed(
+    tmp_path: Path,
+) -> None:
     left = SnapshotFolder(tmp_path, GONE)
     left.open()
     for name in ("session_a.0", "session_a.start", "session_b.0"):
         (left.path / name).touch()
     folder = SnapshotFolder(tmp_path, ME)
     folder.open()
-    folder.forget_the_gone(spare={"session_a"})
+    folder.forget_the_gone({"session_b"})
     assert files(left.path) == ["session_a.0", "session_a.start"]
     other = SnapshotFolder(tmp_path, ALIVE)
     other.open()
     other.adopt("session_a", GONE)
-    other.forget_the_gone(spare=())
+    other.forget_the_gone(())
     assert files(other.path) == ["session_a.0", "session_a.start"]
     assert GONE not in files(tmp_path)
 

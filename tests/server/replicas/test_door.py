@@ -17,6 +17,7 @@ from ultraflash.server.replicas.door import ReplicaDoor
 from ultraflash.server.replicas.state import SECRET_HEADER, STATE_PATH, TAKE_OVER_PATH, ReplicaState
 from ultraflash.server.services import Services
 from ultraflash.server.settings import DataSettings, Settings
+from ultraflash.server.worker.messages import WorkerReady
 
 SECRET = "a secret that is long enough"
 TROUBLE = "API keys cannot be looked up"
@@ -113,3 +114,32 @@ async def test_a_session_that_came_and_went_has_been_counted(services: Services)
     server.sessions.forget(session)
     known = await state_of(door)
     assert (known.begun, known.idle) == (1, True)
+
+
+async def test_sessions_of_a_lost_replica_are_known_before_the_first_worker_is_ready(
+    services: Services,
+) -> None:
+    server = services.server
+    server.supervisor.status.state = "starting"
+    session = server.session(SessionStart(type="session.start", prompt="a hill"))
+    server.sessions.await_owner(session)
+    known = await state_of(ReplicaDoor(life_without_end, services=services, secret=SECRET))
+    assert (known.ready, known.sessions, known.eta_s) == (False, (session.session_id,), None)
+    server.sessions.forget(session)
+
+
+async def test_a_session_of_a_size_that_is_not_made_here_keeps_nobody_out(services: Services) -> None:
+    server = services.server
+    server.supervisor.ready = WorkerReady(
+        model="small",
+        fps=16,
+        sizes=[["0.5K", 224, 128]],
+        default_size="0.5K",
+        max_prompt_chars=100,
+        frame_seconds={"0.5K": 0.01},
+    )
+    session = server.session(SessionStart(type="session.start", prompt="a hill", size="2K"))
+    server.sessions.await_owner(session)
+    known = await state_of(ReplicaDoor(life_without_end, services=services, secret=SECRET))
+    assert (known.ready, known.sessions, known.eta_s) == (True, (session.session_id,), 0.0)
+    server.sessions.forget(session)

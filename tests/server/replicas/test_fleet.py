@@ -163,6 +163,29 @@ async def test_one_that_fails_too_often_rests_and_is_tried_again_while_others_se
     await fleet.stop()
 
 
+async def test_one_that_cannot_serve_rests_longer_each_time_however_long_it_has_tried(
+    closing: Closing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fleet_module, "STEADY_S", 0.0)
+    rests: list[float] = []
+
+    def pause(failures: int) -> float:
+        rests.append(pause_after(failures))
+        return 0.01 if len(rests) < 3 else FIRST_REST_S
+
+    monkeypatch.setattr(fleet_module, "pause_after", pause)
+    numbers = iter([0, 1, 1, 1])
+    never = tmp_path / "never"
+    monkeypatch.setattr(fleet_module, "replica_command", lambda _: dying(next(numbers), CANNOT_SERVE, never))
+    fleet = Fleet(Settings(), on_lost=nobody_cares, on_given_up=pytest.fail, closing=closing)
+    fleet.add()
+    await until(lambda: len(fleet.running()) == 1)
+    fleet.add()
+    await until(lambda: len(rests) == 3)
+    assert rests == [FIRST_REST_S, 2 * FIRST_REST_S, 4 * FIRST_REST_S]
+    await fleet.stop()
+
+
 async def test_when_all_rest_there_is_nobody_to_wait_for(
     closing: Closing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quickly: None
 ) -> None:
