@@ -12,7 +12,7 @@ from ultraflash.server.media_feed import MediaFeed
 from ultraflash.server.metrics import Metrics
 from ultraflash.server.protocol import PromptApplied, SessionResumed, SessionStarted
 from ultraflash.server.seat import Seat
-from ultraflash.server.session_ending import SessionEnding
+from ultraflash.server.session_ending import ENGINE_FAULT, SessionEnding
 from ultraflash.server.session_identity import SessionIdentity, started_event
 from ultraflash.server.session_record import SessionRecord
 from ultraflash.server.session_trail import SessionTrail
@@ -182,6 +182,10 @@ class StreamReports:
         if report.event_id is not None:
             self._steering.pending.forget(report.event_id)
             self._trail.prompt_refused(report.event_id)
+            return
+        if self.opened is not None:
+            # It had begun with a worker that is gone, so there is a recording to complete.
+            self._ending.finish("engine_fault", ENGINE_FAULT)
             return
         for event in self._steering.pending:
             self._audience.tell_owner(
