@@ -58,7 +58,7 @@ def test_a_foreign_page_changes_nothing(server: LiveServer) -> None:
         if verb in ("post", "put", "patch", "delete")
     ]
     assert len(changing) >= 7
-    before = ask(server, "GET", "/v1/videos").json["data"]
+    before = [video["id"] for video in ask(server, "GET", "/v1/videos").json["data"]]
     # The types that a form can have, for which a browser asks nobody first.
     for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=cut", "text/plain"):
         for method, path in changing:
@@ -68,7 +68,7 @@ def test_a_foreign_page_changes_nothing(server: LiveServer) -> None:
                 assert (answer.status, answer.code) == (403, "origin_not_allowed"), (method, path)
     ours = {"Origin": f"http://{server.address}"}
     assert ask(server, "POST", "/v1/videos", {"prompt": ""}, ours).status == 400
-    assert ask(server, "GET", "/v1/videos").json["data"] == before
+    assert [video["id"] for video in ask(server, "GET", "/v1/videos").json["data"]] == before
 
 
 async def test_a_fault_is_of_the_one_shape_and_tells_nothing(tmp_path: Path) -> None:
