@@ -14,6 +14,7 @@ from torch import nn
 from ultraflash.models.errors import ForeignSnapshot
 from ultraflash.models.loading import Networks
 from ultraflash.models.preset import Preset
+from ultraflash.models.toml_table import to_table
 
 # Neither words for people, nor where files lie, nor what every stream carries itself. Of `execution`, see `Identity`.
 _NO_MATTER = (
@@ -63,8 +64,13 @@ class Identity:
 
 
 def preset_digest(preset: Preset) -> str:
-    """SHA-256 of everything in a preset that shapes a stream."""
-    table = {key: value for key, value in dataclasses.asdict(preset).items() if key not in _NO_MATTER}
+    """SHA-256 of everything in a preset that shapes a stream.
+
+    What is off by being None is left out, so that a new such switch leaves older streams what they are.
+    """
+    upsampler = {factor: to_table(config) for factor, config in preset.upsampler.items()}
+    tables = {**to_table(preset), "upsampler": upsampler}
+    table = {key: value for key, value in tables.items() if key not in _NO_MATTER}
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
 
 

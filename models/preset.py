@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -113,7 +114,7 @@ class BaseConfig:
 
     def __post_init__(self) -> None:
         check_storage(self.kv)
-        if self.spread_limit is not None and not self.spread_limit >= 1:
+        if self.spread_limit is not None and not 1 <= self.spread_limit < math.inf:
             raise BadConfig(f"spread_limit starts at 1, not at {self.spread_limit}", param="spread_limit")
         if min(self.block_frames, self.rows, self.cols) < 1 or self.sink_frames < 0:
             raise BadConfig("block_frames, rows and cols start at 1, sink_frames at 0")

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 # A replica answers from memory.
 ANSWER_WITHIN_S = 1.0
-TAKE_OVER_WITHIN_S = 5.0
+# It reads sessions from the database, and their states and pictures from files that may be far away.
+TAKE_OVER_WITHIN_S = 30.0
 ASK_AGAIN_S = 0.25
 # A session that was sent to a replica is seen there by then.
 UNSEEN_S = 1.0

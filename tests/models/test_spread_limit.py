@@ -164,6 +164,6 @@ def test_generating_ahead_shows_the_same_through_a_change_of_prompt(
 def test_mini_limits_its_streams_and_a_limit_below_what_is_usual_is_refused() -> None:
     base = load_preset("mini").base
     assert base.spread_limit == 1.05
-    for below in (0.9, float("nan")):
+    for below in (0.9, float("nan"), float("inf")):
         with pytest.raises(BadConfig, match="spread_limit starts at 1"):
             replace(base, spread_limit=below)
