@@ -10,7 +10,7 @@ PHONE = {
     "is_mobile": True,
     "device_scale_factor": 2,
 }
-PROMPT = "snowy mountains at dusk, clear sky, camera pans left"
+PROMPT = "a lake at dusk, clear sky, camera pans left"
 
 
 @pytest.mark.parametrize(("name", "options"), [("desktop", {}), ("phone", PHONE)])

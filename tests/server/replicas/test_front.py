@@ -85,7 +85,7 @@ async def test_an_owner_that_comes_back_is_led_to_its_replica(start_front: Start
 
 
 async def test_sessions_of_a_killed_replica_go_on_at_the_other_one(start_front: StartFront) -> None:
-    front: LiveServer = start_front(stream__snapshot_share=1, PATTERN_LOAD_SECONDS=5)
+    front: LiveServer = start_front(stream__snapshot_share=1, PATTERN_LOAD_SECONDS=20)
     async with front.client() as first, front.client() as second:
         one = await first.start("a red hill", seed=1)
         await second.start("a blue hill", seed=2)
