@@ -129,7 +129,7 @@ def test_a_file_that_lacks_a_tensor_or_has_one_more_or_another_size_is_refused_b
         WanVideoEncoder.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in available_presets() if name != "mini"])
+@pytest.mark.parametrize("name", [name for name in available_presets() if load_preset(name).sources])
 def test_official_presets_say_where_it_comes_from_and_take_no_other_network(
     name: str, plain: PlainWanVae, tmp_path: Path
 ) -> None:
