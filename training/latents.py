@@ -1,7 +1,8 @@
 """The latents cache: Vista clips, encoded once, and the text states of their captions.
 
-``RUN_DIR/latents`` holds shards (see `shards`) of N clips: ``latents`` float16 (N, C, T, H, W) and the metadata
-``scenes``, a JSON list of what was drawn. ``RUN_DIR/latents/text`` holds, under the same numbers, ``text`` float16
+``RUN_DIR/latents`` holds shards (see `shards`) of N clips: ``latents`` float16 (N, C, T, H, W), ``objects``
+uint8 (N, T, H, W), the share of each latent that the clip's object covers (255 is all), and the metadata ``scenes``, a
+JSON list of what was drawn. ``RUN_DIR/latents/text`` holds, under the same numbers, ``text`` float16
 (N, K, L, D) and the metadata ``captions``, a JSON list of N lists of K captions. They are apart so that captions can
 be written anew without drawing anything.
 
@@ -21,15 +22,18 @@ import torch
 from safetensors import safe_open
 
 from ultraflash.models.errors import BadConfig, MissingWeights
-from ultraflash.models.patch_autoencoder import PatchConfig
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.weights import ENCODER_FILE, sha256_of
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption
-from ultraflash.training.vista.painter import render
+from ultraflash.training.vista.painter import render_parts
 from ultraflash.training.vista.scene import Scene, sample_scene
+
+VISIBLE = 0.06
+"""Change of a pixel's colour from which an object counts as seen there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class LatentsConfig(StageConfig):
     patch: PatchConfig = PCA_ENCODER
     split: str = "train"
     clips_per_shard: int = 32
-    captions_per_clip: int = 2
+    captions_per_clip: int = 3
     latent_frames: int = 12
     height: int = 256
     width: int = 448
@@ -61,9 +65,10 @@ class LatentsConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentsBatch:
-    """Clips with one caption each. ``latent_BCTHW`` and ``text_BLD`` are float32."""
+    """Clips with one caption each, all float32; ``object_BTHW`` is the share of each latent that its object covers."""
 
     latent_BCTHW: torch.Tensor
+    object_BTHW: torch.Tensor
     text_BLD: torch.Tensor
     captions: tuple[str, ...]
 
@@ -84,10 +89,11 @@ class LatentsDataset:
         if not paths:
             raise MissingWeights(f"no latents in {folder}; make them with: ultraflash train latents")
         self._seed = seed
-        self._latents, self._text, self._captions = [], [], []
+        self._latents, self._objects, self._text, self._captions = [], [], [], []
         for path in paths:
             with safe_open(path, "pt") as shard:
                 self._latents.append(shard.get_tensor("latents"))
+                self._objects.append(shard.get_tensor("objects"))
             with safe_open(folder / "text" / path.name, "pt") as shard:
                 self._text.append(shard.get_tensor("text"))
                 self._captions.append(json.loads(shard.metadata()["captions"]))
@@ -107,6 +113,11 @@ class LatentsDataset:
             self._captions[shard][clip][caption],
         )
 
+    def objects(self, number: int) -> torch.Tensor:
+        """Share of each latent of clip ``number`` that its object covers: float32 (T, H, W) in [0, 1]."""
+        shard, clip = self._index[number]
+        return self._objects[shard][clip].float() / 255.0
+
     def batch(self, step: int, size: int) -> LatentsBatch:
         """``size`` different clips, each with one of its captions: the same for the same seed and step."""
         generator = counter_generator(self._seed, "latents batch", step)
@@ -116,6 +127,7 @@ class LatentsDataset:
         clips = [self.clip(number, caption) for number, caption in zip(picked, which, strict=True)]
         return LatentsBatch(
             latent_BCTHW=torch.stack([latent_CTHW for latent_CTHW, _, _ in clips]).float(),
+            object_BTHW=torch.stack([self.objects(number) for number in picked]),
             text_BLD=torch.stack([text_LD for _, text_LD, _ in clips]).float(),
             captions=tuple(caption for _, _, caption in clips),
         )
@@ -149,13 +161,13 @@ class LatentsMaker:
 
         @torch.no_grad()
         def make(number: int) -> Shard:
-            scenes, latents = [], []
+            scenes, latents, objects = [], [], []
             for clip in range(number * config.clips_per_shard, (number + 1) * config.clips_per_shard):
                 scene = sample_scene(counter_seed(config.seed, "scene", clip), config.split)
                 start = torch.rand((), generator=counter_generator(config.seed, "start", clip))
-                frames_THWC = render(
+                frames_THWC, object_THW = render_parts(
                     scene,
-                    frames=4 * config.latent_frames - 3,
+                    frames=PATCH_FRAMES * config.latent_frames - UNTRIMMED_FRAMES,
                     height=config.height,
                     width=config.width,
                     fps=config.fps,
@@ -163,10 +175,26 @@ class LatentsMaker:
                 )
                 latent_BTCHW = encoder.encode_clip(to_pixels(frames_THWC)[None])
                 latents.append(latent_BTCHW[0].transpose(0, 1).half())
+                objects.append(object_shares(object_THW, config.patch.patch))
                 scenes.append(asdict(scene))
-            return Shard(tensors={"latents": torch.stack(latents)}, metadata={"scenes": json.dumps(scenes)})
+            return Shard(
+                tensors={"latents": torch.stack(latents), "objects": torch.stack(objects)},
+                metadata={"scenes": json.dumps(scenes)},
+            )
 
         return make
+
+
+def object_shares(object_THW: torch.Tensor, patch: int) -> torch.Tensor:
+    """Share of each latent's patch that an object visibly covers in any of its pictures: uint8 (F, H, W), 255 is all.
+
+    ``object_THW`` is what `render_parts` gives; the first latent frame holds one picture, each later one four.
+    """
+    seen_THW = (object_THW > VISIBLE).float()
+    first_HW, rest_THW = seen_THW[:1], seen_THW[1:]
+    later_FHW = rest_THW.unflatten(0, (-1, PATCH_FRAMES)).amax(dim=1)
+    share_FHW = torch.nn.functional.avg_pool2d(torch.cat((first_HW, later_FHW)), patch)
+    return (255.0 * share_FHW).round().to(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

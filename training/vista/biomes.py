@@ -54,7 +54,7 @@ def compose(scene: Scene, view: View, clock: Clock) -> list[Layer]:
     things: list[Layer] = []
     if scene.object is not None:
         things.append(THINGS[scene.object](scene, view, clock, stage.palette))
-    if scene.object in ("sailboat", "train", "birds", "kite"):
+    if scene.object in ("sailboat", "train", "birds", "kite", "windmill"):
         layers += land + things
     elif scene.object == "fireworks":
         layers += things + land

@@ -6,7 +6,7 @@
 import random
 import re
 
-from ultraflash.training.vista.scene import Scene
+from ultraflash.training.vista.scene import OPEN_PLACE, Scene
 
 BIOME_WORDS: dict[str, tuple[str, ...]] = {
     "sea": (
@@ -100,6 +100,9 @@ OBJECT_WORDS: dict[str, tuple[str, ...]] = {
     "lighthouse": ("lighthouse", "striped lighthouse"),
     "train": ("train", "steam train"),
     "fireworks": ("fireworks", "fireworks display"),
+    "airship": ("airship", "zeppelin", "blimp"),
+    "airplane": ("airplane", "plane", "propeller plane"),
+    "windmill": ("windmill", "old windmill"),
 }
 PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("on the left", "at the left side"),
@@ -107,7 +110,7 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "right": ("on the right", "at the right side"),
 }
 _PLURAL = ("birds", "flying birds", "fireworks")
-_OVER = ("hot air balloon", "birds", "kite", "fireworks")
+_OVER = ("hot air balloon", "birds", "kite", "fireworks", "airship", "airplane")
 _STYLES = (
     "a video of {}",
     "{}",
@@ -126,7 +129,7 @@ def _article(noun: str) -> str:
 
 
 def _thing(scene: Scene, rng: random.Random) -> str:
-    """The object with its colour, and in one of three captions its place."""
+    """The object with its colour, and its place: always where it is not `OPEN_PLACE`, so that no place means that."""
     noun = rng.choice(OBJECT_WORDS[str(scene.object)])
     color = str(scene.object_color)
     if noun == "flock of birds":
@@ -135,7 +138,7 @@ def _thing(scene: Scene, rng: random.Random) -> str:
         phrase = f"{color} {noun}"
     else:
         phrase = _article(f"{color} {noun}")
-    if rng.random() < 0.33:
+    if scene.object_place != OPEN_PLACE or rng.random() < 0.3:
         phrase += " " + rng.choice(PLACE_WORDS[str(scene.object_place)])
     return phrase
 
@@ -162,7 +165,7 @@ def caption(scene: Scene, seed: int) -> str:
     Biome, object and colour are always named. Time of day, weather and camera are left out at times: clear weather
     and a still camera mostly, all else seldom.
     """
-    rng = random.Random(f"vista-caption-1/{scene.seed}/{seed}")
+    rng = random.Random(f"vista-caption-2/{scene.seed}/{seed}")
     subject = _subject(scene, rng)
     tail: list[str] = []
     time = rng.choice(TIME_WORDS[scene.time])

@@ -4,97 +4,15 @@ Shapes: h, w the window of the thing in pixels. Local coordinates are in units o
 """
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from ultraflash.training.vista.layers import splat
+from ultraflash.training.vista.machines import Airplane, Airship, Windmill
 from ultraflash.training.vista.noise import table
-from ultraflash.training.vista.palette import OBJECT_COLORS, Color, Palette, column, mix, times
-from ultraflash.training.vista.scene import Scene
-from ultraflash.training.vista.view import Clock, View
-
-Box = tuple[float, float, float, float]
-_PLACE_X = {"left": -0.46, "center": 0.0, "right": 0.46}
-
-
-class Canvas:
-    """A window of the frame with local coordinates, into which shapes are blended."""
-
-    def __init__(
-        self, frame_3HW: Tensor, view: View, centre: tuple[float, float], size: float, box: Box
-    ) -> None:
-        """`box` is (left, top, right, bottom) in local units around `centre`, one unit being `size` world units."""
-        left, top, right, bottom = box
-        cols = view.col_of(centre[0] + left * size), view.col_of(centre[0] + right * size)
-        rows = view.row_of(centre[1] + top * size), view.row_of(centre[1] + bottom * size)
-        self.part = frame_3HW[:, rows[0] : rows[1], cols[0] : cols[1]]
-        self.x = ((view.x(*cols) - centre[0]) / size).float().unsqueeze(0)
-        self.y = ((view.y(*rows) - centre[1]) / size).float().unsqueeze(1)
-        self.ppu = view.ppu * size
-        self.empty = self.part.numel() == 0
-
-    def cover(self, distance: Tensor) -> Tensor:
-        """Antialiased coverage of a signed distance in local units, positive inside."""
-        return (distance * self.ppu + 0.5).clamp(0.0, 1.0)
-
-    def paint(self, color: Tensor | Color, cover: Tensor) -> None:
-        """Blend a colour, or a picture (3, h, w), over the window."""
-        paint = column(color) if isinstance(color, tuple) else color
-        self.part.add_((paint - self.part) * cover)
-
-    def box(self, left: float, top: float, right: float, bottom: float) -> Tensor:
-        """Coverage of a rectangle."""
-        across = self.cover(torch.minimum(self.x - left, right - self.x))
-        return across * self.cover(torch.minimum(self.y - top, bottom - self.y))
-
-    def segment(self, start: tuple[float, float], end: tuple[float, float], radius: float) -> Tensor:
-        """Coverage of a thick line with round ends."""
-        dx, dy = end[0] - start[0], end[1] - start[1]
-        along = (((self.x - start[0]) * dx + (self.y - start[1]) * dy) / (dx * dx + dy * dy)).clamp(0.0, 1.0)
-        distance = torch.hypot(self.x - start[0] - along * dx, self.y - start[1] - along * dy)
-        return self.cover(radius - distance)
-
-
-class Thing(ABC):
-    """The scene's object: subclasses draw it at a moment."""
-
-    speed_depth = 0.15
-    reach = 0.25
-
-    def __init__(self, scene: Scene, view: View, clock: Clock, palette: Palette) -> None:
-        """Keep what is needed to draw."""
-        if scene.object_color is None or scene.object_place is None:
-            raise ValueError("a thing needs a scene with object_color and object_place")
-        self.scene, self.view, self.clock, self.palette = scene, view, clock, palette
-        self.home = _PLACE_X[scene.object_place]
-        self.color = self.seen(OBJECT_COLORS[scene.object_color])
-        self.side = 1.0 if scene.sun_x > 0 else -1.0
-
-    def seen(self, material: Color) -> Color:
-        """Material under the light for objects, with a little haze."""
-        haze = min(0.30, self.palette.amount(0.06))
-        return mix(times(material, self.palette.object_light), self.palette.haze, haze)
-
-    def drift(self, time: float) -> float:
-        """Own horizontal motion."""
-        return 0.0
-
-    def x(self, time: float) -> float:
-        """World x at a moment; what leaves the picture on one side comes back on the other."""
-        width = 1.75 + 2.0 * self.reach
-        moved = self.home + self.drift(time) - self.clock.pan(time) * self.speed_depth
-        return (moved + width / 2.0) % width - width / 2.0
-
-    def swing(self, time: float, period: float) -> float:
-        """Sine of a slow oscillation, as far as it has moved since time 0."""
-        phase = self.scene.object_phase
-        return math.sin(6.2832 * time / period + phase) - math.sin(phase)
-
-    @abstractmethod
-    def draw(self, frame_3HW: Tensor, time: float) -> None:
-        """Draw over the frame in place."""
+from ultraflash.training.vista.palette import OBJECT_COLORS, column, mix
+from ultraflash.training.vista.thing import Canvas, Thing
 
 
 class Balloon(Thing):
@@ -182,13 +100,13 @@ class Birds(Thing):
 
     def draw(self, frame_3HW: Tensor, time: float) -> None:
         """Draw each bird as two bent wings and a body."""
-        size = 0.062 * self.scene.object_size
+        size = 0.085 * self.scene.object_size
         dice = table(self.scene.seed + 50, 7, 3)
         for bird in range(7):
             row = (bird + 1) // 2
             side = 1 if bird % 2 else -1
-            dx = row * 0.105 * side + 0.03 * (float(dice[bird, 0]) - 0.5)
-            dy = row * 0.055 + 0.035 * float(dice[bird, 1]) + 0.012 * math.sin(1.3 * time + bird)
+            dx = row * 0.13 * side + 0.03 * (float(dice[bird, 0]) - 0.5)
+            dy = row * 0.065 + 0.035 * float(dice[bird, 1]) + 0.012 * math.sin(1.3 * time + bird)
             centre = (self.x(time) + dx, self.scene.object_y - 0.10 + dy)
             c = Canvas(frame_3HW, self.view, centre, size, (-1.2, -0.9, 1.2, 0.9))
             if c.empty:
@@ -197,8 +115,8 @@ class Birds(Thing):
             tip, elbow = -0.18 - 0.50 * flap, -0.28 - 0.16 * flap
             wings = torch.zeros(())
             for end in (-1.0, 1.0):
-                inner = c.segment((0.0, 0.0), (0.48 * end, elbow), 0.125)
-                outer = c.segment((0.48 * end, elbow), (1.0 * end, tip), 0.075)
+                inner = c.segment((0.0, 0.0), (0.48 * end, elbow), 0.15)
+                outer = c.segment((0.48 * end, elbow), (1.0 * end, tip), 0.10)
                 wings = torch.maximum(wings, torch.maximum(inner, outer))
             c.paint(self.color, wings)
             c.paint(mix(self.color, (0.1, 0.1, 0.12), 0.35), c.segment((-0.12, 0.05), (0.12, 0.05), 0.11))
@@ -383,7 +301,7 @@ class Fireworks(Thing):
                 splat(
                     frame_3HW, self.view, x_N=x + angle_N.cos() * reach_N * trail,
                     y_N=y + angle_N.sin() * reach_N * trail + 0.06 * age * age,
-                    radius_N=(0.0075 * (1.0 - 0.5 * age)) * torch.ones(72),
+                    radius_N=(0.010 * (1.0 - 0.5 * age)) * torch.ones(72),
                     alpha_N=gain * (1.0 - age**2) * torch.ones(72),
                     color_C=torch.tensor(mix(OBJECT_COLORS[str(self.scene.object_color)], (1.0, 1.0, 1.0), 0.15)),
                 )  # fmt: skip
@@ -397,4 +315,7 @@ THINGS: dict[str, type[Thing]] = {
     "train": Train,
     "kite": Kite,
     "fireworks": Fireworks,
+    "airship": Airship,
+    "airplane": Airplane,
+    "windmill": Windmill,
 }

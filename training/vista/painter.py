@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ultraflash.training.vista.biomes import compose
 from ultraflash.training.vista.scene import Scene
+from ultraflash.training.vista.thing import Thing
 from ultraflash.training.vista.view import Clock, View
 
 _ZOOM_DENSITY = 1.25
@@ -31,6 +32,24 @@ def render(
     Deterministic in its arguments; keeps no state, so that threads may call it at once. Raises ValueError for a
     size, a crop or a rate that can't be drawn.
     """
+    return render_parts(
+        scene, frames=frames, height=height, width=width, fps=fps, start_s=start_s, crop=crop, parts=False
+    )[0]
+
+
+def render_parts(
+    scene: Scene,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    fps: float = 16.0,
+    start_s: float = 0.0,
+    crop: tuple[int, int, int, int] | None = None,
+    parts: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Draw a clip as `render` does, and where its object is: float32 (frames, height, width), how much of a pixel's
+    colour the object has changed, in [0, 1], before any rain, snow or fog. Without `parts` that is all zero."""
     top, left, rows, cols = crop if crop is not None else (0, 0, height, width)
     if frames < 1 or height < 1 or width < 1 or fps <= 0.0:
         raise ValueError(f"nothing to draw: frames {frames}, size {height}x{width}, fps {fps}")
@@ -45,15 +64,27 @@ def render(
     skipped = view.top - painted.top
     layers = compose(scene, painted, clock)
     out = torch.empty(frames, rows, cols, 3, dtype=torch.uint8)
+    object_THW = torch.zeros(frames, rows, cols) if parts else torch.zeros(1, 1, 1).expand(frames, rows, cols)
     frame_3HW = torch.empty(3, painted.rows, painted.cols)
     for number, time in enumerate(times):
+        changed_HW = None
         for layer in layers:
+            before_3HW = frame_3HW.clone() if parts and isinstance(layer, Thing) else None
             layer.draw(frame_3HW, time)
-        seen_3HW = frame_3HW[:, skipped : skipped + view.rows]
-        if view is not window:
-            seen_3HW = _magnify(seen_3HW, view, window, scene, zooms[number])
+            if before_3HW is not None:
+                changed_HW = (frame_3HW - before_3HW).abs().amax(dim=0)
+
+        def seen(picture_CHW: Tensor, number: int = number) -> Tensor:
+            part_CHW = picture_CHW[:, skipped : skipped + view.rows]
+            if view is window:
+                return part_CHW
+            return _magnify(part_CHW, view, window, scene, zooms[number])
+
+        if changed_HW is not None:
+            object_THW[number] = seen(changed_HW.unsqueeze(0))[0].clamp(0.0, 1.0)
+        seen_3HW = seen(frame_3HW)
         out[number] = (seen_3HW * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8).permute(1, 2, 0)
-    return out
+    return out, object_THW
 
 
 def _zoom(scene: Scene, time: float) -> float:

@@ -43,6 +43,20 @@ def column(color: Color) -> Tensor:
     return torch.tensor(color).view(3, 1, 1)
 
 
+_COLORS = (
+    "top",
+    "middle",
+    "low",
+    "sun",
+    "light",
+    "shade",
+    "haze",
+    "cloud_lit",
+    "cloud_shade",
+    "object_light",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Palette:
     """Colours of the sky and of the light, and how far one sees (`haze_gain` 0 clear .. 1 thick fog)."""
@@ -98,6 +112,23 @@ _TIMES = {
 }  # fmt: skip
 
 
+_DAY = ("night", "dawn", "day", "dusk")
+_PASSING = 0.3
+"""Share of the neighbouring time's colours at the end of an hour's range."""
+
+
+def _at_hour(time: str, hour: float) -> Palette:
+    """The palette of a time of day on its way from the one before it (hour -1) to the next (1)."""
+    own = _TIMES[time]
+    neighbour = _TIMES[_DAY[(_DAY.index(time) + (1 if hour > 0 else -1)) % len(_DAY)]]
+    if neighbour.night != own.night:
+        # Stars and lamps come with the night: light passes between the times of a day only.
+        return own
+    share = _PASSING * abs(hour)
+    colors = {name: mix(getattr(own, name), getattr(neighbour, name), share) for name in _COLORS}
+    return replace(own, **colors)
+
+
 def _grey(color: Color, amount: float, gain: float) -> Color:
     luma = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
     return scaled(mix(color, (luma * 0.97, luma, luma * 1.05), amount), gain)
@@ -105,7 +136,7 @@ def _grey(color: Color, amount: float, gain: float) -> Color:
 
 def palette_of(scene: Scene) -> Palette:
     """The palette of a scene: its time of day, changed by its weather."""
-    base = _TIMES[scene.time]
+    base = _at_hour(scene.time, scene.hour)
     grey, gain, haze_gain, sun = {
         "clear": (0.0, 1.0, 0.0, 1.0),
         "cloudy": (0.35, 0.92, 0.08, 0.6),

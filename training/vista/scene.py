@@ -17,6 +17,8 @@ WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
 CAMERAS = ("still", "pan left", "pan right", "zoom in")
 COLORS = ("red", "blue", "yellow", "green", "white", "purple")
 PLACES = ("left", "center", "right")
+OPEN_PLACE = "center"
+"""Where an object is whose caption names no place."""
 SPLITS = ("train", "test", "held_out")
 
 _LAND = ("mountains", "snowy mountains", "desert", "hills", "forest")
@@ -28,6 +30,9 @@ OBJECT_BIOMES: dict[str, tuple[str, ...]] = {
     "lighthouse": ("sea", "lake"),
     "train": _LAND,
     "fireworks": ("city", "sea", "lake", "hills", "mountains"),
+    "airship": BIOMES,
+    "airplane": BIOMES,
+    "windmill": ("hills", "desert", "snowy mountains", "mountains"),
 }
 OBJECTS = tuple(OBJECT_BIOMES)
 
@@ -37,7 +42,8 @@ class Scene:
     """One picture of Vista.
 
     Lengths are in picture heights and speeds in picture heights per second. `sun_x` is 0 in the middle of the
-    picture, `sun_y` and `horizon` are 0 at the top edge and 1 at the bottom, `object_phase` is in radians.
+    picture, `sun_y` and `horizon` are 0 at the top edge and 1 at the bottom, `object_phase` is in radians. `hour` in
+    [-1, 1] lets the light of `time` pass into that of the time before (below 0) or after it.
     """
 
     seed: int
@@ -51,6 +57,7 @@ class Scene:
     object_size: float = 1.0
     object_y: float = 0.35
     object_phase: float = 0.0
+    hour: float = 0.0
     sun_x: float = 0.3
     sun_y: float = 0.3
     horizon: float = 0.58
@@ -107,7 +114,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
-    rng = random.Random(f"vista-1/{split}/{seed}")
+    rng = random.Random(f"vista-2/{split}/{seed}")
     forced: dict[str, str] = {}
     if split == "held_out":
         forced = dict(rng.choice(held_out_pairs()))
@@ -126,18 +133,18 @@ def _draw(rng: random.Random, forced: dict[str, str]) -> Scene | None:
     camera = forced.get("camera") or rng.choices(CAMERAS, (34, 24, 24, 18))[0]
     wanted_object = forced.get("object")
     thing: str | None = None
-    if wanted_object is not None or "object_color" in forced or rng.random() < 0.72:
+    if wanted_object is not None or "object_color" in forced or rng.random() < 0.78:
         possible = [name for name, biomes in OBJECT_BIOMES.items() if biome in biomes]
         if time != "night":
             possible = [name for name in possible if name != "fireworks"]
-        weights = [1.6 if name == "hot air balloon" else 1.0 for name in possible]
+        weights = [1.5 if name == "hot air balloon" else 1.0 for name in possible]
         thing = wanted_object or rng.choices(possible, weights)[0]
         if thing not in possible:
             return None
     color = place = None
     if thing is not None:
         color = forced.get("object_color") or rng.choice(COLORS)
-        place = forced.get("object_place") or rng.choice(PLACES)
+        place = forced.get("object_place") or rng.choices(PLACES, (28, 44, 28))[0]
     low_sun = {"dawn": (0.38, 0.52), "dusk": (0.40, 0.54), "day": (0.10, 0.22), "night": (0.12, 0.26)}[time]
     return Scene(
         seed=rng.getrandbits(40),
@@ -148,9 +155,10 @@ def _draw(rng: random.Random, forced: dict[str, str]) -> Scene | None:
         object=thing,
         object_color=color,
         object_place=place,
-        object_size=rng.uniform(0.85, 1.25),
-        object_y=rng.uniform(0.22, 0.40),
+        object_size=rng.uniform(0.95, 1.25),
+        object_y=rng.uniform(0.27, 0.35),
         object_phase=rng.uniform(0.0, 6.283),
+        hour=rng.uniform(-1.0, 1.0),
         sun_x=rng.choice((-1.0, 1.0)) * rng.uniform(0.15, 0.62),
         sun_y=rng.uniform(*low_sun),
         horizon=rng.uniform(0.54, 0.62),
