@@ -55,6 +55,8 @@ class BaseStageConfig(StageConfig):
         context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
         cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
         held_out_shards: shards of the latents cache kept for evaluation.
+        object_weight: by how much more an error counts on a latent that an object covers: objects are a twentieth of
+            the pictures, and would be learned last.
         guidance_weight: w in [0, 1) teaches the network to give what guidance of scale 1 / (1 - w) would make of it, so
             that no second pass without the prompt is needed (Tang et al., Diffusion Models without Classifier-free
             Guidance, 2025).
@@ -72,6 +74,7 @@ class BaseStageConfig(StageConfig):
     context_noise: float = 0.15
     cut_share: float = 0.15
     held_out_shards: int = 1
+    object_weight: float = 0.0
     guidance_weight: float = 0.0
     sample_steps: int = 16
     guidance: float = 2.0
@@ -81,6 +84,8 @@ class BaseStageConfig(StageConfig):
         StageConfig.__post_init__(self)
         if not 0 <= self.guidance_weight < 1:
             raise BadConfig("guidance_weight lies in [0, 1)", param="guidance_weight")
+        if self.object_weight < 0:
+            raise BadConfig("object_weight is not negative", param="object_weight")
         for name in ("text_dropout", "context_noise", "cut_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
@@ -96,9 +101,11 @@ class BaseStageConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipBatch:
-    """Clips as the loss takes them; ``weight_BK`` is 0 for blocks that only serve as context."""
+    """Clips as the loss takes them; ``weight_BK`` is 0 for blocks that only serve as context, ``object_BFHW`` the share
+    of a latent that an object covers."""
 
     latent_BCFHW: Tensor
+    object_BFHW: Tensor
     text_BLD: Tensor
     weight_BK: Tensor
 
@@ -152,7 +159,7 @@ class BaseStage:
         batch = splice_prompts(batch, config.cut_share, self.base.block_frames, generator)
         dropped = torch.rand(batch.text_BLD.shape[0], generator=generator) < config.text_dropout
         text = batch.text_BLD.masked_fill(dropped[:, None, None], 0.0)
-        return ClipBatch(latent_BCFHW=batch.latent_BCFHW, text_BLD=text, weight_BK=batch.weight_BK)
+        return replace(batch, text_BLD=text)
 
     def loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         sigma = self._draw_sigmas(batch.weight_BK.shape)
@@ -163,7 +170,7 @@ class BaseStage:
             with torch.no_grad():
                 free = self._output(noised, torch.zeros_like(batch.text_BLD), self.training_pass)
             target = target + self.config.guidance_weight * (output.detach() - free)
-        error = self._error(output, target, sigma)
+        error = self._error(output, target, sigma, 1 + self.config.object_weight * batch.object_BFHW)
         loss = (error * batch.weight_BK).sum() / batch.weight_BK.sum()
         high = batch.weight_BK * (sigma > 0.8)
         return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
@@ -195,9 +202,11 @@ class BaseStage:
             context_BCFHW=noised.context_BCFHW,
         )
 
-    def _error(self, output: Tensor, target: Tensor, sigma_BK: Tensor) -> Tensor:
+    def _error(
+        self, output: Tensor, target: Tensor, sigma_BK: Tensor, weight_BFHW: Tensor | float = 1.0
+    ) -> Tensor:
         """Mean squared error of the flow, (B, K), whatever the network predicts."""
-        squared = (output - target).square().mean(dim=(1, 3, 4))
+        squared = ((output - target).square().mean(dim=1) * weight_BFHW).mean(dim=(2, 3))
         squared = squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
         # flow = (noisy - clean) / sigma, so an error of the clean latent counts 1 / sigma**2 as an error of the flow.
         if self.base.prediction == "clean":
@@ -241,18 +250,21 @@ class BaseStage:
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:
     """Windows of ``frames`` latent frames; those that don't begin with the clip give their first block no loss,
     since a stream only ever makes a first block at its start. A window of one block counts all the same."""
-    latent = clips.latent_BCTHW
+    latent, objects = clips.latent_BCTHW, clips.object_BTHW
     spare = latent.shape[2] - frames
     if spare < 0:
         raise BadConfig(f"the latents cache holds clips of {latent.shape[2]} frames; training wants {frames}")
     starts = torch.randint(spare + 1, (latent.shape[0],), generator=generator)
-    windows = torch.stack(
-        [clip[:, start : start + frames] for clip, start in zip(latent, starts.tolist(), strict=True)]
-    )
+    spans = [slice(start, start + frames) for start in starts.tolist()]
     weight = torch.ones(latent.shape[0], frames // block_frames)
     if frames > block_frames:
         weight[:, 0] = (starts == 0).float()
-    return ClipBatch(latent_BCFHW=windows, text_BLD=clips.text_BLD, weight_BK=weight)
+    return ClipBatch(
+        latent_BCFHW=torch.stack([clip[:, span] for clip, span in zip(latent, spans, strict=True)]),
+        object_BFHW=torch.stack([clip[span] for clip, span in zip(objects, spans, strict=True)]),
+        text_BLD=clips.text_BLD,
+        weight_BK=weight,
+    )
 
 
 def splice_prompts(
@@ -267,7 +279,8 @@ def splice_prompts(
         before = int(torch.randint(1, blocks, (1,), generator=generator))
         latent[i, :, : before * block_frames] = batch.latent_BCFHW[i - 1, :, : before * block_frames]
         weight[i, :before] = 0.0
-    return ClipBatch(latent_BCFHW=latent, text_BLD=batch.text_BLD, weight_BK=weight)
+    # Blocks without a weight need no objects either.
+    return replace(batch, latent_BCFHW=latent, weight_BK=weight)
 
 
 def run(config: BaseStageConfig, run_dir: Path) -> bool:

@@ -13,6 +13,7 @@ from ultraflash.models.dit import CausalDiT, TextContext
 from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise, shifted_sigmas
+from ultraflash.models.spread_limit import Spread, limit_spread
 from ultraflash.models.streaming_attention import WindowAttention, window_cache
 
 
@@ -25,6 +26,7 @@ class Roller:
         self.batch = text_BXW.shape[0]
         self.cache = window_cache(config, batch=self.batch, dtype=torch.float32, device=text_BXW.device)
         self.start = 0
+        self._spreads = [Spread() for _ in range(self.batch)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,6 +45,17 @@ class Roller:
         timestep = torch.full((self.batch, self.config.block_frames), TRAIN_STEPS * sigma)
         output = self.net(latent_BCFHW, timestep, self.text, self.positions, WindowAttention(self.cache))
         return clean_estimate(output, prediction=self.config.prediction, noisy=latent_BCFHW, sigma=sigma)
+
+    def limited(self, clean_BCFHW: Tensor) -> Tensor:
+        """A finished block with its spread limited, stream by stream, where the config limits it."""
+        limit = self.config.spread_limit
+        if limit is None:
+            return clean_BCFHW
+        blocks = []
+        for stream, block_CFHW in enumerate(clean_BCFHW):
+            block_1CFHW, self._spreads[stream] = limit_spread(block_CFHW[None], self._spreads[stream], limit)
+            blocks.append(block_1CFHW)
+        return torch.cat(blocks)
 
     @torch.no_grad()
     def commit(self, clean_BCFHW: Tensor) -> None:
@@ -131,6 +144,7 @@ def sample_few_steps(
         for sigma in config.schedule.sigmas:
             noisy = add_noise(clean, torch.randn(stream.shape, generator=generator), sigma)
             clean = stream.clean(noisy, sigma)
+        clean = stream.limited(clean)
         stream.commit(clean)
         done.append(clean)
     return torch.cat(done, dim=2)

@@ -146,7 +146,7 @@ class RollStage:
         stream = Roller(self.student, self.base, batch.text_BXW)
         blocks = []
         for _ in range(batch.past_blocks):
-            clean = self._few_steps(stream, len(self.base.schedule.sigmas))
+            clean = stream.limited(self._few_steps(stream, len(self.base.schedule.sigmas)))
             stream.commit(clean)
             blocks.append(clean)
         return blocks

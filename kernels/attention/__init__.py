@@ -2,8 +2,8 @@
 
 Backends:
 
-- ``sdpa``: PyTorch's own. It reads a cache in place as well, so another one has to be measured faster before ``auto``
-  prefers it;
+- ``sdpa``: PyTorch's own, or plain products where a CPU is to give a gradient. It reads a cache in place as well, so
+  another one has to be measured faster before ``auto`` prefers it;
 - ``flash``, ``xformers``: those of the packages of these names, on a GPU;
 - ``chunked``: two plain matrix products per chunk of queries;
 - ``triton``: our kernel on a GPU, the one that reads 8-bit keys and values without widening them in memory. It has no
@@ -30,7 +30,7 @@ from torch import Tensor
 from ultraflash.kernels.backends import BackendUnavailable, check_backend
 from ultraflash.kernels.quantization import dequantize
 
-from . import chunked, forward, libraries
+from . import chunked, forward, libraries, products
 
 __all__ = ["AUTOMATIC", "BackendUnavailable", "backend_problem", "dense_attention"]
 
@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 
 def _sdpa(q_BLND: Tensor, k_BMND: Tensor, v_BMND: Tensor) -> Tensor:
+    if q_BLND.device.type == "cpu" and torch.is_grad_enabled() and q_BLND.requires_grad:
+        return products.attend(q_BLND, k_BMND, v_BMND)
     out = F.scaled_dot_product_attention(
         q_BLND.transpose(1, 2), k_BMND.transpose(1, 2), v_BMND.transpose(1, 2)
     )

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -68,8 +71,24 @@ def test_samplers_return_clips_of_whole_blocks() -> None:
     assert first.isfinite().all()
 
 
+def test_a_roll_out_limits_the_spread_of_each_of_its_streams() -> None:
+    stream = Roller(network(), replace(BASE, spread_limit=1.05), torch.zeros(2, 64, 384))
+    usual = torch.randn(stream.shape, generator=torch.Generator().manual_seed(0))
+    wild = usual * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1, 1)
+    assert torch.equal(stream.limited(usual), usual)
+    stream.limited(usual)
+    calm, tamed = stream.limited(wild)
+    torch.testing.assert_close(calm, wild[0])
+    assert float(tamed.std() / usual[1].std()) == pytest.approx(1.05, abs=0.01)
+
+
 def test_windows_inside_a_clip_give_their_first_block_no_loss() -> None:
-    clips = LatentsBatch(latent_BCTHW=clip(12), text_BLD=torch.zeros(2, 64, 384), captions=("a", "b"))
+    clips = LatentsBatch(
+        latent_BCTHW=clip(12),
+        object_BTHW=clip(12)[:, 0],
+        text_BLD=torch.zeros(2, 64, 384),
+        captions=("a", "b"),
+    )
     seen = set()
     for seed in range(20):
         batch = cut_windows(clips, 9, 3, torch.Generator().manual_seed(seed))
@@ -83,7 +102,12 @@ def test_windows_inside_a_clip_give_their_first_block_no_loss() -> None:
 
 
 def test_spliced_clips_learn_from_what_follows_the_cut_alone() -> None:
-    batch = ClipBatch(latent_BCFHW=clip(), text_BLD=torch.zeros(2, 64, 384), weight_BK=torch.ones(2, 3))
+    batch = ClipBatch(
+        latent_BCFHW=clip(),
+        object_BFHW=clip()[:, 0],
+        text_BLD=torch.zeros(2, 64, 384),
+        weight_BK=torch.ones(2, 3),
+    )
     spliced = splice_prompts(batch, 1.0, 3, torch.Generator().manual_seed(0))
     for i in range(2):
         before = int((spliced.weight_BK[i] == 0).sum())

@@ -1,5 +1,5 @@
 from ultraflash.training.vista.captions import attributes_in, caption
-from ultraflash.training.vista.scene import OBJECTS, sample_scene
+from ultraflash.training.vista.scene import OBJECTS, OPEN_PLACE, sample_scene
 
 
 def test_captions_claim_only_what_the_scene_shows() -> None:
@@ -31,3 +31,13 @@ def test_another_seed_gives_another_wording() -> None:
 
 def test_captions_fit_a_prompt() -> None:
     assert max(len(caption(sample_scene(seed), seed)) for seed in range(300)) < 220
+
+
+def test_a_caption_without_a_place_means_one_and_the_same() -> None:
+    silent = 0
+    for seed in range(400):
+        scene = sample_scene(seed)
+        if scene.object is not None and "object_place" not in attributes_in(caption(scene, 2)):
+            silent += 1
+            assert scene.object_place == OPEN_PLACE
+    assert silent > 50

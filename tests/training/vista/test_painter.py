@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ultraflash.training.vista.painter import render
+from ultraflash.training.vista.painter import render, render_parts
 from ultraflash.training.vista.scene import BIOMES, WEATHERS, Scene, sample_scene
 
 SIZE = {"height": 96, "width": 168}
@@ -123,3 +123,26 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         render(plain(), frames=1, crop=(90, 0, 20, 20), **SIZE)
     with pytest.raises(ValueError, match="nothing to draw"):
         render(plain(), frames=0, **SIZE)
+
+
+@pytest.mark.parametrize("camera", ["still", "zoom in"])
+def test_parts_tell_where_the_object_is(camera: str) -> None:
+    scene = plain(object="airship", object_color="red", object_place="left", camera=camera)
+    frames_THW3, object_THW = render_parts(scene, frames=2, **SIZE)
+    assert torch.equal(frames_THW3, render(scene, frames=2, **SIZE))
+    without_THW3 = render(plain(camera=camera), frames=2, **SIZE)
+    changed_THW = (frames_THW3.int() - without_THW3.int()).abs().amax(dim=3) > 20
+    assert changed_THW.any()
+    assert (object_THW[changed_THW] > 0.07).all()
+    assert (object_THW > 0.06).float().mean() < 0.15
+    assert object_THW[:, :, 84:].sum() == 0, "the right half"
+
+
+def test_no_object_covers_nothing() -> None:
+    assert render_parts(plain(), frames=2, **SIZE)[1].sum() == 0
+
+
+def test_the_light_passes_from_hour_to_hour() -> None:
+    early, middle, late = (render(plain(hour=hour), frames=1, **SIZE).float() for hour in (-1.0, 0.0, 1.0))
+    assert early[..., 2].mean() < middle[..., 2].mean(), "morning has less blue than noon"
+    assert late[..., 2].mean() < early[..., 2].mean(), "and evening the least"
