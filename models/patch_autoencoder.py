@@ -30,6 +30,7 @@ PATCH_FRAMES = 4
 UNTRIMMED_FRAMES = PATCH_FRAMES - 1
 """Pixel frames that the decoder makes of a stream's first latent frame beyond the one it stands for."""
 _TILE = 4
+_AROUND = 3
 _COLOURS = 3
 _PATCH_SIZE = PATCH_FRAMES * _PATCH**2 * _COLOURS
 # Pixels are kept relative to mid grey, where bfloat16 is finest.
@@ -45,6 +46,8 @@ class PatchConfig:
         encoder_channels: features of the encoder's residual at 1/4, 1/8 and 1/16 of the resolution; empty for none.
         decoder_channels: features of the decoder's residual at 1/16, 1/8 and 1/4 of the resolution; empty for none.
         decoder_blocks: memory blocks of its three stages.
+        decoder_neighbours: whether the decoder's linear path also sees the eight latents around a latent and the one
+            before it: edges and motion go on across patches.
         decoder_time_growth: frames that the second and third stage make out of one; what is left of the four comes
             out of the last convolution.
     """
@@ -54,6 +57,7 @@ class PatchConfig:
     decoder_channels: tuple[int, ...] = (64, 32, 16)
     decoder_blocks: tuple[int, int, int] = (1, 1, 1)
     decoder_time_growth: tuple[int, int] = (1, 2)
+    decoder_neighbours: bool = False
 
     def __post_init__(self) -> None:
         if min(self.latent_channels, *self.decoder_time_growth) < 1 or len(self.decoder_time_growth) != 2:
@@ -62,6 +66,11 @@ class PatchConfig:
             raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
         if PATCH_FRAMES % prod(self.decoder_time_growth):
             raise BadConfig(f"decoder_time_growth {self.decoder_time_growth} does not divide 4 frames")
+        if self.decoder_neighbours and self.decoder_channels:
+            raise BadConfig(
+                "a decoder sees neighbours by its residual or linearly: decoder_neighbours wants decoder_channels = []",
+                param="decoder_neighbours",
+            )
 
     @property
     def patch(self) -> int:
@@ -213,6 +222,40 @@ def _encoder_residual(config: PatchConfig) -> nn.Sequential:
     )
 
 
+class Neighbours(nn.Module):
+    """What the latents around a latent and the one before it say of its patch, linearly; starts at nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(self.values(channels), _PATCH_SIZE, bias=False)
+        nn.init.zeros_(self.linear.weight)
+
+    @staticmethod
+    def values(channels: int) -> int:
+        """Numbers that a patch is told from: those of 3x3 latents, and of the latent before the middle one."""
+        return (_AROUND**2 + 1) * channels
+
+    @staticmethod
+    def gather(latent_NCHW: Tensor, before_NCHW: Tensor) -> Tensor:
+        """Those numbers of every latent, (N, h, w, values). At the border the outermost latents are repeated."""
+        padded_NCHW = functional.pad(latent_NCHW, (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+        rows, cols = latent_NCHW.shape[2:]
+        around = [
+            padded_NCHW[:, row : row + rows, col : col + cols]
+            for row in range(_AROUND)
+            for col in range(_AROUND)
+        ]
+        return torch.cat([*around, before_NCHW.permute(0, 2, 3, 1)], dim=-1)
+
+    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """A change of the patches, (B, n, h, w, P)."""
+        batch = latent_BTCHW.shape[0]
+        latent_NCHW = latent_BTCHW.transpose(0, 1).flatten(0, 1).to(self.linear.weight.dtype)
+        before_NCHW = memory.delay(0, latent_NCHW, batch)
+        change: Tensor = self.linear(self.gather(latent_NCHW, before_NCHW))
+        return change.unflatten(0, (-1, batch)).transpose(0, 1)
+
+
 class PatchDecoder(nn.Module):
     """Latents to frames: linear patches plus a `TinyDecoder` that works at 1/16, 1/8 and 1/4 of the resolution.
 
@@ -226,13 +269,16 @@ class PatchDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.unembed = nn.Linear(config.latent_channels, _PATCH_SIZE)
+        self.neighbours = Neighbours(config.latent_channels) if config.decoder_neighbours else None
         self.residual = TinyDecoder(config.residual) if config.decoder_channels else None
         self.register_buffer("latent_mean_C", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale_C", torch.ones(config.latent_channels))
 
     def init_memory(self) -> FrameMemory:
         """Return the empty memory of a new stream."""
-        return FrameMemory(0, "replicate") if self.residual is None else self.residual.init_memory()
+        if self.residual is not None:
+            return self.residual.init_memory()
+        return FrameMemory(0 if self.neighbours is None else 1, "replicate")
 
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode the next latent frames of a stream.
@@ -270,11 +316,18 @@ class PatchDecoder(nn.Module):
         packed = pack(pixels_BTHWC.flatten(0, 1), layout=layout, offset=MID_GREY)
         return packed.unflatten(0, pixels_BTHWC.shape[:2])
 
-    def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        """Decode to tiles relative to mid grey, (B, 4n/f, 4h, 4w, Q), contiguous."""
+    def own_patches(self, latent_BTCHW: Tensor) -> Tensor:
+        """What latents say of their own patches, linearly: (B, n, h, w, P) relative to mid grey."""
         latent_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2)
         raw_BnhwC = latent_BnhwC / self.latent_scale_C + self.latent_mean_C
-        patches_BnhwP = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
+        patches_BnhwP: Tensor = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
+        return patches_BnhwP
+
+    def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """Decode to tiles relative to mid grey, (B, 4n/f, 4h, 4w, Q), contiguous."""
+        patches_BnhwP = self.own_patches(latent_BTCHW)
+        if self.neighbours is not None:
+            patches_BnhwP = patches_BnhwP + self.neighbours(latent_BTCHW, memory)
         linear = patches_to_tiles(patches_BnhwP, self.config.tile_frames)
         batch, n, t, h, tile_rows, w, _ = linear.shape
         shape = (batch, n * t, h * tile_rows, w * _PATCH // _TILE, -1)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ultraflash.models.least_squares import NormalEquations, with_constant
+
 
 class SeamMender(nn.Module):
     """One linear map from a token's latents and the latents around it to a change of the token; starts at none."""
@@ -56,12 +58,11 @@ class SeamMender(nn.Module):
         side = self.side
         x_NKL = functional.unfold(self.surrounded(made_NCHW), side + 2, stride=side)
         x_MK = x_NKL.transpose(1, 2).flatten(0, 1)
-        x_MK = torch.cat([x_MK, torch.ones_like(x_MK[:, :1])], dim=1)
         error_NCHW = (wanted_NCHW - made_NCHW)[:, :channels]
         y_MD = functional.pixel_unshuffle(error_NCHW, side).flatten(2).transpose(1, 2).flatten(0, 1)
-        gram_KK = (x_MK.T @ x_MK).double()
-        gram_KK += ridge * x_MK.shape[0] * torch.eye(gram_KK.shape[0], dtype=torch.float64)
-        solution_KD = torch.linalg.solve(gram_KK, (x_MK.T @ y_MD).double()).float()
+        sums = NormalEquations()
+        sums.add(with_constant(x_MK), y_MD)
+        solution_KD = sums.solve(ridge)
         outputs = y_MD.shape[1]
         for parameter, part in zip(
             self.conv.parameters(), (solution_KD[:-1].T, solution_KD[-1]), strict=True

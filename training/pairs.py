@@ -135,7 +135,7 @@ class PairsMaker:
             made: dict[str, list[Tensor]] = defaultdict(list)
             first = number * self.config.pairs_per_shard
             for pair in range(first, first + self.config.pairs_per_shard):
-                window = self._window(pair)
+                window = draw_window(self.config, self.factor, pair, seed=self.seed, split=self.split)
                 frames_TCHW = to_pixels(window.draw(self.factor))
                 for name, shrink in shrinks.items():
                     small_TCHW = functional.avg_pool2d(frames_TCHW, shrink)
@@ -154,20 +154,6 @@ class PairsMaker:
             return Shard(tensors={name: torch.stack(each) for name, each in made.items()})
 
         return make
-
-    def _window(self, number: int) -> Window:
-        config = self.config
-        rows, cols = next((rows, cols) for factor, rows, cols in config.windows if factor == self.factor)
-        generator = counter_generator(self.seed, "pairs window", self.factor, number)
-        return Window(
-            scene=sample_scene(counter_seed(self.seed, "pairs scene", self.factor, number), self.split),
-            config=config,
-            top=int(torch.randint(config.base_rows - rows + 1, (), generator=generator)),
-            left=int(torch.randint(config.base_cols - cols + 1, (), generator=generator)),
-            rows=rows,
-            cols=cols,
-            start_s=float(torch.rand((), generator=generator)) * 4,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +190,21 @@ class Window:
             start_s=self.start_s,
             crop=crop,
         )
+
+
+def draw_window(config: PairsConfig, factor: int, number: int, *, seed: int, split: str) -> Window:
+    """Window ``number`` of a factor: a random part of a random scene."""
+    rows, cols = next((rows, cols) for each, rows, cols in config.windows if each == factor)
+    generator = counter_generator(seed, "pairs window", factor, number)
+    return Window(
+        scene=sample_scene(counter_seed(seed, "pairs scene", factor, number), split),
+        config=config,
+        top=int(torch.randint(config.base_rows - rows + 1, (), generator=generator)),
+        left=int(torch.randint(config.base_cols - cols + 1, (), generator=generator)),
+        rows=rows,
+        cols=cols,
+        start_s=float(torch.rand((), generator=generator)) * 4,
+    )
 
 
 def _text_encoder() -> Callable[[str], Tensor]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import MemoryBlock
+from ultraflash.models.least_squares import NormalEquations, with_constant
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
@@ -182,14 +183,11 @@ def fit_convolution(x_NCHW: Tensor, y_NCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (D, C, 3, 3) and bias (D,) of the padded 3x3 convolution from x to y with the least squared error."""
     inputs, outputs = x_NCHW.shape[1], y_NCHW.shape[1]
     x_NK = functional.unfold(x_NCHW, 3, padding=1).transpose(1, 2).flatten(0, 1).double()
-    x_NK = torch.cat([x_NK, torch.ones(x_NK.shape[0], 1, dtype=torch.float64)], dim=1)
-    y_ND = y_NCHW.permute(0, 2, 3, 1).flatten(0, 2).double()
-    gram_KK = x_NK.T @ x_NK
+    sums = NormalEquations()
+    sums.add(with_constant(x_NK), y_NCHW.permute(0, 2, 3, 1).flatten(0, 2).double())
     # A little ridge: neighbours' brightness is nearly the same number.
-    gram_KK += _RIDGE * x_NK.shape[0] * torch.eye(gram_KK.shape[0], dtype=torch.float64)
-    solution_KD = torch.linalg.solve(gram_KK, x_NK.T @ y_ND)
-    weight = solution_KD[:-1].T.reshape(outputs, inputs, 3, 3).float()
-    return weight, solution_KD[-1].float()
+    solution_KD = sums.solve(_RIDGE)
+    return solution_KD[:-1].T.reshape(outputs, inputs, 3, 3), solution_KD[-1]
 
 
 def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
