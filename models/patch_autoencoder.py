@@ -66,11 +66,6 @@ class PatchConfig:
             raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
         if PATCH_FRAMES % prod(self.decoder_time_growth):
             raise BadConfig(f"decoder_time_growth {self.decoder_time_growth} does not divide 4 frames")
-        if self.decoder_neighbours and self.decoder_channels:
-            raise BadConfig(
-                "a decoder sees neighbours by its residual or linearly: decoder_neighbours wants decoder_channels = []",
-                param="decoder_neighbours",
-            )
 
     @property
     def patch(self) -> int:
@@ -247,11 +242,11 @@ class Neighbours(nn.Module):
         ]
         return torch.cat([*around, before_NCHW.permute(0, 2, 3, 1)], dim=-1)
 
-    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
-        """A change of the patches, (B, n, h, w, P)."""
+    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory, slot: int) -> Tensor:
+        """A change of the patches, (B, n, h, w, P); ``slot`` of the memory keeps the latest latent."""
         batch = latent_BTCHW.shape[0]
         latent_NCHW = latent_BTCHW.transpose(0, 1).flatten(0, 1).to(self.linear.weight.dtype)
-        before_NCHW = memory.delay(0, latent_NCHW, batch)
+        before_NCHW = memory.delay(slot, latent_NCHW, batch)
         change: Tensor = self.linear(self.gather(latent_NCHW, before_NCHW))
         return change.unflatten(0, (-1, batch)).transpose(0, 1)
 
@@ -276,9 +271,8 @@ class PatchDecoder(nn.Module):
 
     def init_memory(self) -> FrameMemory:
         """Return the empty memory of a new stream."""
-        if self.residual is not None:
-            return self.residual.init_memory()
-        return FrameMemory(0 if self.neighbours is None else 1, "replicate")
+        slots = 0 if self.residual is None else self.residual.memory_slots
+        return FrameMemory(slots + (self.neighbours is not None), "replicate")
 
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode the next latent frames of a stream.
@@ -316,18 +310,14 @@ class PatchDecoder(nn.Module):
         packed = pack(pixels_BTHWC.flatten(0, 1), layout=layout, offset=MID_GREY)
         return packed.unflatten(0, pixels_BTHWC.shape[:2])
 
-    def own_patches(self, latent_BTCHW: Tensor) -> Tensor:
-        """What latents say of their own patches, linearly: (B, n, h, w, P) relative to mid grey."""
-        latent_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2)
-        raw_BnhwC = latent_BnhwC / self.latent_scale_C + self.latent_mean_C
-        patches_BnhwP: Tensor = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
-        return patches_BnhwP
-
     def _tiles(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode to tiles relative to mid grey, (B, 4n/f, 4h, 4w, Q), contiguous."""
-        patches_BnhwP = self.own_patches(latent_BTCHW)
+        latent_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2)
+        raw_BnhwC = latent_BnhwC / self.latent_scale_C + self.latent_mean_C
+        patches_BnhwP = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
         if self.neighbours is not None:
-            patches_BnhwP = patches_BnhwP + self.neighbours(latent_BTCHW, memory)
+            slot = 0 if self.residual is None else self.residual.memory_slots
+            patches_BnhwP = patches_BnhwP + self.neighbours(latent_BTCHW, memory, slot)
         linear = patches_to_tiles(patches_BnhwP, self.config.tile_frames)
         batch, n, t, h, tile_rows, w, _ = linear.shape
         shape = (batch, n * t, h * tile_rows, w * _PATCH // _TILE, -1)

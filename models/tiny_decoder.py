@@ -176,9 +176,14 @@ class TinyDecoder(nn.ModuleList):
         super().__init__([*layers, rectify, tail])
         self.config = config
 
+    @property
+    def memory_slots(self) -> int:
+        """Frames that a stream's memory keeps, one for each memory block."""
+        return sum(self.config.blocks_per_stage)
+
     def init_memory(self) -> FrameMemory:
         """Return the empty memory of a new stream."""
-        return FrameMemory(sum(self.config.blocks_per_stage), self.config.first_frame)
+        return FrameMemory(self.memory_slots, self.config.first_frame)
 
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode the next latent frames of a stream.

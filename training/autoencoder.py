@@ -22,7 +22,7 @@ from ultraflash.models.weights import DECODER_FILE, load_file
 from ultraflash.training import patches
 from ultraflash.training.clip_pool import ClipPool, PoolConfig, make_pools
 from ultraflash.training.loop import StageConfig, train
-from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
+from ultraflash.training.patches import WITH_RESIDUAL, load_encoder, to_pixels
 from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
@@ -45,7 +45,7 @@ class AutoencoderConfig(StageConfig):
         workers: processes that draw the pool.
     """
 
-    patch: PatchConfig = PCA_ENCODER
+    patch: PatchConfig = WITH_RESIDUAL
     pool: PoolConfig = field(default_factory=PoolConfig)
     clips: str | None = None
     real_share: float = 0.3
@@ -59,6 +59,8 @@ class AutoencoderConfig(StageConfig):
     def __post_init__(self) -> None:
         # slots=True makes the class anew, so the argument-less super() would name the wrong one.
         StageConfig.__post_init__(self)
+        if not self.patch.decoder_channels:
+            raise BadConfig("this stage trains convolutions: patch wants decoder_channels", param="patch")
         if self.test_clips < 1 or self.test_height % 64:
             raise BadConfig("test_clips starts at 1, and test_height is a multiple of 64")
         if not 0 <= self.real_share < 1 or not 0 <= self.noise_share <= 1:
@@ -81,7 +83,9 @@ class AutoencoderStage:
         self.encoder = load_encoder(self.config.patch, self.weights).to(self.config.device)
         self.decoder = PatchDecoder(self.config.patch)
         load_file(self.decoder, self.weights / DECODER_FILE)
-        self.decoder.unembed.requires_grad_(False)
+        self.decoder.requires_grad_(False)
+        assert self.decoder.residual is not None
+        self.decoder.residual.requires_grad_(True)
         return self.decoder
 
     def batch(self, step: int) -> Tensor:

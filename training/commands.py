@@ -30,6 +30,7 @@ STAGES = {
     "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",
     "sr": "ultraflash.training.super_resolution",
+    "decoder": "ultraflash.training.decoder",
 }
 """Stages in the order of ``train all``, and the module that runs each: its ``run(config, run_dir)`` returns
 whether the stage is done."""
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     run_dir = args.run_dir or Path("runs") / args.recipe
     names = [name for name in STAGES if name in recipe] if args.stage == "all" else [args.stage]
     try:
+        if missing := [name for name in names if name not in recipe]:
+            raise BadConfig(f"recipe {args.recipe} has no stage {missing[0]}; it has {', '.join(recipe)}")
         if args.threads is not None:
             if args.threads < 1:
                 raise BadConfig(f"--threads starts at 1, unlike {args.threads}", param="threads")

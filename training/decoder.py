@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.least_squares import NormalEquations
 from ultraflash.models.patch_autoencoder import (
-    MID_GREY,
     PATCH_FRAMES,
     UNTRIMMED_FRAMES,
+    Neighbours,
     PatchDecoder,
     patchify,
     with_first_repeated,
@@ -124,14 +124,13 @@ class SeenWindows:
 
 @torch.no_grad()
 def examples(decoder: PatchDecoder, window: SeenWindow) -> tuple[Tensor, Tensor]:
-    """Of every patch what the neighbours' map reads, (M, K), and what the rest of the decoder lacks, (M, P)."""
-    assert decoder.neighbours is not None
+    """Of every patch what the neighbours' map reads, (M, K), and what the decoder without it lacks, (M, P)."""
     latent_FCHW = window.latent_FCHW
     before_FCHW = torch.cat([latent_FCHW[:1], latent_FCHW[:-1]])
-    x_MK = decoder.neighbours.gather(latent_FCHW, before_FCHW).flatten(0, 2)
-    pixel_BTCHW = with_first_repeated(window.pixel_TCHW[None]) - MID_GREY
-    wanted_MP = patchify(pixel_BTCHW, decoder.config.tile_frames)[0].flatten(0, 2)
-    return x_MK, wanted_MP - decoder.own_patches(latent_FCHW[None])[0].flatten(0, 2)
+    x_MK = Neighbours.gather(latent_FCHW, before_FCHW).flatten(0, 2)
+    made_BTCHW = decoder(latent_FCHW[None], decoder.init_memory())
+    lacking_BTCHW = with_first_repeated(window.pixel_TCHW[None]) - made_BTCHW
+    return x_MK, patchify(lacking_BTCHW, decoder.config.tile_frames).flatten(0, 3)
 
 
 def run(config: DecoderStageConfig, run_dir: Path) -> bool:
@@ -143,6 +142,7 @@ def run(config: DecoderStageConfig, run_dir: Path) -> bool:
     decoder = PatchDecoder(preset.decoder)
     load_file(decoder, folder / DECODER_FILE)
     assert decoder.neighbours is not None
+    nn.init.zeros_(decoder.neighbours.linear.weight)
     with RunLog(run_dir / "decoder", stage="decoder", resumed_at=0) as log, stop_on_signal() as stop:
         windows = SeenWindows(config, preset, folder)
         sums = NormalEquations()

@@ -25,7 +25,7 @@ from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.weights import ENCODER_FILE, sha256_of
 from ultraflash.training.loop import StageConfig
-from ultraflash.training.patches import PCA_ENCODER, load_encoder, to_pixels
+from ultraflash.training.patches import LINEAR, load_encoder, to_pixels
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption
@@ -43,7 +43,7 @@ class LatentsConfig(StageConfig):
     ``latent_frames`` latent frames come from 4 * latent_frames - 3 pictures of ``height`` x ``width`` at ``fps``.
     """
 
-    patch: PatchConfig = PCA_ENCODER
+    patch: PatchConfig = LINEAR
     split: str = "train"
     clips_per_shard: int = 32
     captions_per_clip: int = 3

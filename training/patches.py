@@ -33,8 +33,11 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
 
-PCA_ENCODER = PatchConfig(encoder_channels=())
-"""Shape of an autoencoder whose encoder is the PCA alone."""
+LINEAR = PatchConfig(encoder_channels=(), decoder_channels=(), decoder_neighbours=True)
+"""Shape of an autoencoder that is linear both ways; its decoder sees neighbours."""
+
+WITH_RESIDUAL = PatchConfig(encoder_channels=(), decoder_neighbours=True)
+"""The same with convolutions in the decoder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class PatchesConfig(StageConfig):
         spectrum_power: see `pca.latent_scale`.
     """
 
-    patch: PatchConfig = PCA_ENCODER
+    patch: PatchConfig = LINEAR
     frames: int = 17
     heights: tuple[int, ...] = (256, 512, 256, 1024)
     window: tuple[int, int] = (256, 448)

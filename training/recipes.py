@@ -11,11 +11,12 @@ from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import PICTURES_FILE, BaseStageConfig
 from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
+from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
-from ultraflash.training.patches import PatchesConfig
+from ultraflash.training.patches import WITH_RESIDUAL, PatchesConfig
 from ultraflash.training.seams import SeamsConfig
 from ultraflash.training.super_resolution import SuperResolutionStageConfig
 from ultraflash.training.trajectory import TRAJECTORY_FILE, TrajectoryConfig
@@ -118,14 +119,6 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
 def _pictures(ship: str | None) -> dict[str, StageConfig]:
     """From low-resolution latents to pixels."""
     return {
-        "autoencoder": AutoencoderConfig(
-            steps=3000,
-            batch_size=4,
-            learning_rate=6e-4,
-            autocast=True,
-            channels_last=True,
-            export_to=ship,
-        ),
         "upsampler": UpsamplerStageConfig(
             steps=1500,
             batch_size=8,
@@ -146,13 +139,14 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
+        "decoder": DecoderStageConfig(steps=180, export_to=ship),
     }
 
 
 def debug() -> dict[str, StageConfig]:
     """The smallest of everything."""
     return {
-        "patches": PatchesConfig(steps=3, frames=5, heights=(64,), window=(64, 96)),
+        "patches": PatchesConfig(steps=3, patch=WITH_RESIDUAL, frames=5, heights=(64,), window=(64, 96)),
         "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
         "classifier": ClassifierConfig(steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8),
         "pictures": BaseStageConfig(
@@ -187,6 +181,7 @@ def debug() -> dict[str, StageConfig]:
         ),
         "upsampler": UpsamplerStageConfig(
             steps=3,
+            patch=WITH_RESIDUAL,
             warmup_steps=2,
             log_steps=1,
             batch_size=2,
@@ -217,5 +212,18 @@ def debug() -> dict[str, StageConfig]:
                 remade=1.0,
             ),
             workers=0,
+        ),
+        "decoder": DecoderStageConfig(
+            steps=4,
+            preset=DEBUG_PRESET,
+            test_windows=4,
+            windows=PairsConfig(
+                latent_frames=3,
+                windows=((2, 2, 2), (4, 2, 2), (6, 2, 2)),
+                base_rows=2,
+                base_cols=2,
+                with_text=True,
+                remade=0.5,
+            ),
         ),
     }

@@ -25,7 +25,7 @@ from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training import patches
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
-from ultraflash.training.patches import PCA_ENCODER
+from ultraflash.training.patches import LINEAR
 from ultraflash.training.sample_sheet import tile, to_uint8
 
 PAIRS = Path("upsampler") / "pairs"
@@ -47,7 +47,7 @@ class UpsamplerStageConfig(StageConfig):
         workers: processes that draw the pairs.
     """
 
-    patch: PatchConfig = PCA_ENCODER
+    patch: PatchConfig = LINEAR
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mid_channels: int = 48
     blocks: int = 4

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,10 +18,16 @@ from ultraflash.models.patch_autoencoder import (
     patchify,
     tiles_to_frames,
 )
+from ultraflash.models.preset import load_preset
 
 SMALL = PatchConfig(
-    latent_channels=6, encoder_channels=(4, 4, 4), decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1)
+    latent_channels=6,
+    encoder_channels=(4, 4, 4),
+    decoder_channels=(8, 6, 4),
+    decoder_blocks=(1, 1, 1),
+    decoder_neighbours=True,
 )
+LINEAR = PatchConfig(latent_channels=6, encoder_channels=(), decoder_channels=(), decoder_neighbours=True)
 GROWTHS = pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
 
 
@@ -116,9 +125,7 @@ def test_latents_of_the_sample_have_the_deviations_that_the_scale_gives_them() -
 @GROWTHS
 @torch.no_grad()
 def test_chunks_decode_to_the_same_pixels_as_the_whole(growth: tuple[int, int]) -> None:
-    config = PatchConfig(
-        latent_channels=6, decoder_channels=(8, 6, 4), decoder_blocks=(1, 1, 1), decoder_time_growth=growth
-    )
+    config = replace(SMALL, decoder_time_growth=growth)
     net, z_BTCHW = trained(config).decoder, latents(5)
     memory = net.init_memory()
     parts = [net(part, memory) for part in (z_BTCHW[:, :1], z_BTCHW[:, 1:4], z_BTCHW[:, 4:])]
@@ -156,9 +163,33 @@ def test_uint8_frames_are_the_rounded_pixels() -> None:
 
 @torch.no_grad()
 def test_decoder_can_do_without_residual() -> None:
-    net = trained(PatchConfig(latent_channels=6, encoder_channels=(), decoder_channels=())).decoder
+    net = trained(replace(LINEAR, decoder_neighbours=False)).decoder
     memory = net.init_memory()
     assert net.decode_uint8(latents(2), memory).shape == (1, 8, 32, 48, 3)
+
+
+@torch.no_grad()
+def test_a_patch_depends_on_the_latents_around_it_and_the_one_before_and_no_others() -> None:
+    net = trained(LINEAR).decoder
+    z_BTCHW = torch.randn(1, 3, 6, 5, 5, generator=torch.Generator().manual_seed(1))
+    patch_of_the_middle = (slice(None), slice(8, 12), slice(None), slice(32, 48), slice(32, 48))
+    before = net(z_BTCHW, net.init_memory())[patch_of_the_middle]
+    reached = set()
+    for frame, row, col in itertools.product(range(3), range(5), range(5)):
+        changed_BTCHW = z_BTCHW.clone()
+        changed_BTCHW[:, frame, :, row, col] += 1
+        if not torch.equal(net(changed_BTCHW, net.init_memory())[patch_of_the_middle], before):
+            reached.add((frame, row, col))
+    assert reached == {(1, 2, 2)} | {(2, row, col) for row in (1, 2, 3) for col in (1, 2, 3)}
+
+
+@torch.no_grad()
+def test_neighbours_start_without_a_say() -> None:
+    torch.manual_seed(0)
+    net = PatchDecoder(LINEAR)
+    alone = PatchDecoder(replace(LINEAR, decoder_neighbours=False))
+    alone.unembed.load_state_dict(net.unembed.state_dict())
+    torch.testing.assert_close(net(latents(), net.init_memory()), alone(latents(), alone.init_memory()))
 
 
 @torch.no_grad()
@@ -193,8 +224,10 @@ def test_gradients_reach_every_weight() -> None:
 
 @pytest.mark.parametrize(("rows", "columns", "budget"), [(60, 104, 12e9), (32, 56, 4e9)])
 def test_shipped_decoder_keeps_its_budget_per_frame(rows: int, columns: int, budget: float) -> None:
+    decoder = load_preset("mini").decoder
+    assert isinstance(decoder, PatchConfig)
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        net = PatchDecoder(PatchConfig())
+        net = PatchDecoder(decoder)
         net(torch.empty(1, 1, 32, rows, columns), net.init_memory())
     assert counter.get_total_flops() / 4 <= budget
 

@@ -7,7 +7,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.patch_autoencoder import PatchAutoencoder
 from ultraflash.models.weights import ENCODER_FILE
 from ultraflash.training.pairs import PairsConfig, PairsReader, make_pairs, pairs_folder
-from ultraflash.training.patches import PCA_ENCODER, export
+from ultraflash.training.patches import LINEAR, export
 
 CONFIG = PairsConfig(
     pairs_per_shard=2,
@@ -24,8 +24,8 @@ CONFIG = PairsConfig(
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pairs")
     torch.manual_seed(0)
-    export(PatchAutoencoder(PCA_ENCODER).encoder, root / ENCODER_FILE)
-    assert make_pairs(CONFIG, root, patch=PCA_ENCODER, weights=root, seed=0, workers=0)
+    export(PatchAutoencoder(LINEAR).encoder, root / ENCODER_FILE)
+    assert make_pairs(CONFIG, root, patch=LINEAR, weights=root, seed=0, workers=0)
     return root
 
 
@@ -48,7 +48,7 @@ def test_test_pairs_show_other_scenes_than_training_pairs(pairs: Path) -> None:
 def test_making_again_draws_nothing_new(pairs: Path) -> None:
     shard = next(pairs_folder(pairs, 2, "train").glob("*.safetensors"))
     before = shard.stat().st_mtime_ns
-    assert make_pairs(CONFIG, pairs, patch=PCA_ENCODER, weights=pairs, seed=0, workers=0)
+    assert make_pairs(CONFIG, pairs, patch=LINEAR, weights=pairs, seed=0, workers=0)
     assert shard.stat().st_mtime_ns == before
 
 

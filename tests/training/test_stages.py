@@ -12,17 +12,15 @@ from safetensors.torch import load_file as load_file_as_stored
 
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
-from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
+from ultraflash.models.patch_autoencoder import PatchDecoder
 from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import load_file
 from ultraflash.training.commands import STAGES, main
 from ultraflash.training.latents import LatentsDataset
-from ultraflash.training.patches import load_encoder
+from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
 from ultraflash.training.recipes import DEBUG_PRESET
 from ultraflash.training.shards import shard_path
-
-PATCH = PatchConfig(encoder_channels=())
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,10 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_encoder_and_linear_decoder_undo_each_other(run_dir: Path) -> None:
-    encoder = load_encoder(PATCH, run_dir / "weights")
-    decoder = PatchDecoder(PATCH)
+    encoder = load_encoder(WITH_RESIDUAL, run_dir / "weights")
+    decoder = PatchDecoder(WITH_RESIDUAL)
     load_file(decoder, run_dir / "weights/decoder.safetensors")
-    decoder.residual = None
+    decoder.residual = decoder.neighbours = None
     latent_BTCHW = torch.randn(1, 2, 32, 2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         again_BTCHW = encoder(decoder(latent_BTCHW, decoder.init_memory()))
@@ -145,3 +143,24 @@ def test_seams_are_fitted_into_the_generator_and_nothing_else_of_it_changes(
     }
     measures = json.loads((tmp_path / "seams/evaluation.json").read_text())
     assert measures["seams_mended"] != measures["seams_remade"]
+
+
+def test_the_decoder_learns_of_neighbours_and_nothing_else_of_it_changes(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_dir / "weights", tmp_path / "weights")
+    before = load_file_as_stored(tmp_path / "weights/decoder.safetensors")
+    command = ["train", "decoder", "--recipe", "debug", "--steps", "6", "--run-dir", str(tmp_path)]
+    assert main(command) == 0
+    after = load_file_as_stored(tmp_path / "weights/decoder.safetensors")
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"neighbours.linear.weight"}
+    measures = json.loads((tmp_path / "decoder/evaluation.json").read_text())
+    assert measures["psnr_encoded"] != measures["psnr_encoded_before"]
+
+
+def test_a_recipe_without_a_stage_says_which_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "autoencoder", "--recipe", "mini", "--run-dir", str(tmp_path)]) == 2
+    assert "recipe mini has no stage autoencoder; it has patches, latents," in capsys.readouterr().err
