@@ -82,7 +82,7 @@ def main() -> int:
         pytest = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
         words = ["-q", "-p", "no:playwright", "-o", "junit_family=xunit1", f"--junitxml={report}", *TESTS]
         # Safe path, since the folder kernels/ hides a package of that name otherwise.
-        ran = subprocess.run([sys.executable, "-P", "-c", pytest, *words], cwd=ROOT)
+        ran = subprocess.run([sys.executable, "-I", "-c", pytest, *words], cwd=ROOT)
         if ran.returncode != 0:
             return ran.returncode
         seen = seen_in(report)

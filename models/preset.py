@@ -371,7 +371,10 @@ def _read_table(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, An
         return table
     if not isinstance(extended, str):
         raise BadConfig(f"{path}: extends takes a preset's name or a path, not {extended!r}", param="extends")
-    below = _file_of(extended, folder=path.parent)
+    try:
+        below = _file_of(extended, folder=path.parent)
+    except UnknownPreset as error:
+        raise UnknownPreset(f"{path} extends what is not there: {error.message}") from error
     return laid_over(_read_table(below, extending=(*extending, path.resolve())), table)
 
 

@@ -30,7 +30,7 @@ def test_what_tests_put_down_is_in_the_table(tmp_path: Path) -> None:
 
     report = tmp_path / "report.xml"
     (tmp_path / "test_it.py").write_text(TEST)
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:playwright", f"--junitxml={report}"]
+    command = [sys.executable, "-I", "-m", "pytest", "-q", "-p", "no:playwright", f"--junitxml={report}"]
     subprocess.run([*command, "test_it.py"], cwd=tmp_path, check=True)
     seen = clients.seen_in(report)
     assert set(seen) == set(clients.SEEN)

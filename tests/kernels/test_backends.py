@@ -48,4 +48,4 @@ def test_importing_the_operators_does_not_import_triton() -> None:
         "import sys, ultraflash.kernels.attention, ultraflash.kernels.block_sparse, ultraflash.kernels.candidates;"
         "sys.exit('triton' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-I", "-c", code], check=False).returncode == 0

@@ -215,7 +215,7 @@ def test_weights_beside_a_file_are_found_though_its_folder_has_the_name_of_one_i
     [
         ('extends = "own.toml"', "extends itself"),
         ("extends = 3", "takes a preset's name or a path, not 3"),
-        ('extends = "nowhere"', "no preset 'nowhere'; there are mini"),
+        ('extends = "nowhere"', "own.toml extends what is not there: no preset 'nowhere'; there are mini"),
         ('extends = "mini"\n[bass]\nsteps = [1000]', "bass"),
     ],
 )

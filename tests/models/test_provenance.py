@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> None:
 def commit_told_by(copy: Path) -> str:
     code = f"import runpy; print(runpy.run_path({str(copy)!r})['commit']())"
     return subprocess.run(
-        [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True
+        [sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True
     ).stdout.strip()
 
 

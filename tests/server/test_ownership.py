@@ -19,7 +19,7 @@ NAME = "from ultraflash.server.ownership import own_name; print(own_name(), flus
 def other() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that waits, and its name."""
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-I", "-c", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()

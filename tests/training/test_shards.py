@@ -80,7 +80,7 @@ def test_a_signal_to_the_whole_process_group_is_no_failure_of_the_workers(tmp_pa
     )
     script, shards = tmp_path / "script.py", tmp_path / "shards"
     script.write_text(code)
-    command = [sys.executable, "-P", str(script), str(shards), str(Path(__file__).parent)]
+    command = [sys.executable, "-I", str(script), str(shards), str(Path(__file__).parent)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 100
     while not (shards.is_dir() and shard_numbers(shards)) and time.monotonic() < deadline:
