@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ultraflash.models.errors import BadConfig, UltraflashError
+from ultraflash.training.vista.scene import WORLD
 
 if TYPE_CHECKING:
     from ultraflash.models.preset import Preset
@@ -121,6 +122,7 @@ def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> 
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         },
+        "world": WORLD,
         "settings": asdict(config),
         "measures": measures,
     }
@@ -129,9 +131,17 @@ def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> 
 def _read(path: Path) -> dict[str, Any]:
     """The measures of an earlier evaluation."""
     try:
-        measures = json.loads(path.read_text(encoding="utf-8"))["measures"]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        # Evaluations of the first world don't name it.
+        measures, world = dict(document["measures"]), document.get("world", 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadConfig(
             f"{path} is no evaluation.json of an earlier run: {error}", param="compare"
         ) from error
-    return dict(measures)
+    if world != WORLD:
+        raise BadConfig(
+            f"{path} was measured on scenes of Vista {world}, and this would be on others, of Vista {WORLD}; "
+            "evaluate those weights again",
+            param="compare",
+        )
+    return measures

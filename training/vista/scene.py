@@ -11,6 +11,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+WORLD = 2
+"""Version of Vista: a seed's scene differs from version to version. See DATA_CARD.md."""
+
 BIOMES = ("sea", "lake", "mountains", "snowy mountains", "desert", "hills", "forest", "city")
 TIMES = ("dawn", "day", "dusk", "night")
 WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
@@ -114,7 +117,7 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {SPLITS}, not {split!r}")
-    rng = random.Random(f"vista-2/{split}/{seed}")
+    rng = random.Random(f"vista-{WORLD}/{split}/{seed}")
     forced: dict[str, str] = {}
     if split == "held_out":
         forced = dict(rng.choice(held_out_pairs()))

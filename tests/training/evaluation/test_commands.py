@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ultraflash.training.evaluation.commands import add_arguments, run
+from ultraflash.training.vista.scene import WORLD
 
 
 def test_long_streams_alone_leave_the_files_of_a_full_evaluation_as_they_are(
@@ -22,3 +23,18 @@ def test_long_streams_alone_leave_the_files_of_a_full_evaluation_as_they_are(
     assert json.loads((tmp_path / "long-streams.json").read_text())["preset"] == "mini"
     assert (tmp_path / "long-streams.html").is_file()
     assert "long-streams.json" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_another_world_is_nothing_to_compare_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({"preset": "mini", "measures": {}}))
+    words = ["-o", str(tmp_path), "--long-only", "--long-seconds", "0", "--compare", str(earlier)]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert run(parser.parse_args(words)) == 2
+    assert "evaluate those weights again" in capsys.readouterr().err
+    earlier.write_text(json.dumps({"preset": "mini", "world": WORLD, "measures": {}}))
+    assert run(parser.parse_args(words)) == 0
+    assert json.loads((tmp_path / "long-streams.json").read_text())["world"] == WORLD
