@@ -71,6 +71,7 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             batch_size=3,
             object_weight=4.0,
             guidance_weight=0.5,
+            guidance=1.0,
             learning_rate=6e-4,
             muon_rate=1.2e-3,
             warmup_steps=30,
