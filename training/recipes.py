@@ -140,7 +140,7 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
-        "decoder": DecoderStageConfig(steps=180, export_to=ship),
+        "decoder": DecoderStageConfig(steps=120, export_to=ship),
     }
 
 
