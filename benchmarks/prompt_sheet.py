@@ -17,20 +17,20 @@ from ultraflash.models.cascade import Cascade
 PROMPTS = (
     "snowy mountains at night, snow falling, camera pans left",
     "a red hot air balloon over snowy peaks at dusk",
-    "the sea at sunset, panning right",
+    "a blue lighthouse by the sea at dawn",
     "a blue sailboat on the ocean in daylight",
     "a city skyline at night",
-    "a city at dawn, drifting clouds",
+    "a yellow airship over a city by day",
     "desert dunes in the daytime, zoom in",
-    "a desert at night, clear sky",
+    "a blue airplane over a desert at dusk",
     "a forest in thick fog at dawn",
     "a forest by day, camera drifting left",
-    "green hills on a bright day, many clouds",
-    "rolling hills under an orange sunset sky",
+    "a red train passing green hills by day",
+    "a red windmill by green hills in daylight, clear sky",
     "a lake with reflections at sunset",
     "a mountain lake in the rain, in daylight",
     "rocky mountains at night, aurora in the sky",
-    "a yellow balloon above mountains in daylight, snow falling",
+    "a yellow hot air balloon on the right over green hills by day",
 )
 COLUMNS = 2
 MOMENTS = 4

@@ -10,7 +10,7 @@ PHONE = {
     "is_mobile": True,
     "device_scale_factor": 2,
 }
-PROMPT = "a lake at dusk, clear sky, camera pans left"
+PROMPT = "a yellow hot air balloon over green hills in daylight, clear sky, still camera"
 
 
 @pytest.mark.parametrize(("name", "options"), [("desktop", {}), ("phone", PHONE)])
