@@ -26,7 +26,7 @@ class FrameMemory:
         """Start empty.
 
         Args:
-            slots: number of memory blocks of the network.
+            slots: frames to keep: one for each part of the network that looks back.
             first_frame: what a stream's first frame sees as the one before: zeros, or itself.
         """
         self._last_BCHW: list[Tensor | None] = [None] * slots

@@ -33,14 +33,14 @@ class NormalEquations:
         """The map (K, D), float32.
 
         Args:
-            ridge: penalty of squared weights per example, in the inputs' unit.
+            ridge: penalty of squared weights per example, in the inputs' unit squared.
 
         Raises:
             ValueError: there are no examples.
         """
         if self._gram_KK is None or self._moment_KD is None:
             raise ValueError("no examples to fit a map to")
-        identity_KK = torch.eye(self._gram_KK.shape[0], dtype=torch.float64)
+        identity_KK = torch.eye(self._gram_KK.shape[0], dtype=torch.float64, device=self._gram_KK.device)
         return torch.linalg.solve(
             self._gram_KK + ridge * self._examples * identity_KK, self._moment_KD
         ).float()

@@ -1,4 +1,5 @@
-"""The autoencoder of `mini`: linear patches that start from a PCA, with convolutional residuals beside them.
+"""The autoencoder of `mini`: linear patches that start from a PCA, and beside them a linear map of
+neighbours, convolutional residuals, both or neither.
 
 A latent frame stands for 4 pixel frames and 16x16 pixels. The first latent frame of a clip stands for its first
 frame alone (three copies are put in front), so n latent frames stand for 4n-3 pixel frames; the decoder emits 4n and
@@ -252,7 +253,8 @@ class Neighbours(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Latents to frames: linear patches plus a `TinyDecoder` that works at 1/16, 1/8 and 1/4 of the resolution.
+    """Latents to frames: linear patches plus, where the config says so, `Neighbours` and a `TinyDecoder` that works at
+    1/16, 1/8 and 1/4 of the resolution.
 
     Weights only: a stream's memory is passed in.
     """

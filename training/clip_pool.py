@@ -22,7 +22,7 @@ from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_paths
 from ultraflash.training.vista.painter import render
-from ultraflash.training.vista.scene import sample_scene
+from ultraflash.training.vista.scene import WORLD, sample_scene
 
 _ASPECT = 7 / 4
 _READ_FRAMES = 64
@@ -63,7 +63,7 @@ class RenderedClips:
     def describe(self) -> dict[str, Any]:
         """What fixes the bytes, but for the number of shards."""
         pool = {name: value for name, value in asdict(self.config).items() if not name.endswith("shards")}
-        return pool | {"seed": self.seed, "split": self.split}
+        return pool | {"world": WORLD, "seed": self.seed, "split": self.split}
 
     def open(self) -> Callable[[int], Shard]:
         """Nothing to load."""

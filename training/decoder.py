@@ -2,8 +2,9 @@
 
 A latent keeps its patch apart from the others, so pictures break at the edges of patches, in space as a grid and in
 time as a jolt every fourth frame. By least squares over pictures the neighbours make up for much of it. Some of the
-latents are the encoder's; the others are what a stream's decoder sees: remade by the generator and enlarged. It takes
-minutes and changes nothing else in the decoder's weights; nothing is kept of a run that was killed.
+latents are the encoder's; the others were remade by the generator and enlarged, which is most of what lies before a
+stream's decoder (seams are not mended and super-resolution, which changes little, is left out). It takes minutes and
+changes nothing else in the decoder's weights. Nothing is kept of a run that was killed: the next one starts over.
 
 Shapes: T pixel frames, F latent frames, C channels, H W rows and columns, M patches, P values of a patch, K inputs.
 """
@@ -43,6 +44,9 @@ from ultraflash.training.run_log import RunLog
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.captions import caption
 
+_STILL = 1e-4
+"""Mean change of a frame below which a clip counts as a still."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderStageConfig(StageConfig):
@@ -50,7 +54,8 @@ class DecoderStageConfig(StageConfig):
 
     Args:
         preset: whose decoder it is.
-        windows: what is drawn; its ``remade`` is the share of windows that come by generator and upsampler.
+        windows: what is drawn; its ``remade`` is the share of windows that come by generator and upsampler. How many
+            make a shard has no meaning here.
         kept: share of the patches of a window that is used.
         ridge: see :meth:`ultraflash.models.least_squares.NormalEquations.solve`.
         test_windows: windows of the test split to measure on.
@@ -77,7 +82,7 @@ class DecoderStageConfig(StageConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenWindow:
-    """Latents (F, C, H, W) as a decoder sees them, and the pixels (T, 3, H, W) that it should make of them."""
+    """Latents (F, C, H, W), and the pixels (T, 3, H, W) that it should make of them."""
 
     latent_FCHW: Tensor
     pixel_TCHW: Tensor
@@ -85,7 +90,7 @@ class SeenWindow:
 
 
 class SeenWindows:
-    """Draws windows and takes them through as much of the cascade as lies before the decoder."""
+    """Draws windows, and takes some of them through generator and upsampler."""
 
     def __init__(self, config: DecoderStageConfig, preset: Preset, weights: Path) -> None:
         """Load the networks. Raises MissingWeights."""
@@ -124,7 +129,7 @@ class SeenWindows:
 
 @torch.no_grad()
 def examples(decoder: PatchDecoder, window: SeenWindow) -> tuple[Tensor, Tensor]:
-    """Of every patch what the neighbours' map reads, (M, K), and what the decoder without it lacks, (M, P)."""
+    """What the neighbours' map reads of every patch, (M, K), and what the decoder, whose map is zero, lacks, (M, P)."""
     latent_FCHW = window.latent_FCHW
     before_FCHW = torch.cat([latent_FCHW[:1], latent_FCHW[:-1]])
     x_MK = Neighbours.gather(latent_FCHW, before_FCHW).flatten(0, 2)
@@ -180,9 +185,8 @@ def evaluate(decoder: PatchDecoder, windows: list[SeenWindow]) -> dict[str, floa
         kind = "remade" if window.remade else "encoded"
         made_TCHW = decoder.decode(window.latent_FCHW[None], decoder.init_memory())[0, UNTRIMMED_FRAMES:]
         measures[f"psnr_{kind}"].append(psnr(made_TCHW - window.pixel_TCHW))
-        if (drawn := unevenness(window.pixel_TCHW)) is not None and (
-            made := unevenness(made_TCHW)
-        ) is not None:
+        drawn, made = unevenness(window.pixel_TCHW), unevenness(made_TCHW)
+        if drawn is not None and made is not None:
             measures[f"jolt_{kind}"].append(made / drawn)
     return {name: sum(values) / len(values) for name, values in measures.items()}
 
@@ -193,4 +197,4 @@ def unevenness(pixel_TCHW: Tensor) -> float | None:
     # The first latent frame stands for one picture alone.
     between_T = torch.arange(change_T.shape[0]) % PATCH_FRAMES == 0
     within = float(change_T[~between_T].mean())
-    return float(change_T[between_T].mean()) / within if within > 1e-4 else None
+    return float(change_T[between_T].mean()) / within if within > _STILL else None

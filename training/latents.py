@@ -30,7 +30,7 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption
 from ultraflash.training.vista.painter import render_parts
-from ultraflash.training.vista.scene import Scene, sample_scene
+from ultraflash.training.vista.scene import WORLD, Scene, sample_scene
 
 VISIBLE = 0.06
 """Change of a pixel's colour from which an object counts as seen there."""
@@ -141,7 +141,7 @@ class LatentsMaker:
     weights: Path
 
     def describe(self) -> dict[str, Any]:
-        """What fixes the bytes: the settings, and the encoder's hash."""
+        """What fixes the bytes: the world, the settings, and the encoder's hash."""
         names = (
             "seed",
             "split",
@@ -153,7 +153,8 @@ class LatentsMaker:
             "latest_start_s",
         )
         settings = {name: getattr(self.config, name) for name in names}
-        return settings | {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
+        world = {"world": WORLD, "visible": VISIBLE}
+        return world | settings | {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
 
     def open(self) -> Callable[[int], Shard]:
         """Load the encoder."""
@@ -207,6 +208,7 @@ class TextMaker:
     def describe(self) -> dict[str, Any]:
         """What fixes the bytes."""
         return {
+            "world": WORLD,
             "captions_per_clip": self.config.captions_per_clip,
             "clips_per_shard": self.config.clips_per_shard,
         }

@@ -32,7 +32,7 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_paths
 from ultraflash.training.vista.captions import caption
 from ultraflash.training.vista.painter import render
-from ultraflash.training.vista.scene import Scene, sample_scene
+from ultraflash.training.vista.scene import WORLD, Scene, sample_scene
 
 _CELL = 16
 
@@ -115,7 +115,7 @@ class PairsMaker:
     def describe(self) -> dict[str, Any]:
         """What fixes the bytes, but for the number of shards."""
         pairs = {name: value for name, value in asdict(self.config).items() if name != "shards"}
-        source = {"factor": self.factor, "seed": self.seed, "split": self.split}
+        source = {"world": WORLD, "factor": self.factor, "seed": self.seed, "split": self.split}
         files = {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
         if self.config.remade > 0:
             files["base_sha256"] = sha256_of(self.weights / BASE_FILE)

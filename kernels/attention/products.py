@@ -1,5 +1,5 @@
-"""Attention as two plain matrix products: what is fastest on a CPU where a gradient is wanted, since the fused
-operator's backward pass takes five times its forward there.
+"""Attention as two plain matrix products: the faster way on a CPU where a gradient is wanted, since the fused
+operator's backward pass takes several times its forward there.
 
 Shapes: B batch, L query tokens, M key tokens, N heads, D head size.
 """

@@ -3,7 +3,7 @@ import torch
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import load_preset
-from ultraflash.training.base import BaseStage, BaseStageConfig
+from ultraflash.training.base import BaseStage, BaseStageConfig, ClipBatch
 from ultraflash.training.recipes import DEBUG_PRESET
 
 
@@ -23,13 +23,18 @@ def test_single_blocks_may_be_trained_without_cuts() -> None:
 
 
 def test_an_error_on_an_object_counts_more() -> None:
-    stage = object.__new__(BaseStage)
-    stage.base = load_preset(DEBUG_PRESET).base
-    clean = torch.zeros(1, 32, 3, 2, 2)
-    object_BFHW = torch.zeros(1, 3, 2, 2)
-    object_BFHW[..., 0] = 1.0
-    on, beside = clean.clone(), clean.clone()
-    on[..., 0], beside[..., 1] = 1.0, 1.0
-    weight, sigma = 1 + 4 * object_BFHW, torch.ones(1, 1)
-    on_object, off_object = (stage._error(guess, clean, sigma, weight) for guess in (on, beside))
-    assert float(on_object / off_object) == pytest.approx(5.0)
+    batch = ClipBatch(
+        latent_BCFHW=torch.randn(2, 32, 3, 2, 2, generator=torch.Generator().manual_seed(0)),
+        object_BFHW=torch.ones(2, 3, 2, 2),
+        text_BLD=torch.zeros(2, 64, 384),
+        weight_BK=torch.ones(2, 1),
+    )
+    losses = []
+    for weight in (0.0, 4.0):
+        stage = object.__new__(BaseStage)
+        stage.config = BaseStageConfig(steps=1, preset=DEBUG_PRESET, object_weight=weight)
+        stage.base = load_preset(DEBUG_PRESET).base
+        torch.manual_seed(0)
+        stage.build()
+        losses.append(float(stage.loss(batch)[0]))
+    assert losses[1] == pytest.approx(5 * losses[0], rel=1e-4)

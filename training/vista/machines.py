@@ -10,7 +10,7 @@ from ultraflash.training.vista.thing import Canvas, Thing
 
 
 class Airship(Thing):
-    """A long hull with a stripe, fins and a gondola; it drifts nose to the right."""
+    """A long hull with a stripe, fins and a gondola; its nose points right, and it drifts to and fro."""
 
     def drift(self, time: float) -> float:
         """Slow way forth and back."""
@@ -93,7 +93,7 @@ class Windmill(Thing):
         c = Canvas(frame_3HW, self.view, (self.x(time), foot), size, (-0.85, -1.7, 0.85, 0.05))
         if c.empty:
             return
-        half = 0.20 - 0.13 * (c.y + 0.0).clamp(-1.0, 0.0).abs() + 0.04
+        half = 0.24 + 0.13 * c.y.clamp(-1.0, 0.0)
         tower = c.cover(half - c.x.abs()) * c.cover(torch.minimum(c.y + 0.98, -c.y))
         shade = (0.88 + 0.24 * self.side * (c.x / half).clamp(-1.0, 1.0)).unsqueeze(0)
         c.paint((column(self.color) * shade).clamp(0.0, 1.0), tower)
@@ -102,7 +102,7 @@ class Windmill(Thing):
         lamp = (1.0, 0.86, 0.48) if self.palette.night else self.seen((0.75, 0.88, 0.95))
         for row in (-0.42, -0.68):
             c.paint(lamp, c.box(-0.04, row - 0.05, 0.04, row + 0.05))
-        cap = torch.minimum(0.17 - torch.hypot(c.x, (c.y + 0.97)), -0.95 - c.y)
+        cap = torch.minimum(0.17 - torch.hypot(c.x, c.y + 0.97), -0.95 - c.y)
         c.paint(mix(self.color, (0.1, 0.1, 0.12), 0.45), c.cover(cap))
         turn = 0.9 * time + self.scene.object_phase
         pale = self.seen((0.95, 0.94, 0.90))

@@ -49,7 +49,8 @@ def render_parts(
     parts: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Draw a clip as `render` does, and where its object is: float32 (frames, height, width), how much of a pixel's
-    colour the object has changed, in [0, 1], before any rain, snow or fog. Without `parts` that is all zero."""
+    colour the object has changed, in [0, 1], before anything is drawn over it; a train comes with its track. Without
+    `parts` that is all zero."""
     top, left, rows, cols = crop if crop is not None else (0, 0, height, width)
     if frames < 1 or height < 1 or width < 1 or fps <= 0.0:
         raise ValueError(f"nothing to draw: frames {frames}, size {height}x{width}, fps {fps}")

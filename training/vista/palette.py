@@ -1,6 +1,6 @@
 """Light and colour by time of day and weather. All colours are linear-looking sRGB triples in [0, 1]."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,20 +41,6 @@ def scaled(color: Color, factor: float) -> Color:
 def column(color: Color) -> Tensor:
     """Colour as (3, 1, 1)."""
     return torch.tensor(color).view(3, 1, 1)
-
-
-_COLORS = (
-    "top",
-    "middle",
-    "low",
-    "sun",
-    "light",
-    "shade",
-    "haze",
-    "cloud_lit",
-    "cloud_shade",
-    "object_light",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +111,11 @@ def _at_hour(time: str, hour: float) -> Palette:
         # Stars and lamps come with the night: light passes between the times of a day only.
         return own
     share = _PASSING * abs(hour)
-    colors = {name: mix(getattr(own, name), getattr(neighbour, name), share) for name in _COLORS}
+    colors = {
+        name: mix(color, getattr(neighbour, name), share)
+        for name, color in asdict(own).items()
+        if isinstance(color, tuple)
+    }
     return replace(own, **colors)
 
 

@@ -46,7 +46,8 @@ class Scene:
 
     Lengths are in picture heights and speeds in picture heights per second. `sun_x` is 0 in the middle of the
     picture, `sun_y` and `horizon` are 0 at the top edge and 1 at the bottom, `object_phase` is in radians. `hour` in
-    [-1, 1] lets the light of `time` pass into that of the time before (below 0) or after it.
+    [-1, 1] lets the light of `time` pass into that of the time before (below 0) or after it, but never into or out of
+    the night's.
     """
 
     seed: int
@@ -74,6 +75,8 @@ class Scene:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {values}, not {getattr(self, name)!r}")
+        if not -1.0 <= self.hour <= 1.0:
+            raise ValueError(f"hour lies in [-1, 1], unlike {self.hour}")
         if self.object is None:
             if self.object_color is not None or self.object_place is not None:
                 raise ValueError("a scene without an object has neither object_color nor object_place")
