@@ -171,6 +171,12 @@ def debug() -> dict[str, StageConfig]:
         ),
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
+        **_debug_pictures(),
+    }
+
+
+def _debug_pictures() -> dict[str, StageConfig]:
+    return {
         "autoencoder": AutoencoderConfig(
             steps=6,
             warmup_steps=2,

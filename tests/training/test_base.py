@@ -36,5 +36,5 @@ def test_an_error_on_an_object_counts_more() -> None:
         stage.base = load_preset(DEBUG_PRESET).base
         torch.manual_seed(0)
         stage.build()
-        losses.append(float(stage.loss(batch)[0]))
+        losses.append(float(stage.loss(batch)[0].detach()))
     assert losses[1] == pytest.approx(5 * losses[0], rel=1e-4)
