@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ultraflash.kernels.pixels import PixelLayout, pack, quantize
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.frame_memory import FrameMemory
+from ultraflash.models.frame_memory import FrameMemory, from_time_major, to_time_major
 from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder
 
 _PATCH = 16
@@ -246,10 +246,10 @@ class Neighbours(nn.Module):
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory, slot: int) -> Tensor:
         """A change of the patches, (B, n, h, w, P); ``slot`` of the memory keeps the latest latent."""
         batch = latent_BTCHW.shape[0]
-        latent_NCHW = latent_BTCHW.transpose(0, 1).flatten(0, 1).to(self.linear.weight.dtype)
+        latent_NCHW = to_time_major(latent_BTCHW).to(self.linear.weight.dtype)
         before_NCHW = memory.delay(slot, latent_NCHW, batch)
         change: Tensor = self.linear(self.gather(latent_NCHW, before_NCHW))
-        return change.unflatten(0, (-1, batch)).transpose(0, 1)
+        return from_time_major(change, batch)
 
 
 class PatchDecoder(nn.Module):
@@ -273,8 +273,11 @@ class PatchDecoder(nn.Module):
 
     def init_memory(self) -> FrameMemory:
         """Return the empty memory of a new stream."""
-        slots = 0 if self.residual is None else self.residual.memory_slots
-        return FrameMemory(slots + (self.neighbours is not None), "replicate")
+        return FrameMemory(self._residual_slots + (self.neighbours is not None), "replicate")
+
+    @property
+    def _residual_slots(self) -> int:
+        return 0 if self.residual is None else self.residual.memory_slots
 
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
         """Decode the next latent frames of a stream.
@@ -318,8 +321,7 @@ class PatchDecoder(nn.Module):
         raw_BnhwC = latent_BnhwC / self.latent_scale_C + self.latent_mean_C
         patches_BnhwP = self.unembed(raw_BnhwC.to(self.unembed.weight.dtype))
         if self.neighbours is not None:
-            slot = 0 if self.residual is None else self.residual.memory_slots
-            patches_BnhwP = patches_BnhwP + self.neighbours(latent_BTCHW, memory, slot)
+            patches_BnhwP = patches_BnhwP + self.neighbours(latent_BTCHW, memory, self._residual_slots)
         linear = patches_to_tiles(patches_BnhwP, self.config.tile_frames)
         batch, n, t, h, tile_rows, w, _ = linear.shape
         shape = (batch, n * t, h * tile_rows, w * _PATCH // _TILE, -1)

@@ -33,13 +33,13 @@ from ultraflash.models.patch_autoencoder import (
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.text import MiniLMEncoder
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file, write_manifest
+from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training.autoencoder import psnr
 from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.loop import StageConfig, stop_on_signal
 from ultraflash.training.pairs import PairsConfig, draw_window
-from ultraflash.training.patches import export, load_encoder, to_pixels
-from ultraflash.training.remaking import Remaker
+from ultraflash.training.patches import export_all, load_encoder, to_pixels
+from ultraflash.training.remaking import Remaker, draw_sigma
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.captions import caption
@@ -118,8 +118,7 @@ class SeenWindows:
             latent_FCHW = self._encoder.encode_clip(pixel_TCHW[None])[0]
             return SeenWindow(latent_FCHW=latent_FCHW, pixel_TCHW=pixel_TCHW, remade=False)
         whole_FCHW = self._encoder.encode_clip(to_pixels(window.draw_whole())[None])[0]
-        least, most = config.windows.remade_sigmas
-        sigma = least + (most - least) * float(torch.rand((), generator=generator))
+        sigma = draw_sigma(config.windows.remade_sigmas, generator)
         text = self._text.encode(caption(window.scene, number))
         low_CFHW = self._remake(whole_FCHW.transpose(0, 1), text, sigma, generator)
         net = self._upsamplers[factor]
@@ -169,10 +168,7 @@ def run(config: DecoderStageConfig, run_dir: Path) -> bool:
         log.say(", ".join(f"{name} {value:.3f}" for name, value in sorted(measures.items())))
         report = (json.dumps(measures, indent=2) + "\n").encode()
         write_atomically(run_dir / "decoder" / "evaluation.json", report)
-        for target in (folder, *((Path(config.export_to),) if config.export_to else ())):
-            log.say(f"wrote {export(decoder, target / DECODER_FILE)}")
-        if config.export_to:
-            write_manifest(Path(config.export_to))
+        export_all({DECODER_FILE: decoder}, folder, config.export_to, log)
     return True
 
 

@@ -27,7 +27,7 @@ from ultraflash.models.preset import BaseConfig
 from ultraflash.models.upsampler import stage_factors
 from ultraflash.models.weights import BASE_FILE, ENCODER_FILE, sha256_of
 from ultraflash.training.patches import load_encoder, to_pixels
-from ultraflash.training.remaking import Remaker
+from ultraflash.training.remaking import Remaker, draw_sigma
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_paths
 from ultraflash.training.vista.captions import caption
@@ -147,8 +147,7 @@ class PairsMaker:
                 generator = counter_generator(self.seed, "pairs remade", self.factor, pair)
                 if remaker is not None and float(torch.rand((), generator=generator)) < self.config.remade:
                     whole = encoder.encode_clip(to_pixels(window.draw_whole())[None])[0].transpose(0, 1)
-                    least, most = self.config.remade_sigmas
-                    sigma = least + (most - least) * float(torch.rand((), generator=generator))
+                    sigma = draw_sigma(self.config.remade_sigmas, generator)
                     marred = remaker(whole, text, sigma, generator).transpose(0, 1)
                     made["low"][-1] = window.cut(marred).half()
             return Shard(tensors={name: torch.stack(each) for name, each in made.items()})

@@ -8,6 +8,7 @@ Shapes: B batch, T pixel frames, C channels, H W rows and columns, N patches, P 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def export(module: nn.Module, path: Path) -> Path:
     return path
 
 
+def export_all(networks: Mapping[str, nn.Module], weights: Path, export_to: str | None, log: RunLog) -> None:
+    """Write networks, by the names of their files, to ``weights`` and, with its manifest, to ``export_to``."""
+    for folder in (weights, *((Path(export_to),) if export_to else ())):
+        for name, network in networks.items():
+            log.say(f"wrote {export(network, folder / name)}")
+    if export_to:
+        write_manifest(Path(export_to))
+
+
 def run(config: PatchesConfig, run_dir: Path) -> bool:
     """Fit and export encoder and decoder; False when a signal came first. Nothing to do where they are."""
     folder = run_dir / "weights"
@@ -113,11 +123,8 @@ def run(config: PatchesConfig, run_dir: Path) -> bool:
         basis, kept = statistics.basis(config.patch.latent_channels)
         autoencoder.init_from_pca(basis, latent_scale(basis.sigma_C, power=config.spectrum_power))
         log.say(f"{config.patch.latent_channels} channels keep {kept:.2%} of the variance")
-        for target in (folder, *((Path(config.export_to),) if config.export_to else ())):
-            log.say(f"wrote {export(autoencoder.decoder, target / DECODER_FILE)}")
-            log.say(f"wrote {export(autoencoder.encoder, target / ENCODER_FILE)}")
-        if config.export_to:
-            write_manifest(Path(config.export_to))
+        networks = {DECODER_FILE: autoencoder.decoder, ENCODER_FILE: autoencoder.encoder}
+        export_all(networks, folder, config.export_to, log)
     return True
 
 

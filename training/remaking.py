@@ -22,6 +22,12 @@ from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.rollout import Roller
 
 
+def draw_sigma(sigmas: tuple[float, float], generator: torch.Generator) -> float:
+    """A noise level to remake from, evenly drawn between the least and the largest."""
+    least, most = sigmas
+    return least + (most - least) * float(torch.rand((), generator=generator))
+
+
 class Remaker:
     """The few-step generator, used to mar whole pictures."""
 

@@ -22,11 +22,11 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchEncoder
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.text import MiniLMEncoder
-from ultraflash.models.weights import BASE_FILE, load_file, write_manifest
+from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.checkpoint import write_atomically
 from ultraflash.training.loop import StageConfig, stop_on_signal
-from ultraflash.training.patches import export, load_encoder, to_pixels
-from ultraflash.training.remaking import Remaker
+from ultraflash.training.patches import export_all, load_encoder, to_pixels
+from ultraflash.training.remaking import Remaker, draw_sigma
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.captions import caption
@@ -92,8 +92,7 @@ class RemadeClips:
         )
         with torch.no_grad():
             rendered_FCHW = self._encoder.encode_clip(to_pixels(frames_THWC)[None])[0]
-        least, most = config.sigmas
-        sigma = least + (most - least) * float(torch.rand((), generator=generator))
+        sigma = draw_sigma(config.sigmas, generator)
         text = self._text.encode(caption(scene, number))
         remade_CFHW = self._remake(rendered_FCHW.transpose(0, 1), text, sigma, generator)
         return remade_CFHW.transpose(0, 1), rendered_FCHW
@@ -134,10 +133,7 @@ def run(config: SeamsConfig, run_dir: Path) -> bool:
         log.say(", ".join(f"{name} {value:.3f}" for name, value in measures.items()))
         report = (json.dumps(measures, indent=2) + "\n").encode()
         write_atomically(run_dir / "seams" / "evaluation.json", report)
-        for target in (folder, *((Path(config.export_to),) if config.export_to else ())):
-            log.say(f"wrote {export(net, target / BASE_FILE)}")
-        if config.export_to:
-            write_manifest(Path(config.export_to))
+        export_all({BASE_FILE: net}, folder, config.export_to, log)
     return True
 
 

@@ -24,33 +24,16 @@ def render(
     fps: float = 16.0,
     start_s: float = 0.0,
     crop: tuple[int, int, int, int] | None = None,
+    object_THW: Tensor | None = None,
 ) -> Tensor:
     """Draw a clip: uint8 (frames, height, width, 3), RGB.
 
     `crop` is (top, left, height, width) in pixels of the whole picture; only that window is painted and returned.
+    `object_THW`, float32 (frames, height, width), is overwritten by what `render_parts` tells of the object, if given.
     The same scene at another size is the same picture, with finer detail where there are more pixels.
     Deterministic in its arguments; keeps no state, so that threads may call it at once. Raises ValueError for a
     size, a crop or a rate that can't be drawn.
     """
-    return render_parts(
-        scene, frames=frames, height=height, width=width, fps=fps, start_s=start_s, crop=crop, parts=False
-    )[0]
-
-
-def render_parts(
-    scene: Scene,
-    *,
-    frames: int,
-    height: int,
-    width: int,
-    fps: float = 16.0,
-    start_s: float = 0.0,
-    crop: tuple[int, int, int, int] | None = None,
-    parts: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Draw a clip as `render` does, and where its object is: float32 (frames, height, width), how much of a pixel's
-    colour the object has changed, in [0, 1], before anything is drawn over it; a train comes with its track. Without
-    `parts` that is all zero."""
     top, left, rows, cols = crop if crop is not None else (0, 0, height, width)
     if frames < 1 or height < 1 or width < 1 or fps <= 0.0:
         raise ValueError(f"nothing to draw: frames {frames}, size {height}x{width}, fps {fps}")
@@ -65,27 +48,38 @@ def render_parts(
     skipped = view.top - painted.top
     layers = compose(scene, painted, clock)
     out = torch.empty(frames, rows, cols, 3, dtype=torch.uint8)
-    object_THW = torch.zeros(frames, rows, cols) if parts else torch.zeros(1, 1, 1).expand(frames, rows, cols)
     frame_3HW = torch.empty(3, painted.rows, painted.cols)
+    if object_THW is not None:
+        object_THW.zero_()
     for number, time in enumerate(times):
-        changed_HW = None
+        zoom = zooms[number]
         for layer in layers:
-            before_3HW = frame_3HW.clone() if parts and isinstance(layer, Thing) else None
+            before_3HW = frame_3HW.clone() if object_THW is not None and isinstance(layer, Thing) else None
             layer.draw(frame_3HW, time)
-            if before_3HW is not None:
-                changed_HW = (frame_3HW - before_3HW).abs().amax(dim=0)
-
-        def seen(picture_CHW: Tensor, number: int = number) -> Tensor:
-            part_CHW = picture_CHW[:, skipped : skipped + view.rows]
-            if view is window:
-                return part_CHW
-            return _magnify(part_CHW, view, window, scene, zooms[number])
-
-        if changed_HW is not None:
-            object_THW[number] = seen(changed_HW.unsqueeze(0))[0].clamp(0.0, 1.0)
-        seen_3HW = seen(frame_3HW)
+            if object_THW is not None and before_3HW is not None:
+                changed_1HW = (frame_3HW - before_3HW).abs().amax(dim=0, keepdim=True)
+                object_THW[number] = _seen(changed_1HW, view, window, skipped, scene, zoom)[0].clamp(0.0, 1.0)
+        seen_3HW = _seen(frame_3HW, view, window, skipped, scene, zoom)
         out[number] = (seen_3HW * 255.0).round_().clamp_(0.0, 255.0).to(torch.uint8).permute(1, 2, 0)
-    return out, object_THW
+    return out
+
+
+def render_parts(
+    scene: Scene, *, frames: int, height: int, width: int, fps: float = 16.0, start_s: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Draw a clip as `render` does, and where its object is: float32 (frames, height, width), how much of a pixel's
+    colour the object has changed, in [0, 1], before anything is drawn over it; a train comes with its track."""
+    object_THW = torch.empty(max(0, frames), max(0, height), max(0, width))
+    frames_THW3 = render(
+        scene, frames=frames, height=height, width=width, fps=fps, start_s=start_s, object_THW=object_THW
+    )
+    return frames_THW3, object_THW
+
+
+def _seen(painted_CHW: Tensor, view: View, window: View, skipped: int, scene: Scene, zoom: float) -> Tensor:
+    """What the window shows of what was painted from `skipped` rows above the view on."""
+    part_CHW = painted_CHW[:, skipped : skipped + view.rows]
+    return part_CHW if view is window else _magnify(part_CHW, view, window, scene, zoom)
 
 
 def _zoom(scene: Scene, time: float) -> float:
