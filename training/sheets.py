@@ -27,7 +27,8 @@ def decode_clip(decoder: PatchDecoder, latent_BCFHW: Tensor) -> Tensor:
 
 
 def latent_sheet(latent_BCFHW: Tensor, captions: Sequence[str], weights: Path, preset: Preset) -> Tensor:
-    """A sheet (H, W, 3) with a row of frames per clip, drawn on the CPU; the captions go to ``weights/../captions.txt`` beside it."""
+    """A sheet (H, W, 3) with a row of frames per clip, decoded on the CPU wherever the latents are; the captions go to
+    ``weights/../captions.txt`` beside it."""
     decoder = PatchDecoder(preset.decoder)
     load_file(decoder, weights / DECODER_FILE)
     frames = decode_clip(decoder.eval(), latent_BCFHW.cpu())
