@@ -136,7 +136,7 @@ def test_nothing_of_a_loss_stays_behind_on_the_cpu(tmp_path: Path, name: str) ->
 
 def run_twice(stage: Any, config: StageConfig, folders: tuple[Path, Path], *more: Any) -> None:
     """Train in one go in the first folder, and in two in the second; both must come to the same losses."""
-    config = replace(config, schedule="constant", learning_rate=1e-2, warmup_steps=1)
+    config = replace(config, schedule="constant", warmup_steps=1)
     for folder, runs in zip(folders, ((4,), (2, 4)), strict=True):
         for steps in runs:
             part = replace(config, steps=steps)
@@ -150,7 +150,7 @@ def run_twice(stage: Any, config: StageConfig, folders: tuple[Path, Path], *more
         for folder in folders
     )
     assert list(cut) == [1, 2, 3, 4]
-    assert cut == pytest.approx(whole, rel=0.1)
+    assert cut == pytest.approx(whole, rel=0.1, abs=1e-4)
 
 
 def moved_matrices(before: dict[str, Tensor], file: Path) -> set[bool]:
@@ -169,7 +169,7 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
     folders = prepare(tmp_path / "whole"), prepare(tmp_path / "cut")
     torch.cuda.reset_peak_memory_stats()
     for name, stage in STAGES.items():
-        config = replace(debug()[name], device="cuda", autocast=as_mini)
+        config = replace(debug()[name], device="cuda", autocast=as_mini, learning_rate=1e-2)
         if as_mini and name != "classifier" and hasattr(torch.optim, "Muon"):
             config = replace(config, muon_rate=1e-2)
         if isinstance(config, BaseStageConfig):
@@ -189,6 +189,8 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
 def test_upsamplers_train_on_a_gpu(tmp_path: Path, autocast: bool) -> None:
     folders = prepare(tmp_path / "whole"), prepare(tmp_path / "cut")
     config = replace(debug()["upsampler"], device="cuda", autocast=autocast, channels_last=autocast)
+    # It starts at a minimum, out of which larger steps leap at random.
+    config = replace(config, learning_rate=1e-5)
     run_twice(UpsamplerStage, config, folders, 4)
     load_file(LatentUpsampler(PRESET.upsampler[4]), folders[1] / "weights" / upsampler_file(4))
 
