@@ -62,14 +62,16 @@ def gpu_problem(device: torch.device, probe: Callable[[torch.device], bool]) -> 
 
     Args:
         device: where the tensors are.
-        probe: runs a tiny call and says whether its result is right. Called on a GPU with Triton only.
+        probe: runs a tiny call and says whether its result is right. Called on a GPU with Triton only, and without
+            autocast. What it draws comes from a generator of its own: a training that goes on has random numbers too.
     """
     if device.type != "cuda":
         return f"tensors are on {device.type}"
     if not has_triton():
         return "Triton is not installed"
     try:
-        right = probe(device)
+        with torch.autocast(device.type, enabled=False):
+            right = probe(device)
     except Exception as error:  # noqa: BLE001 - a compiler and a driver can fail in any way; the log has it all
         _log.warning("a Triton kernel failed on %s", device, exc_info=True)
         return f"a probe of the kernel failed with {type(error).__name__}"

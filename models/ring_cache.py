@@ -157,12 +157,19 @@ class RingCache:
         """
         if self._open:
             raise ValueError("a block is in work; commit() closes it")
-        lost = {place + i for place, _, run in self._places(count)[0] for i in range(run)}
-        kept = torch.tensor([place for place in range(self._filled) if place not in lost], dtype=torch.long)
+        # Pieces by their bounds: a list of places would have to be copied to a GPU, which waits for it.
+        kept: list[slice] = []
+        start = 0
+        for place, _, run in sorted(self._places(count)[0]):
+            kept.append(slice(start, min(place, self._filled)))
+            start = place + run
+        kept.append(slice(start, max(start, self._filled)))
         size = self._frame_tokens
-        keys, values = (x.unflatten(1, (self._filled, size)) for x in self.view(layer))
-        places = kept.to(keys.device)
-        return keys[:, places].flatten(1, 2), values[:, places].flatten(1, 2)
+        keys, values = (
+            torch.cat([x[:, part.start * size : part.stop * size] for part in kept], 1)
+            for x in self.view(layer)
+        )
+        return keys, values
 
     def commit(self) -> None:
         """Close the block in work: what was written last stays."""

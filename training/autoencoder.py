@@ -91,7 +91,7 @@ class AutoencoderStage:
     def batch(self, step: int) -> Tensor:
         """Pixels (B, T, 3, H, W) in [0, 1]."""
         frames_BTHWC = self.pool.batch(step, self.config.batch_size, shares=self.shares)
-        return to_pixels(frames_BTHWC).to(self.config.device)
+        return to_pixels(frames_BTHWC)
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Absolute error of pixels and of their differences; logs PSNR and what the linear part alone has."""

@@ -23,6 +23,7 @@ from ultraflash.models.weights import load_file
 from ultraflash.training.latents import LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
+from ultraflash.training.placement import on_device
 from ultraflash.training.rollout import sample_blocks
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -162,7 +163,7 @@ class BaseStage:
         return replace(batch, text_BLD=text)
 
     def loss(self, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        sigma = self._draw_sigmas(batch.weight_BK.shape)
+        sigma = self._draw_sigmas(batch.weight_BK)
         noised = self._noised(batch, sigma)
         output = self._output(noised, batch.text_BLD, self.training_pass)
         target = noised.target
@@ -175,13 +176,13 @@ class BaseStage:
         high = batch.weight_BK * (sigma > 0.8)
         return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
 
-    def _draw_sigmas(self, shape: torch.Size) -> Tensor:
-        return shift_sigma(torch.rand(shape), self.base.schedule.shift)
+    def _draw_sigmas(self, like_BK: Tensor) -> Tensor:
+        return shift_sigma(torch.rand_like(like_BK), self.base.schedule.shift)
 
     def _noised(self, batch: ClipBatch, sigma_BK: Tensor) -> NoisedClips:
         clean = batch.latent_BCFHW
         noise = torch.randn_like(clean)
-        level = self.config.context_noise * torch.rand(clean.shape[0], 1, 1, 1, 1)
+        level = self.config.context_noise * torch.rand(clean.shape[0], 1, 1, 1, 1, device=clean.device)
         return NoisedClips(
             clean_BCFHW=clean,
             noise_BCFHW=noise,
@@ -214,7 +215,7 @@ class BaseStage:
         return squared
 
     def sample(self, step: int) -> Tensor:
-        clips = self.held_out.batch(0, 8)
+        clips = on_device(self.held_out.batch(0, 8), self.config.device)
         latents = sample_blocks(
             self.net,
             self.base,
@@ -234,10 +235,11 @@ class BaseStage:
         batch = cut_windows(
             clips, frames, self.base.block_frames, counter_generator(self.config.seed, "evaluation")
         )
+        batch = on_device(batch, self.config.device)
         measures = {}
         for sigma in EVALUATION_SIGMAS:
             torch.manual_seed(self.config.seed)
-            noised = self._noised(batch, torch.full(batch.weight_BK.shape, sigma))
+            noised = self._noised(batch, torch.full_like(batch.weight_BK, sigma))
             output = self._output(noised, batch.text_BLD, teacher_forced_output)
             error = self._error(output, noised.target, noised.sigma_BK)
             measures[f"flow_error_at_{sigma}"] = float(error.mean())

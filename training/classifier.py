@@ -21,6 +21,7 @@ from ultraflash.models.preset import load_preset
 from ultraflash.training.evaluation.classifier import CLASSIFIER_FILE, KINDS, NOTHING, LatentClassifier
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
+from ultraflash.training.placement import on_device
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.shards import shard_paths
 
@@ -108,8 +109,9 @@ class ClassifierStage:
         return self._frames(clips, generator)
 
     def loss(self, batch: LabelledFrames) -> tuple[Tensor, dict[str, Tensor | float]]:
-        level = self.config.noise * torch.rand(batch.latent_BCHW.shape[0], 1, 1, 1)
-        logits = self.net(batch.latent_BCHW + level * torch.randn_like(batch.latent_BCHW))
+        latent = batch.latent_BCHW
+        level = self.config.noise * torch.rand(latent.shape[0], 1, 1, 1, device=latent.device)
+        logits = self.net(latent + level * torch.randn_like(latent))
         losses = {name: _cross_entropy(logits[name], labels) for name, labels in batch.labels.items()}
         return torch.stack(list(losses.values())).sum(), {n: x.detach() for n, x in losses.items()}
 
@@ -120,6 +122,7 @@ class ClassifierStage:
         """Share of held-out frames that are read right, by attribute."""
         generator = counter_generator(self.config.seed, "classifier evaluation")
         frames = self._frames(torch.arange(self.first_clip).repeat(4), generator)
+        frames = on_device(frames, self.config.device)
         logits = self.net(frames.latent_BCHW)
         measures = {}
         for name, labels in frames.labels.items():

@@ -65,15 +65,15 @@ class FewStepStage(RollStage):
         past = self.past_blocks(batch)
         clean = self.student_block(batch, past).clean_BCFHW
         noise = torch.randn_like(clean)
-        sigma = self._draw_sigma(clean.shape[0])
+        sigma = self._draw_sigma(clean)
         if batch.moves_student:
             loss = self._matching_loss(batch, past, clean, noise, sigma)
             return loss, {"matching": loss.detach()}
         loss = self._score_loss(batch, past, clean.detach(), noise, sigma)
         return loss, {"score": loss.detach()}
 
-    def _draw_sigma(self, count: int) -> Tensor:
-        sigma_B = shift_sigma(torch.rand(count), self.base.schedule.shift)
+    def _draw_sigma(self, clean: Tensor) -> Tensor:
+        sigma_B = shift_sigma(torch.rand(clean.shape[0], device=clean.device), self.base.schedule.shift)
         return sigma_B.clamp(self.config.sigma_low, self.config.sigma_high)
 
     def _scored(self, batch: RollBatch, past: list[Tensor], noisy: Tensor, sigma_B: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from ultraflash.models.weights import DECODER_FILE, load_file
 class LinearPixels:
     """The unembedding of a trained decoder."""
 
-    def __init__(self, config: PatchConfig, weights: Path) -> None:
-        """Load it from the folder ``weights``. Raises MissingWeights where it is not there."""
+    def __init__(self, config: PatchConfig, weights: Path, *, device: torch.device | str = "cpu") -> None:
+        """Load it from the folder ``weights`` to ``device``. Raises MissingWeights where it is not there."""
         decoder = PatchDecoder(config)
         load_file(decoder, weights / DECODER_FILE)
         self._tile_frames = config.tile_frames
-        self._weight_PC = (decoder.unembed.weight / decoder.latent_scale_C).detach()
+        self._weight_PC = (decoder.unembed.weight / decoder.latent_scale_C).detach().to(device)
 
     def difference(self, latent_BCFHW: Tensor) -> Tensor:
         """Differences of latents, (B, C, F, H, W), as differences of pixels, float32 (B, 4F, 16H, 16W, 3)."""
@@ -47,5 +47,8 @@ def seen_error(error_BTHWC: Tensor, *, edges: float) -> tuple[Tensor, Tensor]:
         The loss and the mean absolute error alone.
     """
     pixel = error_BTHWC.abs().mean()
-    neighbours = sum((error_BTHWC.diff(dim=axis).abs().mean() for axis in (1, 2, 3)), start=torch.zeros(()))
+    neighbours = sum(
+        (error_BTHWC.diff(dim=axis).abs().mean() for axis in (1, 2, 3)),
+        start=torch.zeros((), device=error_BTHWC.device),
+    )
     return pixel + edges / 3 * neighbours, pixel

@@ -32,6 +32,7 @@ from ultraflash.training.checkpoint import (
     write_atomically,
 )
 from ultraflash.training.optimizers import make_optimizers
+from ultraflash.training.placement import on_device
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.sample_sheet import write_png
 from ultraflash.training.seeding import counter_seed
@@ -43,7 +44,9 @@ class StageConfig:
 
     A run ends at ``steps``, or earlier when ``minutes`` of training time are spent; the learning rate follows
     whichever is nearer. ``batch_size`` means what the stage makes of it. ``muon_rate`` is the peak learning rate of
-    Muon for the matrices of repeated blocks; without it AdamW trains them too.
+    Muon for the matrices of repeated blocks; without it AdamW trains them too. ``device`` is where the loop trains and
+    evaluates; what is rendered, encoded, read or fitted in closed form stays on the CPU. Noise is drawn on the device,
+    so another kind of device gives another run.
     """
 
     seed: int = 0
@@ -92,7 +95,7 @@ class Stage(Protocol):
         """Make everything and return the module to train."""
 
     def batch(self, step: int) -> Any:
-        """The batch of a step, a function of the config's seed and ``step`` alone."""
+        """The batch of a step, a function of the config's seed and ``step`` alone. The loop moves it to the device."""
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """The scalar to minimize, and numbers to log. torch's global generator is seeded by the step."""
@@ -229,19 +232,17 @@ class _Run:
 
     def train_until(self, stop: threading.Event) -> bool:
         """Train to the end of the steps or of the time; False when ``stop`` came first."""
-        sums: dict[str, float] = {}
-        count, since = 0, time.monotonic()
+        # Numbers are read when they are logged: each of them would make a GPU wait.
+        unread: list[dict[str, torch.Tensor | float]] = []
+        since = time.monotonic()
         while fraction_done(self.config, self.progress) < 1.0:
-            metrics = self._train_step()
+            unread.append(self._train_step())
             self.step += 1
-            count += 1
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
             if self.step % self.config.log_steps == 0 or self.step == 1:
-                values = {name: total / count for name, total in sums.items()}
-                values["seconds_per_step"] = (time.monotonic() - since) / count
+                values = _means(unread)
+                values["seconds_per_step"] = (time.monotonic() - since) / len(unread)
                 self._log(values)
-                sums, count, since = {}, 0, time.monotonic()
+                unread, since = [], time.monotonic()
             if stop.is_set():
                 return False
             self._save_and_show_when_due()
@@ -252,9 +253,9 @@ class _Run:
         torch.manual_seed(counter_seed(config.seed, self.stage.name, self.step))
         factor = rate_factor(config, self.progress)
         self.optimizer.scale_rates(factor)
-        batch = self.stage.batch(self.step)
-        device_type = torch.device(config.device).type
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=config.autocast):
+        device = torch.device(config.device)
+        batch = on_device(self.stage.batch(self.step), device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
             loss, metrics = self.stage.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -320,6 +321,15 @@ class _Run:
         self.log.say(f"finished at step {self.step}: {shown}")
         for file in files:
             self.log.say(f"wrote {file}")
+
+
+def _means(metrics: list[dict[str, torch.Tensor | float]]) -> dict[str, float]:
+    """Sums of numbers of some steps by the count of all of them: a step without a number counts as 0."""
+    sums: dict[str, float] = {}
+    for step in metrics:
+        for name, value in step.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: total / len(metrics) for name, total in sums.items()}
 
 
 def _plain(config: StageConfig) -> dict[str, Any]:

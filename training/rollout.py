@@ -18,13 +18,16 @@ from ultraflash.models.streaming_attention import WindowAttention, window_cache
 
 
 class Roller:
-    """A batch of streams of one network, a prompt each: estimates of the block in work, commits of finished ones."""
+    """A batch of streams of one network, a prompt each: estimates of the block in work, commits of finished ones.
+
+    All on the device of the prompts, which is that of the network.
+    """
 
     def __init__(self, net: CausalDiT, config: BaseConfig, text_BXW: Tensor) -> None:
         self.net, self.config = net, config
         self.text = net.encode_text(text_BXW)
-        self.batch = text_BXW.shape[0]
-        self.cache = window_cache(config, batch=self.batch, dtype=torch.float32, device=text_BXW.device)
+        self.batch, self.device = text_BXW.shape[0], text_BXW.device
+        self.cache = window_cache(config, batch=self.batch, dtype=torch.float32, device=self.device)
         self.start = 0
         self._spreads = [Spread() for _ in range(self.batch)]
 
@@ -37,12 +40,13 @@ class Roller:
     @property
     def positions(self) -> Tensor:
         """Absolute latent frames of the block in work."""
-        return torch.arange(self.start, self.start + self.config.block_frames)
+        return torch.arange(self.start, self.start + self.config.block_frames, device=self.device)
 
     @torch.no_grad()
     def clean(self, latent_BCFHW: Tensor, sigma: float) -> Tensor:
         """Clean estimate of the block in work at noise level ``sigma``; its keys and values go to the cache."""
-        timestep = torch.full((self.batch, self.config.block_frames), TRAIN_STEPS * sigma)
+        shape = (self.batch, self.config.block_frames)
+        timestep = torch.full(shape, TRAIN_STEPS * sigma, device=self.device)
         output = self.net(latent_BCFHW, timestep, self.text, self.positions, WindowAttention(self.cache))
         return clean_estimate(output, prediction=self.config.prediction, noisy=latent_BCFHW, sigma=sigma)
 
@@ -120,7 +124,7 @@ def sample_blocks(
     table = shifted_sigmas(config.schedule.shift, steps).tolist() + [0.0]
     done = []
     for _ in range(blocks):
-        x = torch.randn(streams[0].shape, generator=generator)
+        x = torch.randn(streams[0].shape, generator=generator).to(text_BXW.device)
         for sigma, following in zip(table[:-1], table[1:], strict=True):
             cleans = [stream.clean(x, sigma) for stream in streams]
             clean = cleans[0] if len(cleans) == 1 else cleans[1] + guidance * (cleans[0] - cleans[1])
@@ -140,9 +144,10 @@ def sample_few_steps(
     generator = torch.Generator().manual_seed(seed)
     done = []
     for _ in range(blocks):
-        clean = torch.zeros(stream.shape)
+        clean = torch.zeros(stream.shape, device=stream.device)
         for sigma in config.schedule.sigmas:
-            noisy = add_noise(clean, torch.randn(stream.shape, generator=generator), sigma)
+            noise = torch.randn(stream.shape, generator=generator).to(stream.device)
+            noisy = add_noise(clean, noise, sigma)
             clean = stream.clean(noisy, sigma)
         clean = stream.limited(clean)
         stream.commit(clean)

@@ -24,6 +24,7 @@ from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import export
+from ultraflash.training.placement import on_device
 from ultraflash.training.rollout import Roller, block_estimate, sample_few_steps
 from ultraflash.training.seeding import counter_generator
 from ultraflash.training.sheets import latent_sheet
@@ -113,10 +114,10 @@ class RollStage:
         )
 
     def network(self, file: str) -> CausalDiT:
-        """A generator with weights of RUN_DIR/weights."""
+        """A generator with weights of RUN_DIR/weights, on the stage's device."""
         net = CausalDiT(self.base.dit)
         load_file(net, self.run_dir / "weights" / file)
-        return net
+        return net.to(self.settings.device)
 
     def batch(self, step: int) -> RollBatch:
         config = self.settings
@@ -153,9 +154,9 @@ class RollStage:
 
     def _few_steps(self, stream: Roller, count: int) -> Tensor:
         """Clean estimate after the first ``count`` steps, without gradients."""
-        clean = torch.zeros(stream.shape)
+        clean = torch.zeros(stream.shape, device=stream.device)
         for sigma in self.base.schedule.sigmas[:count]:
-            noisy = add_noise(clean, torch.randn(stream.shape), sigma)
+            noisy = add_noise(clean, torch.randn(stream.shape, device=stream.device), sigma)
             clean = stream.clean(noisy, sigma)
         return clean
 
@@ -173,15 +174,15 @@ class RollStage:
         with torch.no_grad():
             clean = self._few_steps(stream, batch.exit_step)
         sigma = self.base.schedule.sigmas[batch.exit_step]
-        noisy = add_noise(clean, torch.randn(stream.shape), sigma)
+        noisy = add_noise(clean, torch.randn(stream.shape, device=stream.device), sigma)
         with torch.set_grad_enabled(batch.moves_student):
             text = self.student.encode_text(batch.text_BXW)
-            level = torch.full((noisy.shape[0],), sigma)
+            level = torch.full((noisy.shape[0],), sigma, device=noisy.device)
             clean = block_estimate(self.student, self.base, noisy, level, text, stream.positions, seen)
         return StudentBlock(noisy_BCFHW=noisy, sigma=sigma, clean_BCFHW=clean)
 
     def sample(self, step: int) -> Tensor:
-        clips = self.held_out.batch(0, 8)
+        clips = on_device(self.held_out.batch(0, 8), self.settings.device)
         latents = sample_few_steps(
             self.student, self.base, clips.text_BLD, blocks=self.settings.blocks, seed=self.settings.seed
         )
@@ -191,7 +192,7 @@ class RollStage:
 
     def evaluate(self) -> dict[str, float]:
         """Mean and spread of few-step latents against those of held-out clips: 0 and 1 when they agree."""
-        clips = self.held_out.batch(0, 16)
+        clips = on_device(self.held_out.batch(0, 16), self.settings.device)
         made = sample_few_steps(
             self.student, self.base, clips.text_BLD, blocks=self.settings.blocks, seed=self.settings.seed
         )

@@ -27,10 +27,10 @@ def decode_clip(decoder: PatchDecoder, latent_BCFHW: Tensor) -> Tensor:
 
 
 def latent_sheet(latent_BCFHW: Tensor, captions: Sequence[str], weights: Path, preset: Preset) -> Tensor:
-    """A sheet (H, W, 3) with a row of frames per clip; the captions go to ``weights/../captions.txt`` beside it."""
+    """A sheet (H, W, 3) with a row of frames per clip, drawn on the CPU; the captions go to ``weights/../captions.txt`` beside it."""
     decoder = PatchDecoder(preset.decoder)
     load_file(decoder, weights / DECODER_FILE)
-    frames = decode_clip(decoder.eval(), latent_BCFHW)
+    frames = decode_clip(decoder.eval(), latent_BCFHW.cpu())
     picked = torch.linspace(0, frames.shape[1] - 1, SHOWN_FRAMES).round().long().tolist()
     (weights.parent / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
     return tile([[clip[i] for i in picked] for clip in frames])
@@ -41,4 +41,4 @@ def comparison_sheet(rows: Sequence[Sequence[Tensor]], weights: Path, preset: Pr
     decoder = PatchDecoder(preset.decoder)
     load_file(decoder, weights / DECODER_FILE)
     decoder.eval()
-    return tile([[decode_clip(decoder, latent[:1])[0, -1] for latent in row] for row in rows])
+    return tile([[decode_clip(decoder, latent[:1].cpu())[0, -1] for latent in row] for row in rows])

@@ -29,6 +29,7 @@ from ultraflash.training.linear_pixels import LinearPixels, seen_error
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import export
+from ultraflash.training.placement import on_device
 from ultraflash.training.sheets import comparison_sheet
 
 PAIRS = Path("sr") / "pairs"
@@ -100,9 +101,12 @@ def degrade(latent_BCFHW: Tensor, *, noise: float, blur: float) -> Tensor:
     flat = latent_BCFHW.transpose(1, 2).flatten(0, 1)
     smooth = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     smooth = smooth.unflatten(0, (batch, -1)).transpose(1, 2)
-    weight = torch.rand(batch, 1, 1, 1, 1) * (torch.rand(batch, 1, 1, 1, 1) < blur)
-    level = noise * torch.rand(batch, 1, 1, 1, 1)
-    return (torch.lerp(latent_BCFHW, smooth, weight) + level * torch.randn_like(latent_BCFHW)).detach()
+    device = latent_BCFHW.device
+    weight, chance, level = (torch.rand(batch, 1, 1, 1, 1, device=device) for _ in range(3))
+    weight = weight * (chance < blur)
+    return (
+        torch.lerp(latent_BCFHW, smooth, weight) + noise * level * torch.randn_like(latent_BCFHW)
+    ).detach()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +155,8 @@ class SuperResolutionStage:
         for factor, upsampler in self.preset.upsampler.items():
             net = LatentUpsampler(upsampler)
             load_file(net, run_dir / "weights" / upsampler_file(factor))
-            self.upsamplers[factor] = net.eval().requires_grad_(False)
-        self.pixels = LinearPixels(self.preset.decoder, run_dir / "weights")
+            self.upsamplers[factor] = net.eval().requires_grad_(False).to(config.device)
+        self.pixels = LinearPixels(self.preset.decoder, run_dir / "weights", device=config.device)
 
     def build(self) -> nn.Module:
         self.net = CausalDiT(self.preset.sr.dit)
@@ -182,8 +186,8 @@ class SuperResolutionStage:
         for start in range(0, condition_BCFHW.shape[2], size):
             condition = condition_BCFHW[:, :, start : start + size]
             noise = torch.randn_like(condition)
-            timestep = torch.full((condition.shape[0], 1), sr.timestep)
-            positions = torch.arange(start, start + size)
+            timestep = torch.full((condition.shape[0], 1), sr.timestep, device=condition.device)
+            positions = torch.arange(start, start + size, device=condition.device)
             output = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
             made.append(
                 clean_estimate(
@@ -208,7 +212,7 @@ class SuperResolutionStage:
         rows = []
         for index, factor in enumerate(sorted(self.pairs)):
             index %= len(self.held_out[factor])
-            batch = _with_factor(self.held_out[factor].take([index]), factor)
+            batch = self._held_out(factor, index)
             condition = self._condition(batch.low_BCFHW, factor)
             rows.append((condition, self._refine(condition, batch.text_BLD), batch.high_BCFHW))
         return comparison_sheet(rows, self.run_dir / "weights", self.preset)
@@ -217,10 +221,9 @@ class SuperResolutionStage:
         """PSNR in dB of the linear pixels, of the condition and of what the network makes of it, per factor."""
         measures = {}
         for factor in sorted(self.pairs):
-            held_out = self.held_out[factor]
             decibels = []
-            for index in range(min(self.config.evaluated_windows, len(held_out))):
-                batch = _with_factor(held_out.take([index]), factor)
+            for index in range(min(self.config.evaluated_windows, len(self.held_out[factor]))):
+                batch = self._held_out(factor, index)
                 condition = self._condition(batch.low_BCFHW, factor)
                 made = self._refine(condition, batch.text_BLD)
                 decibels.append(
@@ -229,6 +232,9 @@ class SuperResolutionStage:
             before, after = torch.tensor(decibels).mean(0).tolist()
             measures |= {f"psnr_condition_x{factor}": before, f"psnr_x{factor}": after}
         return measures
+
+    def _held_out(self, factor: int, index: int) -> PairBatch:
+        return on_device(_with_factor(self.held_out[factor].take([index]), factor), self.config.device)
 
     def export(self, folder: Path) -> list[Path]:
         return [export(self.net, folder / SR_FILE)]

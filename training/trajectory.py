@@ -76,7 +76,7 @@ class TrajectoryStage(RollStage):
             torch.linspace(start, 0.0, steps + 1, dtype=torch.float64), schedule.shift
         ).tolist()
         for sigma, following in zip(table[:-1], table[1:], strict=True):
-            clean = teacher.clean(x, torch.full((x.shape[0],), sigma))
+            clean = teacher.clean(x, torch.full((x.shape[0],), sigma, device=x.device))
             x = clean + (following / sigma) * (x - clean)
         return x
 

@@ -91,10 +91,8 @@ class UpsamplerStage:
         return self.net
 
     def batch(self, step: int) -> Pairs:
-        """Pairs on the device."""
-        pairs = self.pairs.batch(step, self.config.batch_size)
-        device = self.config.device
-        return Pairs(low=pairs.low.to(device), middle=pairs.middle, high=pairs.high.to(device))
+        """Pairs of the factor."""
+        return self.pairs.batch(step, self.config.batch_size)
 
     def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Absolute error of the latents and of their spectra."""

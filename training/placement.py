@@ -1,0 +1,35 @@
+"""Where a batch lies: data are read and drawn on the CPU, networks train on the device of their stage."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def on_device(value: T, device: torch.device | str) -> T:
+    """A batch with its tensors on ``device``: a tensor, a dataclass or a dict of them; anything else is left as it is.
+
+    A GPU is not waited for, and what lies there already is not copied.
+    """
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = _moved(value, torch.device(device))
+    elif isinstance(value, dict):
+        moved = {name: on_device(part, device) for name, part in value.items()}
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: on_device(getattr(value, field.name), device) for field in fields(value)}
+        moved = replace(value, **parts)
+    result: T = moved
+    return result
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Out of pageable memory a copy waits until the GPU has done all that it was given before.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
