@@ -2,12 +2,18 @@
 
     python benchmarks/cascade.py                                    # the table
     python benchmarks/cascade.py --json benchmarks/results/cascade.json
+    python benchmarks/cascade.py --preset ultraflash-1k --drawn-weights --device cuda
 
 Each size runs in a process of its own, so that its peak memory is its own. Before anything is timed the frames are
 checked: their number, their shape, that they move, and that the same seed makes them again. What fails is not timed.
 Milliseconds are per frame of video. Stages run one after the other, unless the preset's ``[execution] overlap`` is on:
 the base then works beside the others, and counts with what it had to be waited for. Frames come as the server has
 them: on a GPU as the planes that the encoder takes, on a CPU as RGB.
+
+``--compile``, ``--overlap`` and ``--linears`` change what the preset says under ``[execution]`` and ``[precision]``.
+
+With ``--drawn-weights`` nothing is read: networks of the preset's sizes get random weights. They take the time and the
+memory that the real ones take, and the pictures are noise, which costs the encoder more than pictures do.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -42,6 +48,8 @@ class Run:
         groups: timed groups, after ``warmup`` untimed ones of the same stream.
         device: torch device.
         threads: of torch; None leaves its choice.
+        compile, overlap, linears: instead of what the preset says; None leaves it.
+        drawn_weights: whether weights are random instead of read.
     """
 
     preset: str
@@ -51,6 +59,10 @@ class Run:
     seed: int
     device: str
     threads: int | None
+    compile: bool | None = None
+    overlap: bool | None = None
+    linears: str | None = None
+    drawn_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.groups < 1 or self.warmup < 1:
@@ -82,16 +94,21 @@ def check_frames(cascade: Any, run: Run) -> None:
 def time_run(run: Run) -> dict[str, Any]:
     """Load the preset, its modules included, and time one size; numbers ready for JSON."""
     started = perf_counter()
+    from drawn_weights import drawn_cascade
+
     from ultraflash.models.cascade import Cascade
     from ultraflash.server.size_timing import time_first_frame, time_size
 
     if run.threads:
         torch.set_num_threads(run.threads)
-    cascade = Cascade.load_for_video(run.preset, device=run.device)
+    load = drawn_cascade if run.drawn_weights else Cascade.load_for_video
+    cascade = load(preset_of(run), device=run.device)
     size = cascade.preset.size(run.size)
     load_seconds = perf_counter() - started
     cold_seconds = load_seconds + time_first_frame(cascade, size, seed=run.seed)
     check_frames(cascade, run)
+    if torch.device(run.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)  # loading and checking hold more than a stream does
     timing = asdict(time_size(cascade, size, groups=run.groups, warmup=run.warmup, seed=run.seed))
     return {
         "load_s": round(load_seconds, 3),
@@ -99,16 +116,36 @@ def time_run(run: Run) -> dict[str, Any]:
         "first_frame_warm_s": timing.pop("first_frame_s"),
         "layout": cascade.pictures.layout,
         **timing,
-        **peak_memory(run.device),
+        **peak_memory(cascade, run),
     }
 
 
-def peak_memory(device: str) -> dict[str, int]:
-    """Most memory that this process has held, in MiB."""
+def preset_of(run: Run) -> Any:
+    """The preset with what the run changes of it."""
+    from ultraflash.models.precision import PrecisionConfig
+    from ultraflash.models.preset import load_preset
+
+    preset = load_preset(run.preset)
+    execution = {"compile": run.compile, "overlap": run.overlap}
+    changed = {name: value for name, value in execution.items() if value is not None}
+    return replace(
+        preset,
+        execution=replace(preset.execution, **changed),
+        precision=PrecisionConfig(linears=run.linears) if run.linears else preset.precision,
+    )
+
+
+def peak_memory(cascade: Any, run: Run) -> dict[str, int]:
+    """Most memory that this process has held, in MiB, and beside a GPU's what the plan says without the text encoder,
+    which has none of it where prompts are drawn."""
     per_unit = 1 if sys.platform == "darwin" else 1024
     held = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit >> 20}
-    if torch.device(device).type == "cuda":
-        held["peak_device_mib"] = torch.cuda.max_memory_allocated(device) >> 20
+    if torch.device(run.device).type == "cuda":
+        from ultraflash.models.memory_plan import memory_plan
+
+        plan = memory_plan(cascade.preset, run.size)
+        held["peak_device_mib"] = torch.cuda.max_memory_allocated(run.device) >> 20
+        held["planned_device_mib"] = (plan.total_bytes - plan.estimates["text"]) >> 20
     return held
 
 
@@ -145,6 +182,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="threads of torch")
+    for switch in ("compile", "overlap"):
+        parser.add_argument(
+            f"--{switch}", action=argparse.BooleanOptionalAction, help="instead of the preset's"
+        )
+    parser.add_argument("--linears", choices=["native", "int8", "fp8"], help="number type of linear layers")
+    parser.add_argument("--drawn-weights", action="store_true", help="random weights instead of the preset's")
     parser.add_argument("--json", type=Path, help="also write the results here")
     return parser.parse_args(argv)
 
@@ -164,6 +207,10 @@ def main(argv: list[str] | None = None) -> int:
             seed=args.seed,
             device=args.device,
             threads=args.threads,
+            compile=args.compile,
+            overlap=args.overlap,
+            linears=args.linears,
+            drawn_weights=args.drawn_weights,
         )
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             try:
@@ -177,6 +224,11 @@ def main(argv: list[str] | None = None) -> int:
         report = {
             "benchmark": "cascade",
             "preset": args.preset,
+            "device": args.device,
+            "compile": args.compile,
+            "overlap": args.overlap,
+            "linears": args.linears,
+            "drawn_weights": args.drawn_weights,
             "prompt": PROMPT,
             **provenance(),
             "sizes": results,
