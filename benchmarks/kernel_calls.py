@@ -28,7 +28,7 @@ from ultraflash.kernels.quantization import quantize
 BLOCK_OF_EXTENSION = 128
 """Tokens of a block that block_sparse_attn is compiled for."""
 
-OTHERS_DENSE = {"sdpa": "SDPA", "flash": "FlashAttention", "xformers": "xformers"}
+OTHERS_DENSE = {"sdpa": "SDPA", "cudnn": "cuDNN", "flash": "FlashAttention", "xformers": "xformers"}
 """Backends of `dense_attention` that are not ours, and how the table calls them."""
 
 
@@ -260,7 +260,15 @@ def flex_call(tensors: Tensors) -> Callable[[], Tensor]:
     )
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (tensors.q_BQTND, *tensors.all_keys()))
     compiled = torch.compile(flex_attention)
-    return lambda: compiled(q, k, v, block_mask=blocks).transpose(1, 2).reshape(tensors.q_BQTND.shape)
+    tiles = {
+        "BLOCK_M": tokens,
+        "BLOCK_N": tokens,
+    }  # its own choice may be larger than our blocks, which it refuses
+    return lambda: (
+        compiled(q, k, v, block_mask=blocks, kernel_options=tiles)
+        .transpose(1, 2)
+        .reshape(tensors.q_BQTND.shape)
+    )
 
 
 def extension_call(tensors: Tensors) -> Callable[[], Tensor]:

@@ -10,41 +10,36 @@ Shapes: B batch, C channels, F latent frames, K blocks, L tokens, N heads, D hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention, products
-from ultraflash.models.dit import CausalDiT
+from ultraflash.models.dit import Attend, CausalDiT
 from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockCausal:
-    """Self-attention of a teacher-forced pass.
+def block_causal(*, blocks: int, block_tokens: int, window_blocks: int) -> Attend:
+    """Self-attention of a teacher-forced pass. A function: torch 2.11 would compile no call of a frozen dataclass.
 
     Args:
         blocks: K, noisy blocks in the pass; K - 1 clean ones lie before them.
         block_tokens: tokens of a block.
         window_blocks: how many blocks a block sees, itself included.
     """
+    clean = blocks - 1
 
-    blocks: int
-    block_tokens: int
-    window_blocks: int
-
-    def __call__(self, layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
-        clean = self.blocks - 1
+    def attend(layer: int, q_BLND: Tensor, k_BLND: Tensor, v_BLND: Tensor) -> Tensor:
         # Split once: a slice per use would make as many full-size zero tensors in the backward pass.
-        queries, keys, values = (x.split(self.block_tokens, dim=1) for x in (q_BLND, k_BLND, v_BLND))
+        queries, keys, values = (x.split(block_tokens, dim=1) for x in (q_BLND, k_BLND, v_BLND))
         outs = []
         for i, query in enumerate(queries):
             block = i if i < clean else i - clean
-            seen = [*range(max(0, block + 1 - self.window_blocks), block), i]
+            seen = [*range(max(0, block + 1 - window_blocks), block), i]
             seen_keys, seen_values = (torch.cat([x[j] for j in seen], 1) for x in (keys, values))
             outs.append(_attend(query, seen_keys, seen_values))
         return torch.cat(outs, dim=1)
+
+    return attend
 
 
 def _attend(q_BLND: Tensor, k_BMND: Tensor, v_BMND: Tensor) -> Tensor:
@@ -83,6 +78,6 @@ def teacher_forced_output(
     timesteps = torch.cat((torch.zeros_like(sigma_BF[:, :past]), TRAIN_STEPS * sigma_BF), dim=1)
     order = torch.arange(frames, device=clean_BCFHW.device)
     h, w = net.config.token_grid(rows, cols)
-    attend = BlockCausal(blocks=blocks, block_tokens=block_frames * h * w, window_blocks=window_blocks)
+    attend = block_causal(blocks=blocks, block_tokens=block_frames * h * w, window_blocks=window_blocks)
     output = net(latents, timesteps, net.encode_text(text_BXW), torch.cat((order[:past], order)), attend)
     return output[:, :, past:]
