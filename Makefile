@@ -1,5 +1,6 @@
 # make serve   sets everything up and starts the server (it prints the address)
 # make test    sets everything up, then runs every check: lint, types, import contracts, unit and browser tests
+# make gpu     on a machine with an NVIDIA GPU: runs the tests that want one, and measures kernels and presets there
 # make audit   looks the installed dependencies up in PyPI's database of known holes, which needs the internet
 #
 # Both start from a bare Debian or Ubuntu with Python 3.10 or newer, and are quick the second time.
@@ -20,7 +21,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 TREE := build/tree
 PARTS := kernels models server training
 
-.PHONY: help serve test lint format types contracts unit unit-server unit-server-parts unit-rest browser audit torch readme clean
+.PHONY: help serve test gpu lint format types contracts unit unit-server unit-server-parts unit-rest browser audit torch readme clean
 .DELETE_ON_ERROR:
 
 help:
@@ -79,6 +80,23 @@ readme: $(VENV)/.browser
 	$(BIN)/python benchmarks/prompt_sheet.py -o .github/images/mini-sheet.jpg
 	ULTRAFLASH_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/browser/test_looks.py -k desktop
 	cp build/screenshots/desktop-playing-dark.png .github/images/page.png
+
+# The presets at full size, with drawn weights where the real ones need not be at hand. Shortest first.
+GPU_RESULTS := benchmarks/results/gpu
+
+gpu: $(VENV)/.tests
+	$(BIN)/pytest -p no:playwright -m gpu tests/kernels tests/models tests/training
+	$(BIN)/python benchmarks/cascade.py --device cuda --json $(GPU_RESULTS)/mini.json
+	$(BIN)/python benchmarks/cascade.py --device cuda --drawn-weights --preset ultraflash-1k --sizes 0.5K 1K \
+	  --warmup 4 --groups 3 --json $(GPU_RESULTS)/ultraflash-1k.json
+	$(BIN)/python benchmarks/cascade.py --device cuda --drawn-weights --preset ultraflash-1k --sizes 1K --overlap \
+	  --warmup 4 --groups 3 --json $(GPU_RESULTS)/ultraflash-1k-overlap.json
+	$(BIN)/python benchmarks/cascade.py --device cuda --drawn-weights --preset ultraflash-1k --sizes 1K --compile \
+	  --warmup 4 --groups 3 --json $(GPU_RESULTS)/ultraflash-1k-compiled.json
+	$(BIN)/python benchmarks/cascade.py --device cuda --drawn-weights --preset ultraflash-2k --sizes 2K \
+	  --warmup 4 --groups 3 --json $(GPU_RESULTS)/ultraflash-2k.json
+	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/kernels.py --tune --json benchmarks/results/kernels.json
 
 clean:
 	rm -rf $(VENV) build

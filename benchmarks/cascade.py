@@ -13,7 +13,7 @@ them: on a GPU as the planes that the encoder takes, on a CPU as RGB.
 ``--compile``, ``--overlap`` and ``--linears`` change what the preset says under ``[execution]`` and ``[precision]``.
 
 With ``--drawn-weights`` nothing is read: networks of the preset's sizes get random weights. They take the time and the
-memory that the real ones take, and the pictures are noise, which costs the encoder more than pictures do.
+memory that the real ones take, and the pictures mean nothing.
 """
 
 from __future__ import annotations

@@ -112,15 +112,14 @@ def tune_largest_first(cases: Sequence[Case], device: torch.device, clock: Clock
         tune_attention(case, device, clock)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Markdown on standard output."""
-    print("| at | what | ms | MB | TFLOP/s | GB/s | % of peak |\n|---|---|---|---|---|---|---|")
-    for line in rows:
-        percent = "" if line["percent_of_peak"] is None else f"{line['percent_of_peak']:.0f}"
-        print(
-            f"| {line['case']} | {line['what']} | {line['ms']:.3f} | {line['megabytes']:.1f} | {line['tflops']:.1f} "
-            f"| {line['gigabytes_per_s']:.0f} | {percent} |"
-        )
+def print_row(row: Mapping[str, Any]) -> None:
+    """A row of Markdown on standard output, at once: who stops the script early has what was timed so far."""
+    percent = "" if row["percent_of_peak"] is None else f"{row['percent_of_peak']:.0f}"
+    print(
+        f"| {row['case']} | {row['what']} | {row['ms']:.3f} | {row['megabytes']:.1f} | {row['tflops']:.1f} "
+        f"| {row['gigabytes_per_s']:.0f} | {percent} |",
+        flush=True,
+    )
 
 
 def gpu() -> Mapping[str, Any]:
@@ -169,13 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = (*mini_cases(), full_case(frames=6, heads=12))
         if options.tune:
             tune_largest_first(cases, device, clock)
-        for case in cases:
-            rows.extend(measure(case.name, of_case(case, device, torch.bfloat16), clock, peak))
-        rows.extend(measure("full base", of_base(device, torch.bfloat16), clock, peak))
+        print("| at | what | ms | MB | TFLOP/s | GB/s | % of peak |\n|---|---|---|---|---|---|---|")
+        # The full size first: it is what the others are compared with, and what a short lease of a GPU is for.
+        found = [("full base", of_base(device, torch.bfloat16))]
+        found += [(case.name, of_case(case, device, torch.bfloat16)) for case in reversed(cases)]
+        for name, calls in found:
+            for row in measure(name, calls, clock, peak):
+                rows.append(row)
+                print_row(row)
     except WrongNumbers as wrong:
         print(f"not timed: {wrong}", file=sys.stderr)
         return 1
-    print_table(rows)
     if options.json:
         options.json.write_text(json.dumps({**provenance(), "gpu": about, "rows": rows}, indent=1) + "\n")
     return 0

@@ -1,9 +1,10 @@
-"""Write the measured table of the README from the results of the benchmark.
+"""Write the measured tables of the README from the results of the benchmark.
 
     python benchmarks/cascade.py --json benchmarks/results/cascade.json
     python benchmarks/readme_table.py
 
-The README says between which marks, and from which file.
+The README says between which marks, and from which file. A pattern of files, such as those of a GPU, makes one table of
+them all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade import table
+from result_table import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = re.compile(
@@ -27,15 +29,18 @@ class NoResults(Exception):
 
 
 def fill(readme: str, root: Path = ROOT) -> str:
-    """The README's text with the table of the results that it names, which lie below ``root``."""
-    marks = MARKS.search(readme)
-    if marks is None:
+    """The README's text with the tables of the results that it names, which lie below ``root``."""
+    if MARKS.search(readme) is None:
         raise NoResults("the README has no marks '<!-- measured: FILE -->' and '<!-- measured end -->'")
-    path = root / marks["results"]
-    if not path.is_file():
-        raise NoResults(f"{marks['results']} does not exist: `make readme` measures and writes it")
-    shown = section(json.loads(path.read_text()))
-    return readme[: marks.start()] + marks["head"] + shown + marks["foot"] + readme[marks.end() :]
+    return MARKS.sub(lambda marks: marks["head"] + shown(marks["results"], root) + marks["foot"], readme)
+
+
+def shown(results: str, root: Path) -> str:
+    """What stands between two marks that name these results."""
+    reports = [json.loads(path.read_text()) for path in sorted(root.glob(results))]
+    if not reports:
+        raise NoResults(f"{results} does not exist: `make readme` or `make gpu` measures and writes it")
+    return joint_section(reports) if "*" in results else section(reports[0])
 
 
 def section(report: dict[str, Any]) -> str:
@@ -52,6 +57,53 @@ def section(report: dict[str, Any]) -> str:
         report["date"][:10],
     ]
     return f"\n{', '.join(origin)}:\n\n{table(report['sizes'])}\n\n"
+
+
+def joint_section(reports: list[dict[str, Any]]) -> str:
+    """One table of several reports of one GPU, a row a size."""
+    machine, versions = reports[0]["machine"], reports[0]["versions"]
+    commits = sorted({report["commit"][:8] for report in reports})
+    head = [
+        "preset",
+        "size",
+        "base ms",
+        "upsample ms",
+        "sr ms",
+        "decode ms",
+        "networks fps",
+        "encode ms",
+        "fps",
+    ]
+    head += ["first frame warm s", "GPU GiB", "by plan"]
+    in_order = sorted(reports, key=lambda report: (report["preset"], switches_of(report)))
+    rows = [gpu_row(report, size) for report in in_order for size in report["sizes"]]
+    origin = (
+        f"{machine['gpus'][0]}, {machine['cores']} cores of an {machine['cpu']}, torch {versions['torch']}, "
+        f"Triton {versions['triton']}, commit `{', '.join(commits)}`, {reports[0]['date'][:10]}"
+    )
+    return f"\n{origin}:\n\n{markdown_table(head, rows)}\n\n"
+
+
+def switches_of(report: dict[str, Any]) -> list[str]:
+    """What of the execution was switched on beside what the preset says."""
+    return [name for name in ("compile", "overlap") if report[name]]
+
+
+def gpu_row(report: dict[str, Any], size: dict[str, Any]) -> list[str]:
+    """One size of one report."""
+    stages = dict(size["stages_ms"])
+    encode = stages.pop("encode")
+    return [
+        f"`{report['preset']}`{''.join(f', {name}' for name in switches_of(report))}",
+        size["size"],
+        *(f"{stages.get(name, 0.0):.1f}" for name in ("base", "upsample", "sr", "decode")),
+        f"{1e3 / (size['frame_ms'] - encode):.1f}",
+        f"{encode:.1f}",
+        f"{size['fps']:.1f}",
+        f"{size['first_frame_warm_s']:.2f}",
+        f"{size['peak_device_mib'] / 1024:.1f}",
+        f"{size['planned_device_mib'] / 1024:.1f}",
+    ]
 
 
 def main() -> int:

@@ -1,7 +1,4 @@
-"""What differs from device to device: which one there is, what it computes in, and its time.
-
-What is for a GPU alone has not run on one yet.
-"""
+"""What differs from device to device: which one there is, what it computes in, and its time."""
 
 from __future__ import annotations
 

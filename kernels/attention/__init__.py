@@ -4,7 +4,6 @@ Backends:
 
 - ``sdpa``: PyTorch's own, or plain products where a CPU is to give a gradient. It reads a cache in place as well, so
   another one has to be measured faster before ``auto`` prefers it;
-- ``cudnn``: cuDNN's, as PyTorch brings it, on a GPU and without a gradient;
 - ``flash``, ``xformers``: those of the packages of these names, on a GPU;
 - ``chunked``: two plain matrix products per chunk of queries;
 - ``triton``: our kernel on a GPU, the one that reads 8-bit keys and values without widening them in memory. It has no
@@ -12,7 +11,7 @@ Backends:
 - ``interpreter``: the same kernel run in Python by Triton's interpreter, to test it without a GPU.
 
 ``auto`` is the first of ``sdpa``, ``flash``, ``xformers`` and ``chunked`` that a tiny call finds right, decided once
-per device and logged. On Hopper ``cudnn`` comes before them where 16-bit numbers want no gradient.
+per device and logged.
 
 Shapes: B batch, L query tokens, M key tokens, N heads, D head size.
 """
@@ -33,7 +32,7 @@ from ultraflash.kernels.quantization import dequantize
 
 from . import chunked, forward, libraries, products
 
-__all__ = ["BackendUnavailable", "automatic", "backend_problem", "dense_attention"]
+__all__ = ["AUTOMATIC", "BackendUnavailable", "backend_problem", "dense_attention"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +54,9 @@ _DIFFERENTIABLE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 """Those that ``auto`` chooses from, in order."""
 
-_WITHOUT_GRADIENT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cudnn": libraries.cudnn}
+AUTOMATIC = tuple(_DIFFERENTIABLE)
 
-BACKENDS = (*_DIFFERENTIABLE, *_WITHOUT_GRADIENT, "triton", "interpreter")
-
-_HOPPER = (9, 0)
-_SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+BACKENDS = (*_DIFFERENTIABLE, "triton", "interpreter")
 
 
 def dense_attention(
@@ -87,26 +83,15 @@ def dense_attention(
     """
     if (k_scale_BMN is None) != (v_scale_BMN is None):
         raise ValueError("scales of keys and of values must be given together")
-    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BLND, k_BMND, v_BMND))
-    name = _auto_backend(q_BLND, wants_gradient) if backend == "auto" else backend
-    if wants_gradient and name not in _DIFFERENTIABLE and name in BACKENDS:
-        raise ValueError(f"dense attention by {name!r} has no gradient; choose 'sdpa'")
-    libraries_own = _DIFFERENTIABLE | _WITHOUT_GRADIENT
-    if name not in libraries_own:
+    name = _auto_backend(q_BLND.device) if backend == "auto" else backend
+    if name not in _DIFFERENTIABLE:
         return _by_kernel(q_BLND, k_BMND, v_BMND, k_scale_BMN, v_scale_BMN, name)
     if backend != "auto" and (problem := backend_problem(name, q_BLND.device)):
         raise BackendUnavailable(f"dense attention by {name!r} cannot run here: {problem}; choose 'sdpa'")
     if k_scale_BMN is not None and v_scale_BMN is not None:
         k_BMND = dequantize(k_BMND, k_scale_BMN, q_BLND.dtype)
         v_BMND = dequantize(v_BMND, v_scale_BMN, q_BLND.dtype)
-    return libraries_own[name](q_BLND, k_BMND.to(q_BLND.dtype), v_BMND.to(q_BLND.dtype))
-
-
-def automatic(device: torch.device) -> tuple[str, ...]:
-    """What ``auto`` tries on a device, the first one first. On Hopper that is cuDNN, for 16-bit numbers of which no
-    gradient is wanted: it was measured faster there than the kernel that PyTorch chooses (`kernels/README.md`)."""
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == _HOPPER
-    return (*(_WITHOUT_GRADIENT if hopper else ()), *_DIFFERENTIABLE)
+    return _DIFFERENTIABLE[name](q_BLND, k_BMND.to(q_BLND.dtype), v_BMND.to(q_BLND.dtype))
 
 
 def backend_problem(backend: str, device: torch.device) -> str | None:
@@ -117,7 +102,7 @@ def backend_problem(backend: str, device: torch.device) -> str | None:
     if device.type != "cuda" and backend == "sdpa":
         return None
     package = libraries.PACKAGES.get(backend)
-    if backend in (*libraries.PACKAGES, "cudnn") and device.type != "cuda":
+    if package is not None and device.type != "cuda":
         return f"it wants a GPU, and this is {device.type}"
     if package is not None and importlib.util.find_spec(package) is None:
         return f"{package} is not installed"
@@ -131,35 +116,16 @@ def _failed_probe(backend: str, device: torch.device) -> str | None:
     q, k, v = (torch.randn(1, tokens, 2, 64, generator=generator).to(dtype) for tokens in (16, 48, 48))
     wanted = _sdpa(q.float(), k.float(), v.float())
     try:
-        made = (
-            (_DIFFERENTIABLE | _WITHOUT_GRADIENT)[backend](q.to(device), k.to(device), v.to(device))
-            .float()
-            .cpu()
-        )
+        made = _DIFFERENTIABLE[backend](q.to(device), k.to(device), v.to(device)).float().cpu()
     except Exception as error:  # noqa: BLE001 - what a package and a driver raise is theirs to choose
         _log.warning("dense attention by %s failed on %s", backend, device, exc_info=True)
         return f"a probe failed with {type(error).__name__}"
     return None if torch.allclose(made, wanted, atol=2e-2) else "a probe gave wrong numbers"
 
 
-def _auto_backend(q_BLND: Tensor, wants_gradient: bool) -> str:
-    device = q_BLND.device
+def _auto_backend(device: torch.device) -> str:
     # What compiles a network cannot see through a probe, and PyTorch's own is what it knows.
-    if torch.compiler.is_compiling() or device.type == "meta":
-        return "sdpa"
-    if q_BLND.dtype in _SIXTEEN_BITS and not wants_gradient and _prefers_cudnn(device):
-        return "cudnn"
-    return _chosen(device)
-
-
-@functools.cache
-def _prefers_cudnn(device: torch.device) -> bool:
-    if "cudnn" not in automatic(device):
-        return False
-    problem = backend_problem("cudnn", device)
-    told = f"no cudnn: {problem}" if problem else "cudnn for 16 bits without a gradient"
-    _log.info("dense attention on %s uses %s", device, told)
-    return problem is None
+    return "sdpa" if torch.compiler.is_compiling() or device.type == "meta" else _chosen(device)
 
 
 @functools.cache
@@ -179,5 +145,7 @@ def _by_kernel(
     q: Tensor, k: Tensor, v: Tensor, k_scale: Tensor | None, v_scale: Tensor | None, backend: str
 ) -> Tensor:
     check_backend("dense attention", backend, BACKENDS, q.device.type)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError(f"dense attention by {backend!r} has no gradient; choose 'sdpa'")
     scales = None if k_scale is None or v_scale is None else (k_scale, v_scale)
     return forward.attend(q, k, v, scales, interpret=backend == "interpreter")[0]

@@ -111,9 +111,9 @@ def kernels() -> Iterator[str]:
 
 def _dense_choice(device: torch.device) -> str:
     """The backends that a tiny call finds right, the one that is used first."""
-    from ultraflash.kernels.attention import automatic, backend_problem
+    from ultraflash.kernels.attention import AUTOMATIC, backend_problem
 
-    right = [name for name in automatic(device) if backend_problem(name, device) is None]
+    right = [name for name in AUTOMATIC if backend_problem(name, device) is None]
     others = f" ({', '.join(right[1:])} would do too)" if right[1:] else ""
     return f"{right[0]}{others}" if right else "nothing works"
 

@@ -69,3 +69,31 @@ def test_without_results_or_a_place_for_them_it_says_so(
 ) -> None:
     with pytest.raises(readme_table.NoResults, match=named):
         readme_table.fill(readme, tmp_path)
+
+
+def test_reports_of_a_gpu_make_one_table(readme_table: ModuleType, tmp_path: Path) -> None:
+    size = {
+        **SIZE,
+        "stages_ms": {"base": 30.0, "sr": 10.0, "encode": 10.0},
+        "frame_ms": 50.0,
+        "peak_device_mib": 2048,
+        "planned_device_mib": 3072,
+    }
+    report = {
+        **REPORT,
+        "machine": {"cpu": "A Processor", "cores": 16, "gpus": ["A GPU"]},
+        "versions": {"torch": "2.11.0", "triton": "3.6.0"},
+        "compile": None,
+        "overlap": None,
+        "sizes": [size],
+    }
+    for name, overlap in (("a", None), ("b", True)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**report, "overlap": overlap}))
+    filled = readme_table.fill(README.replace("results.json", "*.json"), tmp_path)
+    assert (
+        "A GPU, 16 cores of an A Processor, torch 2.11.0, Triton 3.6.0, commit `01234567`, 2026-01-02:"
+        in filled
+    )
+    row = "| 0.5K | 30.0 | 0.0 | 10.0 | 0.0 | 25.0 | 10.0 | 4.0 | 5.00 | 2.0 | 3.0 |"
+    assert f"| `mini` {row}" in filled
+    assert f"| `mini`, overlap {row}" in filled
