@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made = beside(of_group)
         else:
             known = of_group if options.more else ()
-            candidates = VARIANTS[group[0]].tiles
+            kernel, arch, _, width = group
+            candidates = VARIANTS[kernel].candidates(arch, width)
             made = list(sweep(*group, candidates=candidates, enough=options.enough, known=known))
         kept = sum(row["survives"] for row in made)
         print(f"{' '.join(map(str, group))}: {kept} of {len(made)} fit without spilling", flush=True)

@@ -5,7 +5,8 @@ Needs Triton, imported when a kernel is asked for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ultraflash.kernels.block_sparse.device_selection import TILE_PLACES, TILE_PLACES_SCORED, TILE_TOKENS
@@ -32,8 +33,7 @@ TILES = tuple(Tiles(m=m, j=j, warps=warps, stages=stages) for m, j, warps in SHA
 """Larger tiles first: each key that is loaded serves more queries."""
 
 WHOLE_BLOCKS = tuple(Tiles(m=BLOCK_TOKENS, j=BLOCK_TOKENS, warps=8, stages=stages) for stages in (3, 2))
-"""A block of keys at a time. On an H200 block-sparse attention is a fifth faster with these than with the next smaller
-tiles, and dense attention slower."""
+"""A block of keys at a time."""
 
 ROW_TILES = tuple(Tiles(m=m, j=1, warps=warps, stages=1) for m in (4, 2, 1) for warps in (8, 4))
 """Of kernels without keys: what belongs to a frame is loaded once for all tokens of a tile."""
@@ -50,6 +50,7 @@ class Variant:
         listed: whether it works on blocks of a fixed number of tokens.
         archs, dtypes, widths: what it is compiled for.
         tiles: to choose from, the first that survives is taken.
+        fastest: those that come before them where they were timed and won, by device and width; see `README.md`.
     """
 
     module: str
@@ -60,6 +61,11 @@ class Variant:
     dtypes: tuple[str, ...] = DTYPES
     widths: tuple[int, ...] = WIDTHS
     tiles: tuple[Tiles, ...] = TILES
+    fastest: Mapping[tuple[str, int], tuple[Tiles, ...]] = field(default_factory=dict)
+
+    def candidates(self, arch: str, width: int) -> tuple[Tiles, ...]:
+        """The tiles to choose from on a device, in order."""
+        return (*self.fastest.get((arch, width), ()), *self.tiles)
 
     def kernel(self) -> Any:
         """The function under `triton.jit`."""
@@ -111,7 +117,7 @@ VARIANTS = {
         module=_BLOCK_SPARSE,
         function="attend_forward",
         flags=(("CACHED", True), ("RING", True), ("QUANTIZED", False)),
-        tiles=WHOLE_BLOCKS + TILES,
+        fastest={("sm_90", 128): WHOLE_BLOCKS},
     ),
     "attend_forward_int8": Variant(
         module=_BLOCK_SPARSE,

@@ -114,3 +114,24 @@ def test_results_say_where_they_come_from(cascade_benchmark: ModuleType) -> None
     assert origin["machine"]["cpu"]
     assert origin["machine"]["cores"] >= 1
     assert origin["versions"]["torch"] == torch.__version__
+
+
+def test_a_run_changes_what_it_says_of_the_preset_and_nothing_else(
+    cascade_benchmark: ModuleType, run: Any
+) -> None:
+    preset = cascade_benchmark.preset_of(run)
+    changed = cascade_benchmark.preset_of(replace(run, overlap=True, linears="int8"))
+    assert (changed.execution.overlap, changed.execution.compile) == (True, preset.execution.compile)
+    assert changed.precision.linears == "int8"
+    assert replace(changed, execution=preset.execution, precision=preset.precision) == preset
+
+
+def test_a_preset_with_drawn_weights_makes_frames_that_pass_the_check(
+    cascade_benchmark: ModuleType, run: Any
+) -> None:
+    drawn_weights = importlib.import_module("drawn_weights")
+    cascade = drawn_weights.drawn_cascade(cascade_benchmark.preset_of(run), device="cpu")
+    cascade_benchmark.check_frames(cascade, run)
+    words = cascade.networks.text.encode("three short words")
+    assert words.shape == (cascade.networks.text.tokens, cascade.networks.text.width)
+    assert words[:3].abs().sum() > 0 and words[3:].abs().sum() == 0
