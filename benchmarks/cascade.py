@@ -12,8 +12,8 @@ them: on a GPU as the planes that the encoder takes, on a CPU as RGB.
 
 ``--compile``, ``--overlap`` and ``--linears`` change what the preset says under ``[execution]`` and ``[precision]``.
 
-With ``--drawn-weights`` nothing is read: networks of the preset's sizes get random weights. They take the time and the
-memory that the real ones take, and the pictures mean nothing.
+With ``--drawn-weights`` nothing is read: networks of the preset's sizes get random weights. Operations and shapes are
+those of the real ones; the pictures mean nothing, and neither does what encoding them takes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Run:
         preset: name or path.
         size: name or ``WIDTHxHEIGHT``.
         groups: timed groups, after ``warmup`` untimed ones of the same stream.
+        seed: of the stream.
         device: torch device.
         threads: of torch; None leaves its choice.
         compile, overlap, linears: instead of what the preset says; None leaves it.
@@ -136,8 +137,7 @@ def preset_of(run: Run) -> Any:
 
 
 def peak_memory(cascade: Any, run: Run) -> dict[str, int]:
-    """Most memory that this process has held, in MiB, and beside a GPU's what the plan says without the text encoder,
-    which has none of it where prompts are drawn."""
+    """Most memory held, in MiB; on a GPU also what the plan says of it, less a text encoder that is not there."""
     per_unit = 1 if sys.platform == "darwin" else 1024
     held = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit >> 20}
     if torch.device(run.device).type == "cuda":
@@ -145,7 +145,9 @@ def peak_memory(cascade: Any, run: Run) -> dict[str, int]:
 
         plan = memory_plan(cascade.preset, run.size)
         held["peak_device_mib"] = torch.cuda.max_memory_allocated(run.device) >> 20
-        held["planned_device_mib"] = (plan.total_bytes - plan.estimates["text"]) >> 20
+        elsewhere = run.drawn_weights or cascade.preset.text.kind == "minilm"
+        planned = plan.total_bytes - (plan.estimates["text"] if elsewhere else 0)
+        held["planned_device_mib"] = planned >> 20
     return held
 
 

@@ -1,7 +1,7 @@
 """A preset's networks at their full size with weights that are drawn, for timing where the real ones are not at hand.
 
-The arithmetic, the memory and the traffic are those of the real cascade, and the pictures mean nothing. Prompts become
-drawn text states as well, so the text encoder's time and memory are left out.
+Operations and shapes are those of the real cascade, and the pictures mean nothing. Prompts become drawn text states as
+well, so the text encoder's time and memory are left out.
 
 Shape legend: X text tokens, W text width.
 """

@@ -274,10 +274,8 @@ def flex_call(tensors: Tensors) -> Callable[[], Tensor]:
     )
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (tensors.q_BQTND, *tensors.all_keys()))
     compiled = torch.compile(flex_attention)
-    tiles = {
-        "BLOCK_M": tokens,
-        "BLOCK_N": tokens,
-    }  # its own choice may be larger than our blocks, which it refuses
+    # Its own choice may be larger than our blocks, and then it refuses them.
+    tiles = {"BLOCK_M": tokens, "BLOCK_N": tokens}
     return lambda: (
         compiled(q, k, v, block_mask=blocks, kernel_options=tiles)
         .transpose(1, 2)

@@ -112,12 +112,12 @@ def tune_largest_first(cases: Sequence[Case], device: torch.device, clock: Clock
         tune_attention(case, device, clock)
 
 
-def print_row(row: Mapping[str, Any]) -> None:
+def print_row(line: Mapping[str, Any]) -> None:
     """A row of Markdown on standard output, at once: who stops the script early has what was timed so far."""
-    percent = "" if row["percent_of_peak"] is None else f"{row['percent_of_peak']:.0f}"
+    percent = "" if line["percent_of_peak"] is None else f"{line['percent_of_peak']:.0f}"
     print(
-        f"| {row['case']} | {row['what']} | {row['ms']:.3f} | {row['megabytes']:.1f} | {row['tflops']:.1f} "
-        f"| {row['gigabytes_per_s']:.0f} | {percent} |",
+        f"| {line['case']} | {line['what']} | {line['ms']:.3f} | {line['megabytes']:.1f} | {line['tflops']:.1f} "
+        f"| {line['gigabytes_per_s']:.0f} | {percent} |",
         flush=True,
     )
 
@@ -169,13 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tune:
             tune_largest_first(cases, device, clock)
         print("| at | what | ms | MB | TFLOP/s | GB/s | % of peak |\n|---|---|---|---|---|---|---|")
-        # The full size first: it is what the others are compared with, and what a short lease of a GPU is for.
+        # The full size first, so that a run that is stopped early has it.
         found = [("full base", of_base(device, torch.bfloat16))]
         found += [(case.name, of_case(case, device, torch.bfloat16)) for case in reversed(cases)]
         for name, calls in found:
-            for row in measure(name, calls, clock, peak):
-                rows.append(row)
-                print_row(row)
+            for line in measure(name, calls, clock, peak):
+                rows.append(line)
+                print_row(line)
     except WrongNumbers as wrong:
         print(f"not timed: {wrong}", file=sys.stderr)
         return 1

@@ -46,23 +46,30 @@ def shown(results: str, root: Path) -> str:
 def section(report: dict[str, Any]) -> str:
     """The table of one report, after a line that says where it comes from."""
     machine, versions = report["machine"], report["versions"]
-    commit, changed = report["commit"].partition("+")[:2]
     origin = [
         f"`{report['preset']}` on {machine['cpu']}",
         f"{machine['cores']} cores",
         f"{machine['memory_gib']:.0f} GiB",
         f"Python {versions['python']}",
         f"torch {versions['torch']}",
-        f"commit `{commit[:8]}`{' with changes' if changed else ''}",
+        f"commit {short_commit(report)}",
         report["date"][:10],
     ]
     return f"\n{', '.join(origin)}:\n\n{table(report['sizes'])}\n\n"
 
 
+def short_commit(report: dict[str, Any]) -> str:
+    """The commit that was measured, and whether the tree had changes."""
+    commit, changed = report["commit"].partition("+")[:2]
+    return f"`{commit[:8]}`{' with changes' if changed else ''}"
+
+
 def joint_section(reports: list[dict[str, Any]]) -> str:
-    """One table of several reports of one GPU, a row a size."""
+    """One table of several reports of one GPU, a row a size. Raises NoResults where they are of several."""
     machine, versions = reports[0]["machine"], reports[0]["versions"]
-    commits = sorted({report["commit"][:8] for report in reports})
+    if len({(*report["machine"]["gpus"], *map(str, report["versions"].items())) for report in reports}) > 1:
+        raise NoResults("these reports are of several GPUs or versions; `make gpu` makes all of them anew")
+    commits = sorted({short_commit(report) for report in reports})
     head = [
         "preset",
         "size",
@@ -78,15 +85,16 @@ def joint_section(reports: list[dict[str, Any]]) -> str:
     in_order = sorted(reports, key=lambda report: (report["preset"], switches_of(report)))
     rows = [gpu_row(report, size) for report in in_order for size in report["sizes"]]
     origin = (
-        f"{machine['gpus'][0]}, {machine['cores']} cores of an {machine['cpu']}, torch {versions['torch']}, "
-        f"Triton {versions['triton']}, commit `{', '.join(commits)}`, {reports[0]['date'][:10]}"
+        f"{machine['gpus'][0]}, {machine['cores']} cores of {machine['cpu']}, torch {versions['torch']}, "
+        f"Triton {versions['triton']}, commit {', '.join(commits)}, {reports[0]['date'][:10]}"
     )
     return f"\n{origin}:\n\n{markdown_table(head, rows)}\n\n"
 
 
 def switches_of(report: dict[str, Any]) -> list[str]:
     """What of the execution was switched on beside what the preset says."""
-    return [name for name in ("compile", "overlap") if report[name]]
+    switches = [name for name in ("compile", "overlap") if report[name]]
+    return [*switches, report["linears"]] if report["linears"] else switches
 
 
 def gpu_row(report: dict[str, Any], size: dict[str, Any]) -> list[str]:
@@ -94,7 +102,7 @@ def gpu_row(report: dict[str, Any], size: dict[str, Any]) -> list[str]:
     stages = dict(size["stages_ms"])
     encode = stages.pop("encode")
     return [
-        f"`{report['preset']}`{''.join(f', {name}' for name in switches_of(report))}",
+        f"{report['preset']}{''.join(f', {name}' for name in switches_of(report))}",
         size["size"],
         *(f"{stages.get(name, 0.0):.1f}" for name in ("base", "upsample", "sr", "decode")),
         f"{1e3 / (size['frame_ms'] - encode):.1f}",

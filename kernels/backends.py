@@ -63,7 +63,7 @@ def gpu_problem(device: torch.device, probe: Callable[[torch.device], bool]) -> 
     Args:
         device: where the tensors are.
         probe: runs a tiny call and says whether its result is right. Called on a GPU with Triton only, and without
-            autocast. What it draws comes from a generator of its own: a training that goes on has random numbers too.
+            autocast. It draws from a generator of its own, or it would shift the random numbers of a training run.
     """
     if device.type != "cuda":
         return f"tensors are on {device.type}"

@@ -50,7 +50,7 @@ class Variant:
         listed: whether it works on blocks of a fixed number of tokens.
         archs, dtypes, widths: what it is compiled for.
         tiles: to choose from, the first that survives is taken.
-        fastest: those that come before them where they were timed and won, by device and width; see `README.md`.
+        fastest: those that come before them where they won in bfloat16, by device and width; see `README.md`.
     """
 
     module: str

@@ -45,8 +45,8 @@ class StageConfig:
     A run ends at ``steps``, or earlier when ``minutes`` of training time are spent; the learning rate follows
     whichever is nearer. ``batch_size`` means what the stage makes of it. ``muon_rate`` is the peak learning rate of
     Muon for the matrices of repeated blocks; without it AdamW trains them too. ``device`` is where the loop trains and
-    evaluates; what is rendered, encoded, read or fitted in closed form stays on the CPU. Noise is drawn on the device,
-    so another kind of device gives another run.
+    evaluates; what goes into shards and what is fitted in closed form (``patches``, ``seams``, ``decoder``) stays on
+    the CPU. Noise is drawn on the device, so another kind of device gives another run.
     """
 
     seed: int = 0
@@ -232,7 +232,7 @@ class _Run:
 
     def train_until(self, stop: threading.Event) -> bool:
         """Train to the end of the steps or of the time; False when ``stop`` came first."""
-        # Numbers are read when they are logged: each of them would make a GPU wait.
+        # Numbers are read when they are logged: a GPU waits once a step as it is, for the norm of the gradient.
         unread: list[dict[str, torch.Tensor | float]] = []
         since = time.monotonic()
         while fraction_done(self.config, self.progress) < 1.0:
@@ -324,7 +324,7 @@ class _Run:
 
 
 def _means(metrics: list[dict[str, torch.Tensor | float]]) -> dict[str, float]:
-    """Sums of numbers of some steps by the count of all of them: a step without a number counts as 0."""
+    """The mean of each number over these steps; a step without it counts as 0."""
     sums: dict[str, float] = {}
     for step in metrics:
         for name, value in step.items():

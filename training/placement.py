@@ -14,7 +14,10 @@ T = TypeVar("T")
 def on_device(value: T, device: torch.device | str) -> T:
     """A batch with its tensors on ``device``: a tensor, a dataclass or a dict of them; anything else is left as it is.
 
-    A GPU is not waited for, and what lies there already is not copied.
+    The copy does not wait for a GPU, and what lies there already is not copied.
+
+    Raises:
+        TypeError: a list or a tuple of tensors, which would be left behind.
     """
     moved: Any = value
     if isinstance(value, Tensor):
@@ -24,6 +27,8 @@ def on_device(value: T, device: torch.device | str) -> T:
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: on_device(getattr(value, field.name), device) for field in fields(value)}
         moved = replace(value, **parts)
+    elif isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+        raise TypeError("tensors of a batch go to a device in a dataclass or a dict, not in a list or tuple")
     result: T = moved
     return result
 

@@ -19,7 +19,7 @@ from ultraflash.models.schedule import TRAIN_STEPS, add_noise
 
 
 def block_causal(*, blocks: int, block_tokens: int, window_blocks: int) -> Attend:
-    """Self-attention of a teacher-forced pass. A function: torch 2.11 would compile no call of a frozen dataclass.
+    """Self-attention of a teacher-forced pass. A closure: torch 2.11 does not compile a call of a frozen dataclass.
 
     Args:
         blocks: K, noisy blocks in the pass; K - 1 clean ones lie before them.

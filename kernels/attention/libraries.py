@@ -1,4 +1,6 @@
-"""Dense attention by packages that people may have beside PyTorch, on a GPU. Neither has run on one yet.
+"""Dense attention by packages that people may have beside PyTorch, on a GPU: FlashAttention and xformers.
+
+Neither has run here yet.
 
 Shapes: B batch, L query tokens, M key tokens, N heads, D head size.
 """

@@ -45,8 +45,9 @@ def _beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu_nothing_is_timed_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    assert load("kernels").main([]) == 2
-    assert "nothing was timed" in capsys.readouterr().err
+    for name in ("kernels", "tile_times"):
+        assert load(name).main([]) == 2
+        assert "nothing was timed" in capsys.readouterr().err
 
 
 def test_the_cpu_table_is_made_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,3 +213,13 @@ def test_the_table_of_the_page_is_that_of_the_file() -> None:
     sweep = load("kernel_sweep")
     page = (BENCHMARKS.parent / "kernels" / "README.md").read_text()
     assert sweep.between_marks(page, sweep.markdown(table())) == page
+
+
+def test_what_others_cannot_run_is_told_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuses() -> torch.Tensor:
+        raise RuntimeError("no such block size\nand a long trace")
+
+    runs = load("kernel_calls").runs
+    assert runs(("theirs", lambda: torch.zeros(1), 0.1))
+    assert not runs(("theirs", refuses, 0.1))
+    assert capsys.readouterr().err == "theirs is left out: RuntimeError: no such block size\n"

@@ -85,15 +85,22 @@ def test_reports_of_a_gpu_make_one_table(readme_table: ModuleType, tmp_path: Pat
         "versions": {"torch": "2.11.0", "triton": "3.6.0"},
         "compile": None,
         "overlap": None,
+        "linears": None,
         "sizes": [size],
     }
-    for name, overlap in (("a", None), ("b", True)):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**report, "overlap": overlap}))
+    for name, overlap, linears in (("a", None, None), ("b", True, None), ("c", None, "fp8")):
+        changed = {**report, "overlap": overlap, "linears": linears}
+        (tmp_path / f"{name}.json").write_text(json.dumps(changed))
     filled = readme_table.fill(README.replace("results.json", "*.json"), tmp_path)
     assert (
-        "A GPU, 16 cores of an A Processor, torch 2.11.0, Triton 3.6.0, commit `01234567`, 2026-01-02:"
-        in filled
+        "A GPU, 16 cores of A Processor, torch 2.11.0, Triton 3.6.0, commit `01234567`, 2026-01-02:" in filled
     )
     row = "| 0.5K | 30.0 | 0.0 | 10.0 | 0.0 | 25.0 | 10.0 | 4.0 | 5.00 | 2.0 | 3.0 |"
-    assert f"| `mini` {row}" in filled
-    assert f"| `mini`, overlap {row}" in filled
+    assert f"| mini {row}" in filled
+    assert f"| mini, overlap {row}" in filled
+    assert f"| mini, fp8 {row}" in filled
+    (tmp_path / "d.json").write_text(
+        json.dumps({**report, "machine": {**report["machine"], "gpus": ["Another"]}})
+    )
+    with pytest.raises(readme_table.NoResults, match="several GPUs"):
+        readme_table.fill(README.replace("results.json", "*.json"), tmp_path)

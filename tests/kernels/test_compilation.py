@@ -67,3 +67,14 @@ def test_a_device_that_nothing_is_known_of_gets_small_tiles() -> None:
     assert survivors("attend_forward", "sm_75", "bfloat16", 64) == []
     assert FALLBACK.m * FALLBACK.j <= 32 * 32
     assert FALLBACK_FLOAT32.m * FALLBACK_FLOAT32.j <= 16 * 16
+
+
+def test_what_was_the_fastest_on_a_device_comes_first_there_alone() -> None:
+    forward = VARIANTS["attend_forward"]
+    ((arch, width), won) = next(iter(forward.fastest.items()))
+    assert (
+        forward.candidates(arch, width)[0]
+        == won[0]
+        == survivors("attend_forward", arch, "bfloat16", width)[0]
+    )
+    assert forward.candidates("sm_100", width) == forward.tiles

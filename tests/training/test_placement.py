@@ -135,7 +135,8 @@ def test_nothing_of_a_loss_stays_behind_on_the_cpu(tmp_path: Path, name: str) ->
 
 
 def run_twice(stage: Any, config: StageConfig, folders: tuple[Path, Path], *more: Any) -> None:
-    """Train in one go in the first folder, and in two in the second; both must come to the same losses."""
+    """Train in one go in the first folder, and in two in the second. Losses must agree within a tenth: two runs on a
+    GPU differ by rounding, which training enlarges."""
     config = replace(config, schedule="constant", warmup_steps=1)
     for folder, runs in zip(folders, ((4,), (2, 4)), strict=True):
         for steps in runs:
@@ -168,6 +169,7 @@ def moved_matrices(before: dict[str, Tensor], file: Path) -> set[bool]:
 def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: Path, as_mini: bool) -> None:
     folders = prepare(tmp_path / "whole"), prepare(tmp_path / "cut")
     torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
     for name, stage in STAGES.items():
         config = replace(debug()[name], device="cuda", autocast=as_mini, learning_rate=1e-2)
         if as_mini and name != "classifier" and hasattr(torch.optim, "Muon"):
@@ -175,7 +177,7 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
         if isinstance(config, BaseStageConfig):
             config = replace(config, compile=as_mini, guidance_weight=0.5, object_weight=4.0)
         run_twice(stage, config, folders)
-    assert torch.cuda.max_memory_allocated() > 0
+    assert torch.cuda.max_memory_allocated() > held
     weights = folders[1] / "weights"
     assert moved_matrices(read_tensors(weights / PICTURES_FILE), weights / TEACHER_FILE) == {True}
     assert moved_matrices(read_tensors(weights / TEACHER_FILE), weights / TRAJECTORY_FILE) == {True}

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -38,6 +39,20 @@ def test_a_teacher_forced_pass_equals_what_a_stream_computes_block_by_block() ->
         streamed = block_estimate(net, BASE, noisy, sigma[:, block], context, stream.positions, stream.past())
         torch.testing.assert_close(output[:, :, part], streamed, atol=1e-4, rtol=1e-4)
         stream.commit(clean[:, :, part])
+
+
+def test_a_compiled_pass_and_its_gradient_are_those_of_the_plain_one() -> None:
+    net, clean, text = network(), clip(), torch.randn(2, 64, 384)
+    noise, sigma = torch.randn_like(clean), torch.rand(2, 3)
+
+    def gradients(forward: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        output = forward(net, clean, noise, sigma, text, block_frames=3, window_blocks=3)
+        used = [parameter for name, parameter in net.named_parameters() if "seams" not in name]
+        return (output, *torch.autograd.grad(output.square().sum(), used, allow_unused=True))
+
+    compiled = torch.compile(teacher_forced_output, dynamic=False, fullgraph=True, backend="aot_eager")
+    for made, wanted in zip(gradients(compiled), gradients(teacher_forced_output), strict=True):
+        torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()
