@@ -13,8 +13,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from ultraflash.kernels.pixels import PixelLayout
-from ultraflash.models.cascade import Cascade
+from ultraflash.models.cascade import Cascade, video_layout
 from ultraflash.models.device import fastest_dtype
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.loading import build_decoder
@@ -45,13 +44,11 @@ class DrawnText:
 def drawn_cascade(preset: Preset, *, device: str) -> Cascade:
     """A warm cascade of a preset with drawn weights, for video as `Cascade.load_for_video` has it."""
     where = torch.device(device)
-    layout: PixelLayout = "yuv420p" if where.type == "cuda" else "rgb"
-    dtype = fastest_dtype(where)
     torch.manual_seed(SEED)
     # Drawn where they are wanted: a CPU takes a minute for what a GPU draws in a moment.
     with where:
-        base = CausalDiT(preset.base.dit).cast(dtype)
-        sr = None if preset.sr is None else CausalDiT(preset.sr.dit).cast(dtype)
+        base = CausalDiT(preset.base.dit)
+        sr = None if preset.sr is None else CausalDiT(preset.sr.dit)
         upsamplers = {factor: LatentUpsampler(config) for factor, config in preset.upsampler.items()}
         decoder = build_decoder(preset)
     cascade = Cascade(
@@ -62,8 +59,8 @@ def drawn_cascade(preset: Preset, *, device: str) -> Cascade:
         sr=sr,
         decoder=decoder,
         device=where,
-        dtype=dtype,
-        layout=layout,
+        dtype=fastest_dtype(where),
+        layout=video_layout(where),
     )
     cascade.warm_up()
     return cascade

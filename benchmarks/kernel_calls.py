@@ -29,6 +29,9 @@ from ultraflash.kernels.quantization import quantize
 BLOCK_OF_EXTENSION = 128
 """Tokens of a block that block_sparse_attn is compiled for."""
 
+BASE_WINDOW = {"queries": 3 * 1560, "keys": 21 * 1560, "heads": 12, "size": 128}
+"""Attention of the full-size base: a block of three latent frames of 1560 tokens over a window of 21."""
+
 OTHERS_DENSE = {"sdpa": "SDPA", "flash": "FlashAttention", "xformers": "xformers"}
 """Backends of `dense_attention` that are not ours, and how the table calls them."""
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from attention_case import Case, WrongNumbers, draw, full_case, mini_cases
-from kernel_calls import Timed, choices, dense, gradients, small, sparse, window
+from kernel_calls import BASE_WINDOW, Timed, choices, dense, gradients, small, sparse, window
 from kernel_tuning import tune_attention
 from provenance import installed, provenance
 
@@ -86,11 +86,11 @@ def of_case(
 
 @torch.no_grad()
 def of_base(device: torch.device, dtype: torch.dtype) -> Iterator[Timed]:
-    """What is timed of the full-size base: 3 frames of 1560 tokens over a window of 21, and its small operators."""
-    yield from window(
-        queries=3 * 1560, keys=21 * 1560, heads=12, size=128, dtype=dtype, device=device, ours="triton"
-    )
-    yield from small(tokens=3 * 1560, width=1536, heads=12, dtype=dtype, device=device, ours="triton")
+    """What is timed of the full-size base: attention over its window, and its small operators."""
+    yield from window(**BASE_WINDOW, dtype=dtype, device=device, ours="triton")
+    tokens, heads = BASE_WINDOW["queries"], BASE_WINDOW["heads"]
+    width = heads * BASE_WINDOW["size"]
+    yield from small(tokens=tokens, width=width, heads=heads, dtype=dtype, device=device, ours="triton")
 
 
 def measure(case: str, found: Iterator[Timed], clock: Clock, peak: Peak | None) -> Iterator[dict[str, Any]]:

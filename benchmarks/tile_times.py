@@ -13,19 +13,20 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from attention_case import WrongNumbers, check, draw, full_case
-from kernel_calls import products, same
+from kernel_calls import BASE_WINDOW, products, same
+from kernel_tuning import runs_of
 from provenance import provenance
 from result_table import markdown_table
 from torch import Tensor
 
 from ultraflash.kernels.attention import dense_attention
 from ultraflash.kernels.attention import forward as dense
-from ultraflash.kernels.block_sparse import PastBlocks, RingSpan, forward
 from ultraflash.kernels.tiles import Tiles
 
 SPARSE = tuple(
@@ -36,9 +37,6 @@ SPARSE = tuple(
     )
 )  # fmt: skip
 DENSE = tuple(Tiles(m=128, j=j, warps=8, stages=stages) for j, stages in ((64, 3), (128, 2), (64, 2)))
-QUERIES, KEYS, HEADS, SIZE = 3 * 1560, 21 * 1560, 12, 128
-"""Of the base: a block of three latent frames over a window of 21."""
-
 Timed = tuple[str, str, Callable[[], Tensor], float]
 """What is attended to, tiles or backend, the call, and the operations of its products."""
 
@@ -50,28 +48,23 @@ def shape(tiles: Tiles) -> str:
 
 def sparse_calls(device: torch.device) -> Iterator[Timed]:
     """Block-sparse attention with every tile. Raises WrongNumbers."""
-    case = full_case(frames=2, heads=HEADS)
+    case = full_case(frames=2, heads=BASE_WINDOW["heads"])
     tensors = draw(case, torch.bfloat16, device)
-    q, k, v = tensors.q_BQTND, tensors.k_BQTND, tensors.v_BQTND
-    span = RingSpan(first=0, count=tensors.past_k_BCTND.shape[1])
-    past = PastBlocks(k_BRTND=tensors.past_k_BCTND, v_BRTND=tensors.past_v_BCTND, span=span)
+    attend = runs_of(tensors, interpret=False)["attend_forward"]
     for tiles in SPARSE:
-
-        def call(tiles: Tiles = tiles) -> Tensor:
-            return forward.attend(q, k, v, tensors.selection, past, interpret=False, tiles=tiles)[0]
-
-        check(f"block-sparse, {shape(tiles)}", call(), tensors, 5e-2)
-        yield "block-sparse", shape(tiles), call, products(case, tensors.pairs)
+        check(f"block-sparse, {shape(tiles)}", attend(tiles), tensors, 5e-2)
+        yield "block-sparse", shape(tiles), partial(attend, tiles), products(case, tensors.pairs)
 
 
 def dense_calls(device: torch.device) -> Iterator[Timed]:
     """Dense attention by PyTorch, by cuDNN, and by our kernel with every tile. Raises WrongNumbers."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    queries, keys, heads, size = (BASE_WINDOW[name] for name in ("queries", "keys", "heads", "size"))
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (
-        torch.randn(1, tokens, HEADS, SIZE, device=device, generator=generator).bfloat16()
-        for tokens in (QUERIES, KEYS, KEYS)
+        torch.randn(1, tokens, heads, size, device=device, generator=generator).bfloat16()
+        for tokens in (queries, keys, keys)
     )
 
     def by_cudnn() -> Tensor:
@@ -87,7 +80,7 @@ def dense_calls(device: torch.device) -> Iterator[Timed]:
     wanted = dense_attention(q.float(), k.float(), v.float(), backend="sdpa")
     for name, call in calls.items():
         same(f"window, {name}", call(), wanted, 5e-2)
-        yield "window", name, call, 4.0 * QUERIES * KEYS * HEADS * SIZE
+        yield "window", name, call, 4.0 * queries * keys * heads * size
 
 
 def main(argv: list[str] | None = None) -> int:

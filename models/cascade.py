@@ -56,6 +56,15 @@ _GROUPS_OF_ALL_SHAPES = 2
 """A stream's first group differs: super-resolution sees all of it at once, and a first block may be shorter."""
 
 
+def video_layout(device: torch.device) -> PixelLayout:
+    """How a video encoder had best get frames from a device.
+
+    From a GPU as the planes that it takes: half the bytes to copy to the host, which then has nothing to convert. From
+    a CPU as RGB: FFmpeg converts faster there than PyTorch.
+    """
+    return "yuv420p" if device.type == "cuda" else "rgb"
+
+
 class Cascade:
     """The networks of a preset and the steps that run a stream through them.
 
@@ -170,14 +179,9 @@ class Cascade:
     def load_for_video(
         cls, preset: str | Path | Preset = "mini", *, size: str | None = None, device: str | None = None
     ) -> Cascade:
-        """:meth:`load` for frames that go to a video encoder and nowhere else.
-
-        On a GPU they come as the planes that the encoder takes: half the bytes to copy to the host, which then has
-        nothing to convert. On a CPU they come as RGB: FFmpeg converts faster there than PyTorch.
-        """
+        """:meth:`load` for frames that go to a video encoder and nowhere else, see :func:`video_layout`."""
         where = best_device() if device is None else torch.device(device)
-        layout: PixelLayout = "yuv420p" if where.type == "cuda" else "rgb"
-        return cls.load(preset, size=size, device=str(where), layout=layout)
+        return cls.load(preset, size=size, device=str(where), layout=video_layout(where))
 
     @property
     def networks(self) -> Networks:

@@ -80,6 +80,8 @@ def _seconds_per_frame(engine: Engine, size: PictureSize) -> dict[Rung, float]:
     encoder = H264Encoder(H264Config.live(width=size.width, height=size.height, fps=engine.preset.fps))
     index = 0
     found: dict[Rung, float] = {}
+    # An encoder takes cores from networks that run on them, and nothing from those on a GPU.
+    beside = isinstance(engine, GpuUser) and bool(engine.gpu_memory())
     # All detail first, as a stream begins; then one group for each step below.
     rungs = rungs_of(engine, [size])[::-1]
     for rung in [rungs[0]] * (GROUPS - 1) + rungs:
@@ -92,7 +94,5 @@ def _seconds_per_frame(engine: Engine, size: PictureSize) -> dict[Rung, float]:
             encoder.encode(frame_HWC, index)
             index += 1
         making, encoding = made - start, time.perf_counter() - made
-        # An encoder takes cores from networks that run on them, and nothing from those on a GPU.
-        beside = isinstance(engine, GpuUser) and bool(engine.gpu_memory())
         found[rung] = (max(making, encoding) if beside else making + encoding) / len(frames_THWC)
     return found
