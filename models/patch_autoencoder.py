@@ -47,8 +47,8 @@ class PatchConfig:
         encoder_channels: features of the encoder's residual at 1/4, 1/8 and 1/16 of the resolution; empty for none.
         decoder_channels: features of the decoder's residual at 1/16, 1/8 and 1/4 of the resolution; empty for none.
         decoder_blocks: memory blocks of its three stages.
-        decoder_neighbours: whether the decoder's linear path also sees the eight latents around a latent and the one
-            before it: edges and motion go on across patches.
+        decoder_neighbours: rank of a linear map by which the decoder also sees the eight latents around a latent and
+            the one before it, so that edges and motion go on across patches; 0 for none.
         decoder_time_growth: frames that the second and third stage make out of one; what is left of the four comes
             out of the last convolution.
     """
@@ -58,9 +58,11 @@ class PatchConfig:
     decoder_channels: tuple[int, ...] = (64, 32, 16)
     decoder_blocks: tuple[int, int, int] = (1, 1, 1)
     decoder_time_growth: tuple[int, int] = (1, 2)
-    decoder_neighbours: bool = False
+    decoder_neighbours: int = 0
 
     def __post_init__(self) -> None:
+        if self.decoder_neighbours < 0:
+            raise BadConfig("decoder_neighbours is not negative", param="decoder_neighbours")
         if min(self.latent_channels, *self.decoder_time_growth) < 1 or len(self.decoder_time_growth) != 2:
             raise BadConfig("latent_channels and the two of decoder_time_growth start at 1")
         if len(self.encoder_channels) not in (0, 3) or len(self.decoder_channels) not in (0, 3):
@@ -219,12 +221,18 @@ def _encoder_residual(config: PatchConfig) -> nn.Sequential:
 
 
 class Neighbours(nn.Module):
-    """What the latents around a latent and the one before it say of its patch, linearly; starts at nothing."""
+    """What the latents around a latent and the one before it say of its patch, by a linear map of some rank; starts at
+    nothing."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, rank: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(self.values(channels), _PATCH_SIZE, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.reduce = nn.Linear(self.values(channels), rank, bias=False)
+        self.expand = nn.Linear(rank, _PATCH_SIZE, bias=False)
+        self.mute()
+
+    def mute(self) -> None:
+        """Say nothing from now on, until it is fitted."""
+        nn.init.zeros_(self.expand.weight)
 
     @staticmethod
     def values(channels: int) -> int:
@@ -246,9 +254,9 @@ class Neighbours(nn.Module):
     def forward(self, latent_BTCHW: Tensor, memory: FrameMemory, slot: int) -> Tensor:
         """A change of the patches, (B, n, h, w, P); ``slot`` of the memory keeps the latest latent."""
         batch = latent_BTCHW.shape[0]
-        latent_NCHW = to_time_major(latent_BTCHW).to(self.linear.weight.dtype)
+        latent_NCHW = to_time_major(latent_BTCHW).to(self.reduce.weight.dtype)
         before_NCHW = memory.delay(slot, latent_NCHW, batch)
-        change: Tensor = self.linear(self.gather(latent_NCHW, before_NCHW))
+        change: Tensor = self.expand(self.reduce(self.gather(latent_NCHW, before_NCHW)))
         return from_time_major(change, batch)
 
 
@@ -266,7 +274,11 @@ class PatchDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.unembed = nn.Linear(config.latent_channels, _PATCH_SIZE)
-        self.neighbours = Neighbours(config.latent_channels) if config.decoder_neighbours else None
+        self.neighbours = (
+            Neighbours(config.latent_channels, config.decoder_neighbours)
+            if config.decoder_neighbours
+            else None
+        )
         self.residual = TinyDecoder(config.residual) if config.decoder_channels else None
         self.register_buffer("latent_mean_C", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale_C", torch.ones(config.latent_channels))

@@ -34,10 +34,10 @@ from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.vista.painter import render
 from ultraflash.training.vista.scene import sample_scene
 
-LINEAR = PatchConfig(encoder_channels=(), decoder_channels=(), decoder_neighbours=True)
+LINEAR = PatchConfig(encoder_channels=(), decoder_channels=(), decoder_neighbours=64)
 """Shape of an autoencoder that is linear both ways; its decoder sees neighbours."""
 
-WITH_RESIDUAL = PatchConfig(encoder_channels=(), decoder_neighbours=True)
+WITH_RESIDUAL = PatchConfig(encoder_channels=(), decoder_neighbours=16)
 """The same with convolutions in the decoder."""
 
 

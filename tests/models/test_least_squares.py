@@ -23,3 +23,23 @@ def test_ridge_draws_the_map_to_nothing() -> None:
 def test_nothing_can_be_fitted_to_nothing() -> None:
     with pytest.raises(ValueError, match="no examples"):
         NormalEquations().solve(1.0)
+
+
+def test_a_map_in_two_steps_is_the_best_of_its_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale_K = torch.tensor([3.0, 1.0, 0.3, 0.1, 0.03])
+    x_MK, y_MD = torch.randn(200, 5, generator=generator) * scale_K, torch.randn(200, 4, generator=generator)
+    y_MD = y_MD + x_MK @ torch.randn(5, 4, generator=generator)
+    sums = NormalEquations()
+    sums.add(x_MK, y_MD)
+    whole_KD = sums.solve(0.0)
+    for rank in range(1, 6):
+        first_KR, second_RD = sums.solve_in_two(0.0, rank)
+        assert first_KR.shape == (5, min(rank, 4)) and second_RD.shape == (min(rank, 4), 4)
+        # Eckart and Young: no matrix of this rank is nearer to the whole map's results.
+        results_MD = x_MK @ whole_KD
+        least = torch.linalg.svdvals(results_MD)[rank:].square().sum()
+        lacking = (x_MK @ first_KR @ second_RD - results_MD).square().sum()
+        torch.testing.assert_close(lacking, least, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="rank of 1 or more, not 0"):
+        sums.solve_in_two(0.0, 0)

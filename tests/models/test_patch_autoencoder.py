@@ -25,9 +25,9 @@ SMALL = PatchConfig(
     encoder_channels=(4, 4, 4),
     decoder_channels=(8, 6, 4),
     decoder_blocks=(1, 1, 1),
-    decoder_neighbours=True,
+    decoder_neighbours=5,
 )
-LINEAR = PatchConfig(latent_channels=6, encoder_channels=(), decoder_channels=(), decoder_neighbours=True)
+LINEAR = PatchConfig(latent_channels=6, encoder_channels=(), decoder_channels=(), decoder_neighbours=5)
 GROWTHS = pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
 
 
@@ -163,7 +163,7 @@ def test_uint8_frames_are_the_rounded_pixels() -> None:
 
 @torch.no_grad()
 def test_decoder_can_do_without_residual() -> None:
-    net = trained(replace(LINEAR, decoder_neighbours=False)).decoder
+    net = trained(replace(LINEAR, decoder_neighbours=0)).decoder
     memory = net.init_memory()
     assert net.decode_uint8(latents(2), memory).shape == (1, 8, 32, 48, 3)
 
@@ -187,7 +187,7 @@ def test_a_patch_depends_on_the_latents_around_it_and_the_one_before_and_no_othe
 def test_neighbours_start_without_a_say() -> None:
     torch.manual_seed(0)
     net = PatchDecoder(LINEAR)
-    alone = PatchDecoder(replace(LINEAR, decoder_neighbours=False))
+    alone = PatchDecoder(replace(LINEAR, decoder_neighbours=0))
     alone.unembed.load_state_dict(net.unembed.state_dict())
     torch.testing.assert_close(net(latents(), net.init_memory()), alone(latents(), alone.init_memory()))
 
