@@ -1,6 +1,8 @@
 """Stage ``classifier``: a reader of attributes, trained on the latents of rendered clips.
 
-It is what `evaluation` judges generated pictures by; the cascade does without it.
+It is what `evaluation` judges generated pictures by; the cascade does without it. It learns the pairs of attributes
+that are held out from the generator as well: a reader that has never seen snow in a desert calls the place something
+else, however well it was drawn.
 
 Shapes: B batch, C channels, F latent frames, H W latent rows and columns.
 """
@@ -8,6 +10,7 @@ Shapes: B batch, C channels, F latent frames, H W latent rows and columns.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.preset import load_preset
 from ultraflash.training.evaluation.classifier import CLASSIFIER_FILE, KINDS, NOTHING, LatentClassifier
+from ultraflash.training.latents import LATENTS_FOLDER, RARE_FOLDER
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -37,7 +41,7 @@ class ClassifierConfig(StageConfig):
         channels: features of its first layers.
         noise: largest deviation of the noise put on the latents: a generator's latents are not exact, and a reader
             that relied on their finest digits would misjudge them.
-        held_out_shards: shards of the latents cache that it is tested on.
+        held_out_shards: shards of either latents cache that it is tested on.
     """
 
     preset: str = "mini"
@@ -62,6 +66,33 @@ class LabelledFrames:
     labels: dict[str, Tensor]
 
 
+class LabelledClips:
+    """Clips of a latents cache, and what their scenes show."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        clips: list[Tensor] = []
+        scenes: list[dict[str, str | None]] = []
+        for path in paths:
+            with safe_open(path, "pt") as shard:
+                clips.append(shard.get_tensor("latents"))
+                scenes += json.loads(shard.metadata()["scenes"])
+        self._latent_NCTHW = torch.cat(clips)
+        self._labels = {
+            name: torch.tensor([_label(scene, name) for scene in scenes], dtype=torch.long) for name in KINDS
+        }
+
+    def __len__(self) -> int:
+        return len(self._latent_NCTHW)
+
+    def frames(self, clips: Tensor, generator: torch.Generator) -> LabelledFrames:
+        """A frame of each of the clips with these numbers."""
+        frames = torch.randint(self._latent_NCTHW.shape[2], clips.shape, generator=generator)
+        return LabelledFrames(
+            latent_BCHW=self._latent_NCTHW[clips, :, frames].float(),
+            labels={name: labels[clips] for name, labels in self._labels.items()},
+        )
+
+
 class ClassifierStage:
     """See :class:`ultraflash.training.loop.Stage`."""
 
@@ -70,43 +101,27 @@ class ClassifierStage:
     def __init__(self, config: ClassifierConfig, run_dir: Path) -> None:
         self.config = config
         self.channels = load_preset(config.preset).decoder.latent_channels
-        clips: list[Tensor] = []
-        scenes: list[dict[str, str | None]] = []
-        first_clip = 0
-        paths = shard_paths(run_dir / "latents")
-        if len(paths) <= config.held_out_shards:
-            raise MissingWeights(
-                f"{run_dir / 'latents'} has {len(paths)} shards, of which {config.held_out_shards} are held out; "
-                "make more with: ultraflash train latents"
-            )
-        for number, path in enumerate(paths):
-            with safe_open(path, "pt") as shard:
-                clips.append(shard.get_tensor("latents"))
-                scenes += json.loads(shard.metadata()["scenes"])
-            if number + 1 == config.held_out_shards:
-                first_clip = len(scenes)
-        self.clips = torch.cat(clips)
-        self.labels = {
-            name: torch.tensor([_label(scene, name) for scene in scenes], dtype=torch.long) for name in KINDS
-        }
-        self.first_clip = first_clip
+        learned: list[Path] = []
+        self.tests: dict[str, LabelledClips] = {}
+        for folder, prefix in ((LATENTS_FOLDER, ""), (RARE_FOLDER, "rare_")):
+            paths = shard_paths(run_dir / folder)
+            if len(paths) <= config.held_out_shards:
+                raise MissingWeights(
+                    f"{run_dir / folder} has {len(paths)} shards, of which {config.held_out_shards} are held out; "
+                    f"make more with: ultraflash train {folder}"
+                )
+            self.tests[prefix] = LabelledClips(paths[: config.held_out_shards])
+            learned += paths[config.held_out_shards :]
+        self.clips = LabelledClips(learned)
 
     def build(self) -> nn.Module:
         self.net = LatentClassifier(self.channels, self.config.channels)
         return self.net
 
-    def _frames(self, clips: Tensor, generator: torch.Generator) -> LabelledFrames:
-        frames = torch.randint(self.clips.shape[2], clips.shape, generator=generator)
-        return LabelledFrames(
-            latent_BCHW=self.clips[clips, :, frames].float(),
-            labels={name: labels[clips] for name, labels in self.labels.items()},
-        )
-
     def batch(self, step: int) -> LabelledFrames:
         generator = counter_generator(self.config.seed, "classifier", step)
-        count = self.clips.shape[0] - self.first_clip
-        clips = self.first_clip + torch.randint(count, (self.config.batch_size,), generator=generator)
-        return self._frames(clips, generator)
+        clips = torch.randint(len(self.clips), (self.config.batch_size,), generator=generator)
+        return self.clips.frames(clips, generator)
 
     def loss(self, batch: LabelledFrames) -> tuple[Tensor, dict[str, Tensor | float]]:
         latent = batch.latent_BCHW
@@ -119,16 +134,18 @@ class ClassifierStage:
         return None
 
     def evaluate(self) -> dict[str, float]:
-        """Share of held-out frames that are read right, by attribute."""
+        """Share of frames not learned that are read right, by attribute; ``rare_``, of the pairs held out from the
+        generator."""
         generator = counter_generator(self.config.seed, "classifier evaluation")
-        frames = self._frames(torch.arange(self.first_clip).repeat(4), generator)
-        frames = on_device(frames, self.config.device)
-        logits = self.net(frames.latent_BCHW)
         measures = {}
-        for name, labels in frames.labels.items():
-            told = labels != NOT_TOLD
-            right = logits[name].argmax(dim=1)[told] == labels[told]
-            measures[name] = float(right.float().mean())
+        for prefix, clips in self.tests.items():
+            frames = clips.frames(torch.arange(len(clips)).repeat(4), generator)
+            frames = on_device(frames, self.config.device)
+            logits = self.net(frames.latent_BCHW)
+            for name, labels in frames.labels.items():
+                told = labels != NOT_TOLD
+                right = logits[name].argmax(dim=1)[told] == labels[told]
+                measures[prefix + name] = float(right.float().mean())
         return measures
 
     def export(self, folder: Path) -> list[Path]:

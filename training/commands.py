@@ -21,6 +21,7 @@ from ultraflash.training.loop import StageConfig
 STAGES = {
     "patches": "ultraflash.training.patches",
     "latents": "ultraflash.training.latents",
+    "rare_latents": "ultraflash.training.latents",
     "classifier": "ultraflash.training.classifier",
     "pictures": "ultraflash.training.base",
     "base": "ultraflash.training.base",

@@ -1,5 +1,8 @@
 """The latents cache: Vista clips, encoded once, and the text states of their captions.
 
+Stage ``latents`` makes what the generator learns from; ``rare_latents`` the same of the pairs of attributes that are
+held out from it, which only the classifier may learn.
+
 ``RUN_DIR/latents`` holds shards (see `shards`) of N clips: ``latents`` float16 (N, C, T, H, W), ``objects``
 uint8 (N, T, H, W), the share of each latent that the clip's object covers (255 is all), and the metadata ``scenes``, a
 JSON list of what was drawn. ``RUN_DIR/latents/text`` holds, under the same numbers, ``text`` float16
@@ -32,6 +35,9 @@ from ultraflash.training.vista.captions import caption
 from ultraflash.training.vista.painter import render_parts
 from ultraflash.training.vista.scene import WORLD, Scene, sample_scene
 
+LATENTS_FOLDER = "latents"
+RARE_FOLDER = "rare_latents"
+
 VISIBLE = 0.06
 """Change of a pixel's colour from which an object counts as seen there."""
 
@@ -41,8 +47,10 @@ class LatentsConfig(StageConfig):
     """What to render and encode. A step is one shard; ``minutes`` ends the rendering between shards.
 
     ``latent_frames`` latent frames come from 4 * latent_frames - 3 pictures of ``height`` x ``width`` at ``fps``.
+    ``folder`` of the run is where they go.
     """
 
+    folder: str = LATENTS_FOLDER
     patch: PatchConfig = LINEAR
     split: str = "train"
     clips_per_shard: int = 32
@@ -235,14 +243,14 @@ class TextMaker:
 
 def run(config: LatentsConfig, run_dir: Path) -> bool:
     """Make the shards that are missing, then their text. Returns False when a signal stopped it."""
-    folder = run_dir / "latents"
+    folder = run_dir / config.folder
     weights = run_dir / "weights"
     if not (weights / ENCODER_FILE).is_file():
         raise MissingWeights(f"no encoder in {weights}; make it with: ultraflash train patches")
     drawn = make_shards(
         LatentsMaker(config=config, weights=weights),
         folder,
-        name="latents",
+        name=config.folder,
         numbers=range(config.steps),
         workers=config.workers,
         minutes=config.minutes,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ultraflash.training.autoencoder import AutoencoderConfig
@@ -13,7 +14,7 @@ from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
-from ultraflash.training.latents import LatentsConfig
+from ultraflash.training.latents import RARE_FOLDER, LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, PatchesConfig
@@ -34,6 +35,7 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=170),
+        "rare_latents": LatentsConfig(steps=25, split="held_out", folder=RARE_FOLDER),
         "classifier": ClassifierConfig(
             steps=4000, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
         ),
@@ -141,7 +143,7 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
             autocast=True,
             export_to=ship,
         ),
-        "decoder": DecoderStageConfig(steps=120, export_to=ship),
+        "decoder": DecoderStageConfig(steps=240, export_to=ship),
     }
 
 
@@ -149,7 +151,8 @@ def debug() -> dict[str, StageConfig]:
     """The smallest of everything."""
     return {
         "patches": PatchesConfig(steps=3, patch=WITH_RESIDUAL, frames=5, heights=(64,), window=(64, 96)),
-        "latents": LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32),
+        "latents": _debug_latents(),
+        "rare_latents": replace(_debug_latents(), split="held_out", folder=RARE_FOLDER),
         "classifier": ClassifierConfig(steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8),
         "pictures": BaseStageConfig(
             stage="pictures",
@@ -173,6 +176,10 @@ def debug() -> dict[str, StageConfig]:
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         **_debug_pictures(),
     }
+
+
+def _debug_latents() -> LatentsConfig:
+    return LatentsConfig(steps=2, clips_per_shard=4, latent_frames=9, workers=0, height=32, width=32)
 
 
 def _debug_pictures() -> dict[str, StageConfig]:

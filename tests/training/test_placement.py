@@ -26,6 +26,7 @@ from ultraflash.training.base import PICTURES_FILE, TEACHER_FILE, BaseStage, Bas
 from ultraflash.training.checkpoint import load_latest
 from ultraflash.training.classifier import ClassifierStage
 from ultraflash.training.few_step import FewStepStage
+from ultraflash.training.latents import LATENTS_FOLDER, RARE_FOLDER
 from ultraflash.training.loop import Stage, StageConfig, train
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -54,7 +55,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def prepare(run_dir: Path) -> Path:
     """What the stages find of the ones before them."""
     draw = torch.Generator().manual_seed(0)
-    for folder in ("latents/text", "weights"):
+    for folder in ("latents/text", RARE_FOLDER, "weights"):
         (run_dir / folder).mkdir(parents=True)
     for number in range(2):
         scenes = [asdict(sample_scene(4 * number + clip)) for clip in range(4)]
@@ -62,7 +63,8 @@ def prepare(run_dir: Path) -> Path:
             "latents": torch.randn(4, 32, 9, 2, 2, generator=draw).half(),
             "objects": torch.randint(256, (4, 9, 2, 2), generator=draw, dtype=torch.uint8),
         }
-        save_file(tensors, shard_path(run_dir / "latents", number), {"scenes": json.dumps(scenes)})
+        for folder in (LATENTS_FOLDER, RARE_FOLDER):
+            save_file(tensors, shard_path(run_dir / folder, number), {"scenes": json.dumps(scenes)})
         texts = {"text": torch.randn(4, 2, 64, 384, generator=draw).half()}
         captions = json.dumps([["one", "two"]] * 4)
         save_file(texts, shard_path(run_dir / "latents" / "text", number), {"captions": captions})

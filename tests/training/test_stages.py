@@ -16,11 +16,13 @@ from ultraflash.models.patch_autoencoder import PatchDecoder
 from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import load_file
+from ultraflash.training.classifier import ClassifierConfig, ClassifierStage
 from ultraflash.training.commands import STAGES, main
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
 from ultraflash.training.recipes import DEBUG_PRESET
 from ultraflash.training.shards import shard_path
+from ultraflash.training.vista.scene import Scene, held_out_pairs_of
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,27 @@ def test_every_shard_says_what_it_shows(run_dir: Path) -> None:
     assert len(scenes) == 4 and {"biome", "time", "weather", "camera"} <= set(scenes[0])
 
 
+@pytest.mark.parametrize(("folder", "pairs"), [("latents", 0), ("rare_latents", 1)])
+def test_the_generator_sees_no_held_out_pair_and_the_classifier_one_in_each_of_its_rare_scenes(
+    run_dir: Path, folder: str, pairs: int
+) -> None:
+    for number in range(2):
+        with safe_open(shard_path(run_dir / folder, number), "pt") as shard:
+            scenes = [Scene(**fields) for fields in json.loads(shard.metadata()["scenes"])]
+        assert [len(held_out_pairs_of(scene)) for scene in scenes] == 4 * [pairs]
+
+
+@pytest.mark.parametrize("folder", ["latents", "rare_latents"])
+def test_the_classifier_names_the_stage_whose_shards_are_too_few(
+    tmp_path: Path, run_dir: Path, folder: str
+) -> None:
+    for each in ("latents", "rare_latents"):
+        shutil.copytree(run_dir / each, tmp_path / each)
+    shard_path(tmp_path / folder, 0).unlink()
+    with pytest.raises(MissingWeights, match=f"has 1 shards.*ultraflash train {folder}$"):
+        ClassifierStage(ClassifierConfig(steps=1, preset=DEBUG_PRESET), tmp_path)
+
+
 def test_the_autoencoder_reports_its_quality_beside_the_linear_part(run_dir: Path) -> None:
     report = json.loads((run_dir / "autoencoder/evaluation.json").read_text())
     assert report["step"] == 6
@@ -125,7 +148,7 @@ def test_every_stage_evaluates_what_it_made(run_dir: Path) -> None:
 def test_the_classifier_leaves_weights_and_its_accuracy_by_attribute(run_dir: Path) -> None:
     report = json.loads((run_dir / "classifier/evaluation.json").read_text())
     assert {"biome", "time", "weather", "object", "object_color"} <= report.keys()
-    assert all(0 <= report[name] <= 1 for name in ("biome", "time", "weather"))
+    assert all(0 <= report[name] <= 1 for name in ("biome", "time", "weather", "rare_biome", "rare_weather"))
     assert (run_dir / "weights/classifier.safetensors").is_file()
 
 
@@ -154,7 +177,7 @@ def test_the_decoder_learns_of_neighbours_and_nothing_else_of_it_changes(
     assert main(command) == 0
     after = load_file_as_stored(tmp_path / "weights/decoder.safetensors")
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    assert changed == {"neighbours.linear.weight"}
+    assert changed == {"neighbours.reduce.weight", "neighbours.expand.weight"}
     measures = json.loads((tmp_path / "decoder/evaluation.json").read_text())
     assert measures["psnr_encoded"] != measures["psnr_encoded_before"]
 

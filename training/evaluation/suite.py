@@ -113,6 +113,7 @@ def evaluate(cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say:
     frames = seen[0].frames_THWC.shape[0]
     height, width = size.height // SHRINK, size.width // SHRINK
     drawn = list(drawn_clips(seen_prompts, frames=frames, height=height, width=width))
+    drawn_rare = list(drawn_clips(rare_prompts, frames=frames, height=height, width=width))
     other_prompts = make_prompts(config.prompts, split="test", seed=config.seed + 1)
     others = list(drawn_clips(other_prompts, frames=frames, height=height, width=width))
 
@@ -123,6 +124,7 @@ def evaluate(cascade: Cascade, reader: FrameReader, config: SuiteConfig, *, say:
     switch = prompt_switch(cascade, seen_prompts[: config.switches], reader, settings, ordinary=seen)
     measures: dict[str, Any] = {
         "classifier": adherence(drawn, reader),
+        "classifier_held_out": adherence(drawn_rare, reader),
         "pictures": pictures,
         "adherence": adherence(seen, reader),
         "held_out": adherence(rare, reader),
