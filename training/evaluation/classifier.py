@@ -18,7 +18,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.loading import part_folder
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.preset import Preset
-from ultraflash.models.weights import load_file
+from ultraflash.models.weights import load_file, sha256_of
 from ultraflash.training.patches import load_encoder, to_pixels
 from ultraflash.training.vista.scene import BIOMES, COLORS, OBJECTS, TIMES, WEATHERS
 
@@ -84,7 +84,11 @@ def channels_of(path: Path, name: str) -> int:
 
 
 class FrameReader:
-    """Encoder and classifier: reads attributes from frames of any size of the preset."""
+    """Encoder and classifier: reads attributes from frames of any size of the preset.
+
+    Attributes:
+        sha256: of the classifier's file.
+    """
 
     def __init__(self, folder: Path, patch: PatchConfig, *, rows: int, cols: int) -> None:
         """Load both from ``folder``.
@@ -103,6 +107,7 @@ class FrameReader:
         self._classifier = LatentClassifier(patch.latent_channels, channels)
         load_file(self._classifier, path)
         self._classifier.eval()
+        self.sha256 = sha256_of(path)
         self._size = (rows * _PIXELS, cols * _PIXELS)
 
     @classmethod

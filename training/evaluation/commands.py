@@ -67,17 +67,17 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.gate and args.compare is None:
         raise BadConfig("--gate wants something to --compare with", param="gate")
-    before = _read(args.compare) if args.compare is not None else None
     config = replace(QUICK if args.quick else SuiteConfig(), seed=args.seed)
     if args.long_seconds is not None:
         config = replace(config, long_seconds=args.long_seconds)
     cascade = Cascade.load(args.preset)
     preset = cascade.preset
     reader = FrameReader.of(preset, args.classifier)
+    before = _read(args.compare, reader.sha256) if args.compare is not None else None
     make = evaluate_long if args.long_only else evaluate
     result = make(cascade, reader, config, say=lambda text: print(text, file=sys.stderr))
     args.output.mkdir(parents=True, exist_ok=True)
-    document = _document(preset, config, result.measures)
+    document = _document(preset, config, reader.sha256, result.measures)
     written, report = (
         ("long-streams.json", "long-streams.html") if args.long_only else ("evaluation.json", "report.html")
     )
@@ -106,8 +106,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 1 if args.gate and worse else 0
 
 
-def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> dict[str, Any]:
-    """What was measured, of which weights (None where no manifest names them), and where."""
+def _document(
+    preset: Preset, config: SuiteConfig, classifier_sha256: str, measures: dict[str, Any]
+) -> dict[str, Any]:
+    """What was measured, of which weights (None where no manifest names them), by which classifier, and where."""
     import torch
 
     from ultraflash.models.loading import part_folder
@@ -117,6 +119,7 @@ def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> 
     return {
         "preset": preset.name,
         "weights_sha256": sha256_of(manifest) if manifest.exists() else None,
+        "classifier_sha256": classifier_sha256,
         "machine": {
             "system": platform.platform(),
             "torch": torch.__version__,
@@ -128,8 +131,8 @@ def _document(preset: Preset, config: SuiteConfig, measures: dict[str, Any]) -> 
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The measures of an earlier evaluation."""
+def _read(path: Path, classifier_sha256: str) -> dict[str, Any]:
+    """The measures of an earlier evaluation, if they can stand beside those that this classifier reads."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         # Evaluations of the first world don't name it.
@@ -142,6 +145,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise BadConfig(
             f"{path} was measured on scenes of Vista {world}, and this would be on others, of Vista {WORLD}; "
             "evaluate those weights again",
+            param="compare",
+        )
+    if document.get("classifier_sha256") != classifier_sha256:
+        raise BadConfig(
+            f"{path} was measured by another classifier; evaluate those weights again, or this with --classifier "
+            "FOLDER of the other one",
             param="compare",
         )
     return measures

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ultraflash.models.loading import part_folder
+from ultraflash.models.preset import load_preset
+from ultraflash.models.weights import sha256_of
+from ultraflash.training.evaluation.classifier import CLASSIFIER_FILE
 from ultraflash.training.evaluation.commands import add_arguments, run
 from ultraflash.training.vista.scene import WORLD
 
@@ -25,7 +29,7 @@ def test_long_streams_alone_leave_the_files_of_a_full_evaluation_as_they_are(
     assert "long-streams.json" in capsys.readouterr().out
 
 
-def test_an_evaluation_of_another_world_is_nothing_to_compare_with(
+def test_an_evaluation_of_another_world_or_by_another_classifier_is_nothing_to_compare_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     earlier = tmp_path / "earlier.json"
@@ -34,7 +38,13 @@ def test_an_evaluation_of_another_world_is_nothing_to_compare_with(
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     assert run(parser.parse_args(words)) == 2
-    assert "evaluate those weights again" in capsys.readouterr().err
-    earlier.write_text(json.dumps({"preset": "mini", "world": WORLD, "measures": {}}))
+    assert "Vista 1" in capsys.readouterr().err
+    document = {"preset": "mini", "world": WORLD, "classifier_sha256": "0" * 64, "measures": {}}
+    earlier.write_text(json.dumps(document))
+    assert run(parser.parse_args(words)) == 2
+    assert "another classifier" in capsys.readouterr().err
+    sha256 = sha256_of(part_folder(load_preset("mini"), "decoder") / CLASSIFIER_FILE)
+    earlier.write_text(json.dumps(document | {"classifier_sha256": sha256}))
     assert run(parser.parse_args(words)) == 0
-    assert json.loads((tmp_path / "long-streams.json").read_text())["world"] == WORLD
+    written = json.loads((tmp_path / "long-streams.json").read_text())
+    assert (written["world"], written["classifier_sha256"]) == (WORLD, sha256)
