@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file as load_file_as_stored
 
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import MissingWeights
+from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchDecoder
 from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
@@ -19,8 +19,10 @@ from ultraflash.models.weights import load_file
 from ultraflash.training.classifier import ClassifierConfig, ClassifierStage
 from ultraflash.training.commands import STAGES, main
 from ultraflash.training.latents import LatentsDataset
+from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
 from ultraflash.training.recipes import DEBUG_PRESET
+from ultraflash.training.seen_windows import SeenWindows
 from ultraflash.training.shards import shard_path
 from ultraflash.training.vista.scene import Scene, held_out_pairs_of
 
@@ -180,6 +182,25 @@ def test_the_decoder_learns_of_neighbours_and_nothing_else_of_it_changes(
     assert changed == {"neighbours.reduce.weight", "neighbours.expand.weight"}
     measures = json.loads((tmp_path / "decoder/evaluation.json").read_text())
     assert measures["psnr_encoded"] != measures["psnr_encoded_before"]
+
+
+@pytest.mark.parametrize(
+    ("remade", "enlarged", "origin"), [(0.0, 0.0, "encoded"), (0.0, 1.0, "enlarged"), (1.0, 0.0, "remade")]
+)
+def test_a_decoder_sees_latents_of_the_encoder_an_upsampler_or_the_generator(
+    run_dir: Path, remade: float, enlarged: float, origin: str
+) -> None:
+    pairs = PairsConfig(
+        latent_frames=3, windows=((2, 2, 2),), base_rows=2, base_cols=2, with_text=True, remade=remade
+    )
+    preset, weights = load_preset(DEBUG_PRESET), run_dir / "weights"
+    windows = SeenWindows(pairs, preset, weights, seed=0, enlarged=enlarged)
+    window = windows("test", 0)
+    assert window.origin == origin
+    assert window.latent_FCHW.shape == (3, 32, 4, 4) and window.pixel_TCHW.shape == (9, 3, 64, 64)
+    assert torch.equal(windows("test", 0).latent_FCHW, window.latent_FCHW)
+    with pytest.raises(BadConfig, match="at most 1 together"):
+        SeenWindows(pairs, preset, weights, seed=0, enlarged=1.1 - remade)
 
 
 def test_a_recipe_without_a_stage_says_which_it_has(
