@@ -142,7 +142,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", default="mini", help="name of a preset or path of a TOML file")
     parser.add_argument("--size", help="size of the streams (default: the preset's)")
     parser.add_argument("--prompts", type=int, default=12, help="prompts of seen pairs")
-    parser.add_argument("--held-out", type=int, default=4, help="prompts of pairs that training never saw")
+    parser.add_argument(
+        "--held-out", type=int, default=4, help="prompts of pairs that the generator never saw"
+    )
     parser.add_argument("--seconds", type=float, default=2.7, help="seconds of every stream")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=320, help="pixels of one frame")
@@ -156,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     cascade = Cascade.load(args.preset)
     args.output.mkdir(parents=True, exist_ok=True)
     counts = {"seen": ("Pairs of attributes that training saw", "test", args.prompts)}
-    counts["held-out"] = ("Pairs that training never saw together", "held_out", args.held_out)
+    counts["held-out"] = ("Pairs that the generator never saw together", "held_out", args.held_out)
     chapters = {}
     for kind, (heading, split, count) in counts.items():
         prompts = make_prompts(count, split=split, seed=args.seed)

@@ -61,8 +61,12 @@ class PatchConfig:
     decoder_neighbours: int = 0
 
     def __post_init__(self) -> None:
-        if self.decoder_neighbours < 0:
-            raise BadConfig("decoder_neighbours is not negative", param="decoder_neighbours")
+        most = Neighbours.values(self.latent_channels)
+        if isinstance(self.decoder_neighbours, bool) or not 0 <= self.decoder_neighbours <= most:
+            raise BadConfig(
+                f"decoder_neighbours is the rank of a map, 0 (for none) to {most}, not {self.decoder_neighbours!r}",
+                param="decoder_neighbours",
+            )
         if min(self.latent_channels, *self.decoder_time_growth) < 1 or len(self.decoder_time_growth) != 2:
             raise BadConfig("latent_channels and the two of decoder_time_growth start at 1")
         if len(self.encoder_channels) not in (0, 3) or len(self.decoder_channels) not in (0, 3):

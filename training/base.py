@@ -20,7 +20,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.models.weights import load_file
-from ultraflash.training.latents import LatentsBatch, LatentsDataset
+from ultraflash.training.latents import LATENTS_FOLDER, LatentsBatch, LatentsDataset
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -131,7 +131,7 @@ class BaseStage:
         base = load_preset(config.preset).base
         self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
-        cache = run_dir / "latents"
+        cache = run_dir / LATENTS_FOLDER
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
         self.held_out = LatentsDataset(
             cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True

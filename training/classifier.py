@@ -41,19 +41,19 @@ class ClassifierConfig(StageConfig):
         channels: features of its first layers.
         noise: largest deviation of the noise put on the latents: a generator's latents are not exact, and a reader
             that relied on their finest digits would misjudge them.
-        held_out_shards: shards of either latents cache that it is tested on.
+        test_shards: shards of each of its two caches that it is tested on.
     """
 
     preset: str = "mini"
     channels: int = 48
     noise: float = 0.3
-    held_out_shards: int = 1
+    test_shards: int = 1
 
     def __post_init__(self) -> None:
         # slots=True makes the class anew, so the argument-less super() would name the wrong one.
         StageConfig.__post_init__(self)
-        if min(self.channels, self.held_out_shards) < 1:
-            raise BadConfig("channels and held_out_shards start at 1")
+        if min(self.channels, self.test_shards) < 1:
+            raise BadConfig("channels and test_shards start at 1")
         if self.noise < 0:
             raise BadConfig("noise is not negative", param="noise")
 
@@ -105,13 +105,13 @@ class ClassifierStage:
         self.tests: dict[str, LabelledClips] = {}
         for folder, prefix in ((LATENTS_FOLDER, ""), (RARE_FOLDER, "rare_")):
             paths = shard_paths(run_dir / folder)
-            if len(paths) <= config.held_out_shards:
+            if len(paths) <= config.test_shards:
                 raise MissingWeights(
-                    f"{run_dir / folder} has {len(paths)} shards, of which {config.held_out_shards} are held out; "
+                    f"{run_dir / folder} has {len(paths)} shards, of which {config.test_shards} are for tests; "
                     f"make more with: ultraflash train {folder}"
                 )
-            self.tests[prefix] = LabelledClips(paths[: config.held_out_shards])
-            learned += paths[config.held_out_shards :]
+            self.tests[prefix] = LabelledClips(paths[: config.test_shards])
+            learned += paths[config.test_shards :]
         self.clips = LabelledClips(learned)
 
     def build(self) -> nn.Module:

@@ -35,7 +35,7 @@ from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import export_all
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.seeding import counter_generator, counter_seed
-from ultraflash.training.seen_windows import SeenWindow, SeenWindows, decoded_quality
+from ultraflash.training.seen_windows import SeenWindow, SeenWindows, check_shares, decoded_quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,9 @@ class DecoderStageConfig(StageConfig):
         StageConfig.__post_init__(self)
         if not 0 < self.kept <= 1:
             raise BadConfig("kept lies in (0, 1]", param="kept")
-        if self.test_windows < 1:
-            raise BadConfig("test_windows starts at 1", param="test_windows")
+        if self.test_windows < 1 or self.ridge < 0:
+            raise BadConfig("test_windows starts at 1, and ridge is not negative")
+        check_shares(self.windows, self.enlarged)
 
 
 @torch.no_grad()

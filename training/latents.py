@@ -1,7 +1,7 @@
 """The latents cache: Vista clips, encoded once, and the text states of their captions.
 
-Stage ``latents`` makes what the generator learns from; ``rare_latents`` the same of the pairs of attributes that are
-held out from it, which only the classifier may learn.
+Stage ``latents`` makes what the generator learns from; ``rare_latents``, in ``RUN_DIR/rare_latents`` and without text,
+the same of the pairs of attributes that are held out from it, which only the classifier may learn.
 
 ``RUN_DIR/latents`` holds shards (see `shards`) of N clips: ``latents`` float16 (N, C, T, H, W), ``objects``
 uint8 (N, T, H, W), the share of each latent that the clip's object covers (255 is all), and the metadata ``scenes``, a
@@ -47,10 +47,9 @@ class LatentsConfig(StageConfig):
     """What to render and encode. A step is one shard; ``minutes`` ends the rendering between shards.
 
     ``latent_frames`` latent frames come from 4 * latent_frames - 3 pictures of ``height`` x ``width`` at ``fps``.
-    ``folder`` of the run is where they go.
+    Clips of split "held_out" go to a folder of their own and get no text: generators learn nothing from there.
     """
 
-    folder: str = LATENTS_FOLDER
     patch: PatchConfig = LINEAR
     split: str = "train"
     clips_per_shard: int = 32
@@ -69,6 +68,11 @@ class LatentsConfig(StageConfig):
             raise BadConfig("clips_per_shard, captions_per_clip and latent_frames start at 1")
         if self.height % 16 or self.width % 16:
             raise BadConfig("height and width are multiples of 16")
+
+    @property
+    def folder(self) -> str:
+        """Where in a run's folder the clips go."""
+        return RARE_FOLDER if self.split == "held_out" else LATENTS_FOLDER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +246,7 @@ class TextMaker:
 
 
 def run(config: LatentsConfig, run_dir: Path) -> bool:
-    """Make the shards that are missing, then their text. Returns False when a signal stopped it."""
+    """Make the shards that are missing, then the text that generators want. Returns False when a signal stopped it."""
     folder = run_dir / config.folder
     weights = run_dir / "weights"
     if not (weights / ENCODER_FILE).is_file():
@@ -255,6 +259,8 @@ def run(config: LatentsConfig, run_dir: Path) -> bool:
         workers=config.workers,
         minutes=config.minutes,
     )
+    if config.split == "held_out":
+        return drawn
     return drawn and make_shards(
         TextMaker(config=config, folder=folder),
         folder / "text",

@@ -14,7 +14,7 @@ from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
-from ultraflash.training.latents import RARE_FOLDER, LatentsConfig
+from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, PatchesConfig
@@ -35,7 +35,7 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=300, export_to=ship),
         "latents": LatentsConfig(steps=170),
-        "rare_latents": LatentsConfig(steps=25, split="held_out", folder=RARE_FOLDER),
+        "rare_latents": LatentsConfig(steps=25, split="held_out"),
         "classifier": ClassifierConfig(
             steps=4000, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
         ),
@@ -152,7 +152,7 @@ def debug() -> dict[str, StageConfig]:
     return {
         "patches": PatchesConfig(steps=3, patch=WITH_RESIDUAL, frames=5, heights=(64,), window=(64, 96)),
         "latents": _debug_latents(),
-        "rare_latents": replace(_debug_latents(), split="held_out", folder=RARE_FOLDER),
+        "rare_latents": replace(_debug_latents(), split="held_out"),
         "classifier": ClassifierConfig(steps=2, batch_size=2, log_steps=1, preset=DEBUG_PRESET, channels=8),
         "pictures": BaseStageConfig(
             stage="pictures",

@@ -38,7 +38,7 @@ _STILL = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenWindow:
-    """Latents (F, C, H, W), and the pixels (T, 3, H, W) that it should make of them."""
+    """Latents (F, C, H, W), and the pixels (T, 3, H, W) that a decoder should make of them."""
 
     latent_FCHW: Tensor
     pixel_TCHW: Tensor
@@ -65,17 +65,16 @@ class SeenWindows:
             enlarged: share of windows that an upsampler alone makes.
 
         Raises:
-            BadConfig: the shares are more than all.
+            BadConfig: see `check_shares`.
             MissingWeights: a file is not there.
         """
-        if not 0 <= enlarged <= 1 - windows.remade:
-            raise BadConfig("the shares enlarged and remade are at most 1 together", param="enlarged")
+        check_shares(windows, enlarged)
         self._windows, self._seed, self._enlarged = windows, seed, enlarged
         self._encoder = load_encoder(preset.decoder, weights)
-        self._remake = Remaker(preset.base, weights)
-        self._text = MiniLMEncoder()
+        if windows.remade > 0:
+            self._remake, self._text = Remaker(preset.base, weights), MiniLMEncoder()
         self._upsamplers: dict[int, LatentUpsampler] = {}
-        for factor in windows.factors:
+        for factor in windows.factors if windows.remade + enlarged > 0 else ():
             net = LatentUpsampler(preset.upsampler[factor])
             load_file(net, weights / upsampler_file(factor))
             self._upsamplers[factor] = net.eval()
@@ -104,6 +103,15 @@ class SeenWindows:
         net = self._upsamplers[factor]
         latent_FCHW = net(low_FCHW[None], net.init_memory())[0]
         return SeenWindow(latent_FCHW=latent_FCHW, pixel_TCHW=pixel_TCHW, origin=origin)
+
+
+def check_shares(windows: PairsConfig, enlarged: float) -> None:
+    """Raises BadConfig where ``enlarged`` is negative or more than ``remade`` leaves."""
+    if enlarged < 0 or windows.remade + enlarged > 1:
+        raise BadConfig(
+            f"enlarged is not negative, and at most 1 with remade, unlike {enlarged} and {windows.remade}",
+            param="enlarged",
+        )
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
 from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.base import TEACHER_FILE
-from ultraflash.training.latents import LatentsDataset
+from ultraflash.training.latents import LATENTS_FOLDER, LatentsDataset
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -107,7 +107,7 @@ class RollStage:
             base = replace(base, schedule=replace(base.schedule, nominal_steps=config.student_steps))
         self.base: BaseConfig = base
         self.run_dir = run_dir
-        cache = run_dir / "latents"
+        cache = run_dir / LATENTS_FOLDER
         self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
         self.held_out = LatentsDataset(
             cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True

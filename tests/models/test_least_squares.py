@@ -43,3 +43,12 @@ def test_a_map_in_two_steps_is_the_best_of_its_rank() -> None:
         torch.testing.assert_close(lacking, least, atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="rank of 1 or more, not 0"):
         sums.solve_in_two(0.0, 0)
+
+
+def test_in_two_steps_of_full_rank_the_ridge_draws_as_it_does_in_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sums = NormalEquations()
+    sums.add(torch.randn(50, 3, generator=generator), torch.randn(50, 7, generator=generator))
+    first_KR, second_RD = sums.solve_in_two(0.5, 9)
+    assert first_KR.shape == (3, 3)
+    torch.testing.assert_close(first_KR @ second_RD, sums.solve(0.5), atol=1e-6, rtol=1e-5)

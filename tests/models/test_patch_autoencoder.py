@@ -192,6 +192,12 @@ def test_neighbours_start_without_a_say() -> None:
     torch.testing.assert_close(net(latents(), net.init_memory()), alone(latents(), alone.init_memory()))
 
 
+@pytest.mark.parametrize("rank", [-1, 61, True])
+def test_neighbours_take_a_rank_that_a_map_can_have(rank: int) -> None:
+    with pytest.raises(BadConfig, match=r"rank of a map, 0 \(for none\) to 60, not"):
+        PatchConfig(latent_channels=6, decoder_neighbours=rank)
+
+
 @torch.no_grad()
 def test_bfloat16_stays_within_two_grey_levels() -> None:
     net, z_BTCHW = trained().decoder, latents(2)

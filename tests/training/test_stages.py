@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import load_file
 from ultraflash.training.classifier import ClassifierConfig, ClassifierStage
 from ultraflash.training.commands import STAGES, main
+from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
@@ -182,6 +184,11 @@ def test_the_decoder_learns_of_neighbours_and_nothing_else_of_it_changes(
     assert changed == {"neighbours.reduce.weight", "neighbours.expand.weight"}
     measures = json.loads((tmp_path / "decoder/evaluation.json").read_text())
     assert measures["psnr_encoded"] != measures["psnr_encoded_before"]
+    # What was fitted before has no say.
+    assert main(command) == 0
+    again = load_file_as_stored(tmp_path / "weights/decoder.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in again.items())
+    assert json.loads((tmp_path / "decoder/evaluation.json").read_text()) == measures
 
 
 @pytest.mark.parametrize(
@@ -199,8 +206,23 @@ def test_a_decoder_sees_latents_of_the_encoder_an_upsampler_or_the_generator(
     assert window.origin == origin
     assert window.latent_FCHW.shape == (3, 32, 4, 4) and window.pixel_TCHW.shape == (9, 3, 64, 64)
     assert torch.equal(windows("test", 0).latent_FCHW, window.latent_FCHW)
-    with pytest.raises(BadConfig, match="at most 1 together"):
-        SeenWindows(pairs, preset, weights, seed=0, enlarged=1.1 - remade)
+
+
+def test_origins_come_in_their_shares(run_dir: Path) -> None:
+    pairs = PairsConfig(
+        latent_frames=3, windows=((2, 2, 2),), base_rows=2, base_cols=2, with_text=True, remade=0.25
+    )
+    windows = SeenWindows(pairs, load_preset(DEBUG_PRESET), run_dir / "weights", seed=0, enlarged=0.5)
+    counts = Counter(windows("test", number).origin for number in range(40))
+    assert 5 <= counts["remade"] <= 15 <= counts["enlarged"] <= 25 and 5 <= counts["encoded"] <= 15
+
+
+@pytest.mark.parametrize(("remade", "enlarged"), [(0.9, 0.2), (0.0, -0.1), (1.0, 0.1)])
+def test_shares_of_more_than_all_or_less_than_nothing_are_refused(remade: float, enlarged: float) -> None:
+    pairs = PairsConfig(with_text=True, remade=remade)
+    with pytest.raises(BadConfig, match="at most 1 with remade"):
+        DecoderStageConfig(steps=1, windows=pairs, enlarged=enlarged)
+    DecoderStageConfig(steps=1, windows=PairsConfig(with_text=True, remade=0.9), enlarged=0.1)
 
 
 def test_a_recipe_without_a_stage_says_which_it_has(

@@ -38,11 +38,11 @@ BARS = (
     Bar(title="autoencoder, PSNR in dB", path=("pictures", "autoencoder"), least=32.0),
     Bar(title="super-resolution above bicubic, PSNR in dB", path=("pictures", "sr_gain"), least=1.5),
     Bar(title="classifier on rendered frames, biome", path=("classifier", "biome"), least=0.97),
-    # A reader that fails at pairs it has never seen would have a generator fail at them that draws them well.
+    # Where the classifier misreads rendered pairs, it would fail a generator that draws them well.
     Bar(
         title="classifier on rendered held-out pairs, both halves",
         path=("classifier_held_out", "pair"),
-        least=0.97,
+        least=0.95,
     ),
     Bar(title="adherence, seen pairs, all attributes", path=("adherence", "all"), least=0.90),
     Bar(title="adherence, seen pairs, biome", path=("adherence", "biome"), least=0.90),

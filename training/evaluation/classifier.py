@@ -87,7 +87,7 @@ class FrameReader:
     """Encoder and classifier: reads attributes from frames of any size of the preset.
 
     Attributes:
-        sha256: of the classifier's file.
+        sha256: of the classifier's file, which belongs to the latents of one encoder.
     """
 
     def __init__(self, folder: Path, patch: PatchConfig, *, rows: int, cols: int) -> None:

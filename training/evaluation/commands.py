@@ -147,9 +147,15 @@ def _read(path: Path, classifier_sha256: str) -> dict[str, Any]:
             "evaluate those weights again",
             param="compare",
         )
-    if document.get("classifier_sha256") != classifier_sha256:
+    classifier = document.get("classifier_sha256")
+    if classifier is None:
         raise BadConfig(
-            f"{path} was measured by another classifier; evaluate those weights again, or this with --classifier "
+            f"{path} does not say by which classifier it was measured; evaluate those weights again",
+            param="compare",
+        )
+    if classifier != classifier_sha256:
+        raise BadConfig(
+            f"{path} was measured by another classifier; evaluate those weights again, or these with --classifier "
             "FOLDER of the other one",
             param="compare",
         )

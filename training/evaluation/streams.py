@@ -27,7 +27,7 @@ class TestPrompt:
         scene: what it describes.
         text: the caption.
         claims: attributes that its words name, with their values.
-        held_out: attributes of the pair that training never saw together; empty for scenes of split "test".
+        held_out: attributes of the pair that the generator never saw together; empty for scenes of split "test".
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name

@@ -37,7 +37,7 @@ class SuiteConfig:
     """How much is made.
 
     Args:
-        prompts, held_out_prompts: streams for adherence, of seen pairs and of pairs that training never saw.
+        prompts, held_out_prompts: streams for adherence, of seen pairs and of pairs that the generator never saw.
         seconds: of each.
         pictures: rendered clips for the autoencoder and super-resolution.
         switches: streams that change their prompt.

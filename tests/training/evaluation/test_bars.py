@@ -1,4 +1,9 @@
+import json
+from pathlib import Path
+
 from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
+
+RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 
 
 def measures(adherence: float, low: float, high: float, realism: float) -> dict[str, object]:
@@ -26,6 +31,12 @@ def test_only_what_is_surely_worse_counts_as_a_regression() -> None:
 
 def test_falling_back_to_what_the_bar_asks_is_no_regression() -> None:
     assert list(regressions(measures(1.0, 1.0, 1.0, 1.0), measures(0.92, 0.9, 0.95, 2.9))) == []
+
+
+def test_every_bar_is_found_in_the_evaluation_of_what_ships() -> None:
+    newest = max(RESULTS.glob("mini-v[0-9]*[0-9]-evaluation.json"), key=lambda path: path.name)
+    found = json.loads(newest.read_text())["measures"]
+    assert [bar.title for bar in BARS if value_of(number_at(found, bar.path)) is None] == []
 
 
 def test_every_bar_asks_for_something() -> None:

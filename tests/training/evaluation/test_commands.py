@@ -39,7 +39,11 @@ def test_an_evaluation_of_another_world_or_by_another_classifier_is_nothing_to_c
     add_arguments(parser)
     assert run(parser.parse_args(words)) == 2
     assert "Vista 1" in capsys.readouterr().err
-    document = {"preset": "mini", "world": WORLD, "classifier_sha256": "0" * 64, "measures": {}}
+    document = {"preset": "mini", "world": WORLD, "measures": {}}
+    earlier.write_text(json.dumps(document))
+    assert run(parser.parse_args(words)) == 2
+    assert "does not say by which classifier" in capsys.readouterr().err
+    document["classifier_sha256"] = "0" * 64
     earlier.write_text(json.dumps(document))
     assert run(parser.parse_args(words)) == 2
     assert "another classifier" in capsys.readouterr().err
