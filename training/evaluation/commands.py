@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from ultraflash.models.cascade import Cascade
+    from ultraflash.models.preset import load_preset
     from ultraflash.training.evaluation.bars import BARS, number_at, regressions, value_of
     from ultraflash.training.evaluation.classifier import FrameReader
     from ultraflash.training.evaluation.contact_sheet import contact_sheet
@@ -70,10 +71,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = replace(QUICK if args.quick else SuiteConfig(), seed=args.seed)
     if args.long_seconds is not None:
         config = replace(config, long_seconds=args.long_seconds)
-    cascade = Cascade.load(args.preset)
-    preset = cascade.preset
+    preset = load_preset(args.preset)
     reader = FrameReader.of(preset, args.classifier)
     before = _read(args.compare, reader.sha256) if args.compare is not None else None
+    cascade = Cascade.load(preset)
     make = evaluate_long if args.long_only else evaluate
     result = make(cascade, reader, config, say=lambda text: print(text, file=sys.stderr))
     args.output.mkdir(parents=True, exist_ok=True)
