@@ -56,6 +56,7 @@ class BaseStageConfig(StageConfig):
         context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
         cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
         held_out_shards: shards of the latents cache kept for evaluation.
+        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 as often as all others.
         object_weight: by how much more an error counts on a latent that an object covers: objects are a twentieth of
             the pictures, and would be learned last.
         guidance_weight: w in [0, 1) teaches the network to give what guidance of scale 1 / (1 - w) would make of it, so
@@ -75,6 +76,7 @@ class BaseStageConfig(StageConfig):
     context_noise: float = 0.15
     cut_share: float = 0.15
     held_out_shards: int = 1
+    object_balance: float = 0.0
     object_weight: float = 0.0
     guidance_weight: float = 0.0
     sample_steps: int = 16
@@ -87,7 +89,7 @@ class BaseStageConfig(StageConfig):
             raise BadConfig("guidance_weight lies in [0, 1)", param="guidance_weight")
         if self.object_weight < 0:
             raise BadConfig("object_weight is not negative", param="object_weight")
-        for name in ("text_dropout", "context_noise", "cut_share"):
+        for name in ("text_dropout", "context_noise", "cut_share", "object_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
         if self.blocks < 1 or (self.block_frames is not None and self.block_frames < 1):
@@ -132,7 +134,12 @@ class BaseStage:
         self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
         cache = run_dir / LATENTS_FOLDER
-        self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
+        self.clips = LatentsDataset(
+            cache,
+            seed=config.seed,
+            held_out_shards=config.held_out_shards,
+            object_balance=config.object_balance,
+        )
         self.held_out = LatentsDataset(
             cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
         )

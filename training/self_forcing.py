@@ -46,6 +46,7 @@ class RollConfig(StageConfig):
         real_context: share of batches whose past are real clips instead of the student's own blocks.
         cut_share: share of those whose past is of another prompt.
         held_out_shards: shards of the latents cache kept for evaluation.
+        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 as often as all others.
     """
 
     preset: str = "mini"
@@ -58,13 +59,14 @@ class RollConfig(StageConfig):
     real_context: float = 0.5
     cut_share: float = 0.3
     held_out_shards: int = 1
+    object_balance: float = 0.0
 
     def __post_init__(self) -> None:
         # slots=True makes the class anew, so the argument-less super() would name the wrong one.
         StageConfig.__post_init__(self)
         if self.blocks < 1 or self.held_out_shards < 1:
             raise BadConfig("blocks and held_out_shards start at 1")
-        for name in ("real_context", "cut_share"):
+        for name in ("real_context", "cut_share", "object_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
 
@@ -108,7 +110,12 @@ class RollStage:
         self.base: BaseConfig = base
         self.run_dir = run_dir
         cache = run_dir / LATENTS_FOLDER
-        self.clips = LatentsDataset(cache, seed=config.seed, held_out_shards=config.held_out_shards)
+        self.clips = LatentsDataset(
+            cache,
+            seed=config.seed,
+            held_out_shards=config.held_out_shards,
+            object_balance=config.object_balance,
+        )
         self.held_out = LatentsDataset(
             cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
         )

@@ -9,7 +9,14 @@ from ultraflash.training.recipes import DEBUG_PRESET
 
 @pytest.mark.parametrize(
     "change",
-    [{"blocks": 0}, {"block_frames": 0}, {"held_out_shards": 0}, {"cut_share": 1.5}, {"object_weight": -1.0}],
+    [
+        {"blocks": 0},
+        {"block_frames": 0},
+        {"held_out_shards": 0},
+        {"cut_share": 1.5},
+        {"object_weight": -1.0},
+        {"object_balance": 2.0},
+    ],
 )
 def test_settings_that_leave_nothing_to_learn_or_to_measure_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(BadConfig, match=next(iter(change))):
