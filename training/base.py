@@ -20,7 +20,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise, shift_sigma
 from ultraflash.models.weights import load_file
-from ultraflash.training.latents import LATENTS_FOLDER, LatentsBatch, LatentsDataset
+from ultraflash.training.latents import LATENTS_FOLDER, LatentsBatch, split_latents
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -56,7 +56,7 @@ class BaseStageConfig(StageConfig):
         context_noise: largest noise level put on the clean context, so that it tolerates what a stream has made itself.
         cut_share: share of clips whose first blocks come from another clip: what a prompt change looks like.
         held_out_shards: shards of the latents cache kept for evaluation.
-        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 as often as all others.
+        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 until all are as frequent.
         object_weight: by how much more an error counts on a latent that an object covers: objects are a twentieth of
             the pictures, and would be learned last.
         guidance_weight: w in [0, 1) teaches the network to give what guidance of scale 1 / (1 - w) would make of it, so
@@ -133,15 +133,11 @@ class BaseStage:
         base = load_preset(config.preset).base
         self.base: BaseConfig = replace(base, block_frames=config.block_frames or base.block_frames)
         self.run_dir = run_dir
-        cache = run_dir / LATENTS_FOLDER
-        self.clips = LatentsDataset(
-            cache,
+        self.clips, self.held_out = split_latents(
+            run_dir / LATENTS_FOLDER,
             seed=config.seed,
             held_out_shards=config.held_out_shards,
             object_balance=config.object_balance,
-        )
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
         )
 
     def build(self) -> nn.Module:

@@ -159,6 +159,16 @@ class LatentsDataset:
         )
 
 
+def split_latents(
+    folder: Path, *, seed: int, held_out_shards: int, object_balance: float
+) -> tuple[LatentsDataset, LatentsDataset]:
+    """The clips of a cache to learn from, and those kept for evaluation, which are all drawn alike."""
+    return (
+        LatentsDataset(folder, seed=seed, held_out_shards=held_out_shards, object_balance=object_balance),
+        LatentsDataset(folder, seed=seed, held_out_shards=held_out_shards, held_out=True),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentsMaker:
     """Draws and encodes the clips of a shard."""

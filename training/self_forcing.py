@@ -21,7 +21,7 @@ from ultraflash.models.preset import BaseConfig, load_preset
 from ultraflash.models.schedule import add_noise
 from ultraflash.models.weights import BASE_FILE, load_file
 from ultraflash.training.base import TEACHER_FILE
-from ultraflash.training.latents import LATENTS_FOLDER, LatentsDataset
+from ultraflash.training.latents import LATENTS_FOLDER, split_latents
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
@@ -46,7 +46,7 @@ class RollConfig(StageConfig):
         real_context: share of batches whose past are real clips instead of the student's own blocks.
         cut_share: share of those whose past is of another prompt.
         held_out_shards: shards of the latents cache kept for evaluation.
-        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 as often as all others.
+        object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 until all are as frequent.
     """
 
     preset: str = "mini"
@@ -109,15 +109,11 @@ class RollStage:
             base = replace(base, schedule=replace(base.schedule, nominal_steps=config.student_steps))
         self.base: BaseConfig = base
         self.run_dir = run_dir
-        cache = run_dir / LATENTS_FOLDER
-        self.clips = LatentsDataset(
-            cache,
+        self.clips, self.held_out = split_latents(
+            run_dir / LATENTS_FOLDER,
             seed=config.seed,
             held_out_shards=config.held_out_shards,
             object_balance=config.object_balance,
-        )
-        self.held_out = LatentsDataset(
-            cache, seed=config.seed, held_out_shards=config.held_out_shards, held_out=True
         )
 
     def network(self, file: str) -> CausalDiT:
