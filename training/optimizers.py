@@ -91,7 +91,10 @@ def make_optimizers(
         )
     if not matrices:
         raise BadConfig("this network has no matrices of repeated blocks for Muon", param="muon_rate")
-    muon = torch.optim.Muon(
+    # Here and not above: it extends what an older torch does not have.
+    from ultraflash.training.stacked_muon import StackedMuon
+
+    muon = StackedMuon(
         list(matrices.values()), lr=muon_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return Optimizers([muon, adamw])
