@@ -47,6 +47,12 @@ def compile_blocks(*nets: CausalDiT) -> None:
             cast(Block, block).passes = passes
 
 
+def compile_for_training(*nets: CausalDiT) -> None:
+    """:func:`compile_blocks` for networks that train: every shape and kind of pass compiles when it first runs."""
+    compile_blocks(*nets)
+    torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
+
+
 def _keep_cache(variable: str, folder: Path) -> None:
     """Move a cache to ``folder``, unless somebody has chosen another place for it."""
     present = os.environ.get(variable)

@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``ultraflash train``."""
     parser.add_argument("stage", choices=[*STAGES, "all"], help="what to train")
     parser.add_argument(
-        "--recipe", choices=("mini", "debug"), default="mini", help="debug runs in under a minute"
+        "--recipe",
+        choices=("mini", "mini-gpu", "debug"),
+        default="mini",
+        help="mini-gpu trains the generator on a GPU; debug runs in under a minute a stage",
     )
     parser.add_argument("--run-dir", type=Path, help="where everything goes (default: runs/RECIPE)")
     parser.add_argument("--minutes", type=float, help="end after this many minutes of training")
@@ -63,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ultraflash.training import recipes
 
-    recipe: dict[str, StageConfig] = {"mini": recipes.mini, "debug": recipes.debug}[args.recipe]()
+    makers = {"mini": recipes.mini, "mini-gpu": recipes.mini_gpu, "debug": recipes.debug}
+    recipe: dict[str, StageConfig] = makers[args.recipe]()
     run_dir = args.run_dir or Path("runs") / args.recipe
     names = [name for name in STAGES if name in recipe] if args.stage == "all" else [args.stage]
     try:

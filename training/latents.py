@@ -30,6 +30,7 @@ from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, 
 from ultraflash.models.weights import ENCODER_FILE, sha256_of
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import LINEAR, load_encoder, to_pixels
+from ultraflash.training.placement import on_device
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_numbers, shard_path, shard_paths
 from ultraflash.training.vista.captions import caption
@@ -97,8 +98,9 @@ class LatentsDataset:
         held_out_shards: int = 0,
         held_out: bool = False,
         object_balance: float = 0.0,
+        device: torch.device | str = "cpu",
     ) -> None:
-        """Open the cache in ``folder``, as far as it has its text.
+        """Open the cache in ``folder``, as far as it has its text, for training on ``device``.
 
         The first ``held_out_shards`` shards are left out, or with ``held_out`` are all there is. A clip is drawn in
         proportion to ``n ** -object_balance``, where n clips have its object: 0 draws all clips alike, 1 all objects.
@@ -124,6 +126,12 @@ class LatentsDataset:
         ]
         counts = Counter(kinds)
         self._chances = torch.tensor([counts[kind] ** -object_balance for kind in kinds])
+        # A GPU would wait for batches that a CPU puts together: there the cache lies on it, 0.5 MB a clip.
+        self._on_gpu: GpuClips | None = None
+        if torch.device(device).type == "cuda":
+            self._on_gpu = GpuClips(
+                *(torch.cat(parts).to(device) for parts in (self._latents, self._objects, self._text))
+            )
 
     def __len__(self) -> int:
         return len(self._index)
@@ -143,28 +151,63 @@ class LatentsDataset:
         return self._objects[shard][clip].float() / 255.0
 
     def batch(self, step: int, size: int) -> LatentsBatch:
-        """``size`` different clips, each with one of its captions: the same for the same seed and step."""
+        """``size`` different clips, each with one of its captions: the same for the same seed and step.
+
+        On the GPU, where that is the device to train on.
+        """
         generator = counter_generator(self._seed, "latents batch", step)
         # A random order in which a clip of twice the chance comes before another in two cases of three.
         order = torch.empty(len(self)).exponential_(generator=generator) / self._chances
         picked = order.argsort()[:size].tolist()
         choices = len(self._captions[0][0])
         which = torch.randint(choices, (len(picked),), generator=generator).tolist()
+        captions = tuple(
+            self._captions[shard][clip][caption]
+            for (shard, clip), caption in zip((self._index[number] for number in picked), which, strict=True)
+        )
+        if self._on_gpu is not None:
+            return self._on_gpu.batch(picked, which, captions)
         clips = [self.clip(number, caption) for number, caption in zip(picked, which, strict=True)]
         return LatentsBatch(
             latent_BCTHW=torch.stack([latent_CTHW for latent_CTHW, _, _ in clips]).float(),
             object_BTHW=torch.stack([self.objects(number) for number in picked]),
             text_BLD=torch.stack([text_LD for _, text_LD, _ in clips]).float(),
-            captions=tuple(caption for _, _, caption in clips),
+            captions=captions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuClips:
+    """The clips of a cache on a GPU, in their order: the tensors of its shards, one behind the other."""
+
+    latent_NCTHW: torch.Tensor
+    object_NTHW: torch.Tensor
+    text_NKLD: torch.Tensor
+
+    def batch(self, picked: list[int], which: list[int], captions: tuple[str, ...]) -> LatentsBatch:
+        """The clips ``picked``, and of the captions of each the one at ``which``."""
+        device = self.latent_NCTHW.device
+        clips, wordings = on_device(torch.tensor([picked, which]), device)
+        return LatentsBatch(
+            latent_BCTHW=self.latent_NCTHW[clips].float(),
+            object_BTHW=self.object_NTHW[clips].float() / 255.0,
+            text_BLD=self.text_NKLD[clips, wordings].float(),
+            captions=captions,
         )
 
 
 def split_latents(
-    folder: Path, *, seed: int, held_out_shards: int, object_balance: float
+    folder: Path, *, seed: int, held_out_shards: int, object_balance: float, device: torch.device | str
 ) -> tuple[LatentsDataset, LatentsDataset]:
-    """The clips of a cache to learn from, and those kept for evaluation, which are all drawn alike."""
+    """The clips of a cache to learn from on ``device``, and those kept for evaluation, which are all drawn alike."""
     return (
-        LatentsDataset(folder, seed=seed, held_out_shards=held_out_shards, object_balance=object_balance),
+        LatentsDataset(
+            folder,
+            seed=seed,
+            held_out_shards=held_out_shards,
+            object_balance=object_balance,
+            device=device,
+        ),
         LatentsDataset(folder, seed=seed, held_out_shards=held_out_shards, held_out=True),
     )
 

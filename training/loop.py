@@ -138,12 +138,13 @@ class WeightAverage:
     def update(self, module: nn.Module, *, step: int) -> None:
         """Take in the weights after ``step``. Early on the decay is lower, or the start would linger."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, tensor in module.state_dict().items():
-            average = self.tensors[name]
-            if average.is_floating_point():
-                average.lerp_(tensor, 1 - decay)
-            else:
-                average.copy_(tensor)
+        state = module.state_dict()
+        floating = [name for name, average in self.tensors.items() if average.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[name] for name in floating], [state[name] for name in floating], 1 - decay
+        )
+        for name in self.tensors.keys() - set(floating):
+            self.tensors[name].copy_(state[name])
 
     @contextmanager
     def in_place_of(self, module: nn.Module) -> Iterator[None]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ultraflash.training.latents import LatentsDataset, object_shares
+from ultraflash.training.latents import GpuClips, LatentsBatch, LatentsDataset, object_shares
 from ultraflash.training.shards import shard_path
 
 
@@ -50,3 +50,56 @@ def test_rare_objects_are_drawn_as_often_as_asked(
 def test_a_batch_repeats_no_clip(one_kite_in_ten: Path) -> None:
     captions = LatentsDataset(one_kite_in_ten, object_balance=1.0).batch(0, 10).captions
     assert Counter(captions) == {"hot air balloon": 9, "kite": 1}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Two shards of three random clips, whose two captions are their place and wording."""
+    draw = torch.Generator().manual_seed(0)
+    (tmp_path / "text").mkdir()
+    for number in range(2):
+        save_file(
+            {
+                "latents": torch.randn(3, 4, 2, 2, 2, generator=draw).half(),
+                "objects": torch.randint(256, (3, 2, 2, 2), generator=draw).byte(),
+            },
+            shard_path(tmp_path, number),
+            {"scenes": json.dumps([{"object": None}] * 3)},
+        )
+        captions = [[f"{3 * number + clip} {wording}" for wording in range(2)] for clip in range(3)]
+        save_file(
+            {"text": torch.randn(3, 2, 5, 6, generator=draw).half()},
+            shard_path(tmp_path / "text", number),
+            {"captions": json.dumps(captions)},
+        )
+    return tmp_path
+
+
+def assert_same(made: LatentsBatch, wanted: LatentsBatch) -> None:
+    assert made.captions == wanted.captions
+    for name in ("latent_BCTHW", "object_BTHW", "text_BLD"):
+        assert torch.equal(getattr(made, name).cpu(), getattr(wanted, name))
+
+
+def test_clips_that_lie_together_make_the_batches_of_their_shards(cache: Path) -> None:
+    clips = LatentsDataset(cache)
+    together = GpuClips(
+        torch.stack([clips.clip(number)[0] for number in range(6)]),
+        (255 * torch.stack([clips.objects(number) for number in range(6)])).round().byte(),
+        torch.stack(
+            [torch.stack([clips.clip(number, wording)[1] for wording in range(2)]) for number in range(6)]
+        ),
+    )
+    wanted = clips.batch(1, 4)
+    picked, which = zip(
+        *([int(part) for part in caption.split()] for caption in wanted.captions), strict=True
+    )
+    assert_same(together.batch(list(picked), list(which), wanted.captions), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch can use")
+def test_a_cache_on_a_gpu_draws_what_one_on_the_cpu_does(cache: Path) -> None:
+    made = LatentsDataset(cache, seed=3, held_out_shards=1, device="cuda").batch(2, 3)
+    assert made.latent_BCTHW.device.type == made.text_BLD.device.type == "cuda"
+    assert_same(made, LatentsDataset(cache, seed=3, held_out_shards=1).batch(2, 3))

@@ -32,6 +32,7 @@ from ultraflash.training.patches import export
 from ultraflash.training.placement import on_device
 from ultraflash.training.recipes import DEBUG_PRESET, debug
 from ultraflash.training.run_log import read_log
+from ultraflash.training.self_forcing import RollConfig
 from ultraflash.training.shards import shard_path
 from ultraflash.training.super_resolution import PAIRS as SR_PAIRS
 from ultraflash.training.super_resolution import SuperResolutionStage
@@ -177,7 +178,9 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
         if as_mini and name != "classifier" and hasattr(torch.optim, "Muon"):
             config = replace(config, muon_rate=1e-2)
         if isinstance(config, BaseStageConfig):
-            config = replace(config, compile=as_mini, guidance_weight=0.5, object_weight=4.0)
+            config = replace(config, guidance_weight=0.5, object_weight=4.0)
+        if isinstance(config, BaseStageConfig | RollConfig):
+            config = replace(config, compile=as_mini)
         run_twice(stage, config, folders)
     assert torch.cuda.max_memory_allocated() > held
     weights = folders[1] / "weights"
