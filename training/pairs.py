@@ -25,7 +25,8 @@ from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.upsampler import stage_factors
-from ultraflash.models.weights import BASE_FILE, ENCODER_FILE, sha256_of
+from ultraflash.models.weights import ENCODER_FILE, sha256_of
+from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.patches import load_encoder, to_pixels
 from ultraflash.training.remaking import Remaker, draw_sigma
 from ultraflash.training.seeding import counter_generator, counter_seed
@@ -118,7 +119,7 @@ class PairsMaker:
         source = {"world": WORLD, "factor": self.factor, "seed": self.seed, "split": self.split}
         files = {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
         if self.config.remade > 0:
-            files["base_sha256"] = sha256_of(self.weights / BASE_FILE)
+            files["base_sha256"] = sha256_of(self.weights / TEACHER_FILE)
         return pairs | source | files
 
     def open(self) -> Callable[[int], Shard]:

@@ -2,7 +2,8 @@
 
 What super-resolution has to mend is not camera noise but a generator's mistakes: patches that disagree, lost detail,
 things that are nearly what they should be. One denoising step from part of the noise makes just those, and leaves the
-picture otherwise as it was.
+picture otherwise as it was. The multi-step generator takes it, which knows every noise level: a few-step one that has
+learned long enough knows its own steps alone, and draws pictures without contrast from any other.
 
 Shapes: C channels, F latent frames, H W latent rows and columns, X text tokens, W text width.
 """
@@ -18,7 +19,8 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.schedule import add_noise
-from ultraflash.models.weights import BASE_FILE, load_file
+from ultraflash.models.weights import load_file
+from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.rollout import Roller
 
 
@@ -29,13 +31,13 @@ def draw_sigma(sigmas: tuple[float, float], generator: torch.Generator) -> float
 
 
 class Remaker:
-    """The few-step generator, used to mar whole pictures."""
+    """The multi-step generator, used to mar whole pictures."""
 
     def __init__(self, base: BaseConfig, weights: Path) -> None:
         """Load it from ``weights``. Raises MissingWeights where it is not there."""
         self._base = base
         self._net = CausalDiT(base.dit)
-        load_file(self._net, weights / BASE_FILE)
+        load_file(self._net, weights / TEACHER_FILE)
         self._net.eval()
 
     def __call__(

@@ -1,8 +1,9 @@
 """Stage ``seams``: the linear map that mends the seams between the generator's tokens, in closed form.
 
-Rendered clips are put back into noise and remade by the few-step generator, which leaves the scene but draws its tokens
-anew; from those and the rendered ones the map follows by least squares. It takes minutes and changes nothing else in
-the generator's weights. Nothing is kept of a run that was killed: the next one starts over, as `patches` does.
+Rendered clips are put back into noise and remade by the multi-step generator, which leaves the scene but draws its
+tokens anew, as the few-step one does; from those and the rendered ones the map follows by least squares. It takes
+minutes and changes nothing else in the generator's weights. Nothing is kept of a run that was killed: the next one
+starts over, as `patches` does.
 
 Shapes: C channels, F latent frames, H W latent rows and columns, N frames.
 """

@@ -6,7 +6,7 @@ import torch
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import load_preset
-from ultraflash.models.weights import BASE_FILE
+from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.patches import export
 from ultraflash.training.recipes import DEBUG_PRESET
 from ultraflash.training.remaking import Remaker
@@ -17,7 +17,7 @@ BASE = load_preset(DEBUG_PRESET).base
 @pytest.fixture
 def remaker(tmp_path: Path) -> Remaker:
     torch.manual_seed(0)
-    export(CausalDiT(BASE.dit), tmp_path / BASE_FILE)
+    export(CausalDiT(BASE.dit), tmp_path / TEACHER_FILE)
     return Remaker(BASE, tmp_path)
 
 
