@@ -3,7 +3,8 @@
 The two halves of a block, before and after self-attention, are compiled for the shapes of every size while a cascade is
 loaded. Attention itself stays outside: it has kernels of its own and reads caches whose fill changes from pass to pass.
 All blocks of a network share the compiled code. What is compiled is kept in a folder, so that the next start compiles
-nothing. While streams run nothing is compiled either: shapes that loading has not met run as they would without.
+nothing. While streams run nothing is compiled either: shapes that loading has not met run as they would without. In
+training whatever comes is compiled when it first comes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ultraflash.models.dit import Block, BlockPasses, CausalDiT, enter, leave
 from ultraflash.models.errors import CompilationFailed
 
 _RECOMPILE_LIMIT = 64
-"""Shapes of one half: those of two networks, every size, first and later groups. Torch gives up after 8."""
+"""Shapes of one half: those of two networks, every size, first and later groups; or, in training, passes with and
+without gradients, of training, samples and evaluation, in every stage. Torch gives up after 8."""
 
 
 def compiled_home() -> Path:
@@ -48,7 +50,10 @@ def compile_blocks(*nets: CausalDiT) -> None:
 
 
 def compile_for_training(*nets: CausalDiT) -> None:
-    """:func:`compile_blocks` for networks that train: every shape and kind of pass compiles when it first runs."""
+    """:func:`compile_blocks` for networks that train: every shape and kind of pass compiles when it first runs.
+
+    Torch's limit of recompilations is raised for the rest of the process.
+    """
     compile_blocks(*nets)
     torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
 
@@ -62,8 +67,11 @@ def _keep_cache(variable: str, folder: Path) -> None:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
+def compiling(setting: str = "execution.compile") -> Iterator[None]:
     """Compile what runs inside for every shape that it meets.
+
+    Args:
+        setting: the name under which compiling was asked for.
 
     Raises:
         CompilationFailed: there is no compiler, or it fails; the message says what to do.
@@ -77,8 +85,8 @@ def compiling() -> Iterator[None]:
     except (BackendCompilerFailed, InductorError) as error:
         raise CompilationFailed(
             f"the networks could not be compiled: {str(error).strip().splitlines()[0]}; "
-            "on a CPU it takes a C++ compiler such as g++, on a GPU Triton; or set execution.compile = false",
-            param="execution.compile",
+            f"on a CPU it takes a C++ compiler such as g++, on a GPU Triton; or set {setting} = false",
+            param=setting,
         ) from error
 
 

@@ -30,7 +30,7 @@ MAX_SEED = 2**63 - 1
 MAX_TEXT = 16_384
 MAX_IMAGE_TEXT = 2**26
 MAX_EVENT_ID = 128
-DEFAULT_SPREAD = {"fade": 2, "blend": 4}
+DEFAULT_SPREAD = {"fade": 3, "blend": 4}
 
 Transport = Literal["webcodecs", "fmp4"]
 Transition = Literal["cut", "fade", "blend"]

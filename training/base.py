@@ -65,7 +65,7 @@ class BaseStageConfig(StageConfig):
             Guidance, 2025).
         sample_steps, guidance: of the sample sheet.
         compile: whether the training pass is compiled, on a CPU as a whole, a minute or two at the start and a quarter
-            faster from then on, on a GPU block by block, half a minute at the start.
+            faster from then on, on a GPU block by block, samples and evaluation too, each half a minute at first.
     """
 
     preset: str = "mini"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ultraflash.models.compilation import compiling
 from ultraflash.models.errors import BadConfig, UltraflashError
 from ultraflash.training.loop import StageConfig
 
@@ -80,7 +82,18 @@ def run(args: argparse.Namespace) -> int:
         # All configs before the first stage: a wrong setting should not show after hours of training.
         configs = {name: with_overrides(recipe[name], _overrides(args)) for name in names}
         for name, config in configs.items():
-            if not import_module(STAGES[name]).run(config, run_dir):
+            if config.device.startswith("cuda") and not torch.cuda.is_available():
+                raise BadConfig(
+                    f"stage {name} trains on {config.device}, and PyTorch can use no GPU here; "
+                    "choose another --recipe, or --set device=cpu",
+                    param="device",
+                )
+        for name, config in configs.items():
+            # The compiler is slow to import, and most stages do without.
+            compiles = getattr(config, "compile", False)
+            with compiling("compile") if compiles else nullcontext():
+                done = import_module(STAGES[name]).run(config, run_dir)
+            if not done:
                 return 3
     except UltraflashError as error:
         print(f"ultraflash train: {error.message}", file=sys.stderr)

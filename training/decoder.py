@@ -2,8 +2,8 @@
 
 A latent keeps its patch apart from the others, so pictures break at the edges of patches, in space as a grid and in
 time as a jolt every fourth frame. By least squares over pictures the neighbours make up for much of it. Some of the
-latents are the encoder's, others an upsampler's, and some were remade by the generator before; not many, and not of
-much noise, since latents that have lost what they were of draw the map to blurred pictures. It takes minutes and
+latents are the encoder's, others an upsampler's, and some were remade by the multi-step generator before; not many, and
+not of much noise, since latents that have lost what they were of draw the map to blurred pictures. It takes minutes and
 changes nothing else in the decoder's weights. Nothing is kept of a run that was killed: the next one starts over.
 
 Shapes: T pixel frames, F latent frames, C channels, H W rows and columns, M patches, P values of a patch, K inputs.

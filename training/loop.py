@@ -95,7 +95,8 @@ class Stage(Protocol):
         """Make everything and return the module to train."""
 
     def batch(self, step: int) -> Any:
-        """The batch of a step, a function of the config's seed and ``step`` alone. The loop moves it to the device."""
+        """The batch of a step, a function of the config's seed and ``step`` alone. The loop moves to the device
+        what is not there."""
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """The scalar to minimize, and numbers to log. torch's global generator is seeded by the step."""

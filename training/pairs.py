@@ -26,9 +26,8 @@ from ultraflash.models.patch_autoencoder import PatchConfig
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.upsampler import stage_factors
 from ultraflash.models.weights import ENCODER_FILE, sha256_of
-from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.patches import load_encoder, to_pixels
-from ultraflash.training.remaking import Remaker, draw_sigma
+from ultraflash.training.remaking import Remaker, draw_sigma, teacher_file
 from ultraflash.training.seeding import counter_generator, counter_seed
 from ultraflash.training.shards import Shard, make_shards, shard_paths
 from ultraflash.training.vista.captions import caption
@@ -98,7 +97,7 @@ class PairsMaker:
     """Draws high-resolution windows, shrinks them by area, and encodes them at every scale.
 
     Args:
-        base: the generator that remakes low latents, where the config asks for that.
+        base: the multi-step generator that remakes low latents, where the config asks for that.
     """
 
     config: PairsConfig
@@ -119,7 +118,7 @@ class PairsMaker:
         source = {"world": WORLD, "factor": self.factor, "seed": self.seed, "split": self.split}
         files = {"encoder_sha256": sha256_of(self.weights / ENCODER_FILE)}
         if self.config.remade > 0:
-            files["base_sha256"] = sha256_of(self.weights / TEACHER_FILE)
+            files["base_sha256"] = sha256_of(teacher_file(self.weights))
         return pairs | source | files
 
     def open(self) -> Callable[[int], Shard]:

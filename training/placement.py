@@ -1,4 +1,4 @@
-"""Where a batch lies: data are read and drawn on the CPU, networks train on the device of their stage."""
+"""Where a batch lies: data are drawn on the CPU, networks train on the device of their stage."""
 
 from __future__ import annotations
 

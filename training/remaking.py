@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig
+from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.preset import BaseConfig
 from ultraflash.models.schedule import add_noise
 from ultraflash.models.weights import load_file
@@ -30,6 +30,14 @@ def draw_sigma(sigmas: tuple[float, float], generator: torch.Generator) -> float
     return least + (most - least) * float(torch.rand((), generator=generator))
 
 
+def teacher_file(weights: Path) -> Path:
+    """The multi-step generator in a run's ``weights``. Raises MissingWeights: it is trained, and does not ship."""
+    path = weights / TEACHER_FILE
+    if not path.is_file():
+        raise MissingWeights(f"no multi-step generator in {weights}; make it with: ultraflash train base")
+    return path
+
+
 class Remaker:
     """The multi-step generator, used to mar whole pictures."""
 
@@ -37,7 +45,7 @@ class Remaker:
         """Load it from ``weights``. Raises MissingWeights where it is not there."""
         self._base = base
         self._net = CausalDiT(base.dit)
-        load_file(self._net, weights / TEACHER_FILE)
+        load_file(self._net, teacher_file(weights))
         self._net.eval()
 
     def __call__(

@@ -46,7 +46,7 @@ class SeenWindow:
 
 
 class SeenWindows:
-    """Draws windows, and takes some of them through an upsampler, of which some through the generator before.
+    """Draws windows, and takes some through an upsampler, of which some through the multi-step generator before.
 
     Seams are not mended and super-resolution, which changes little, is left out.
     """

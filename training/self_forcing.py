@@ -48,7 +48,7 @@ class RollConfig(StageConfig):
         cut_share: share of those whose past is of another prompt.
         held_out_shards: shards of the latents cache kept for evaluation.
         object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 until all are as frequent.
-        compile: whether the blocks of the networks are compiled: half a minute at the start, on a GPU.
+        compile: whether the blocks of the networks are compiled, on a GPU: half a minute at the start.
     """
 
     preset: str = "mini"
@@ -69,6 +69,8 @@ class RollConfig(StageConfig):
         StageConfig.__post_init__(self)
         if self.blocks < 1 or self.held_out_shards < 1:
             raise BadConfig("blocks and held_out_shards start at 1")
+        if self.compile and torch.device(self.device).type != "cuda":
+            raise BadConfig("blocks are compiled with device=cuda alone", param="compile")
         for name in ("real_context", "cut_share", "object_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)

@@ -58,7 +58,8 @@ class StackedMuon(torch.optim.Muon):
 def orthogonal(
     matrices_PMN: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Each matrix with its singular values brought near 1, bfloat16, by Newton and Schulz's iteration.
+    """Each matrix with its singular values brought near 1, bfloat16, by Newton and Schulz's iteration (Jordan et al.,
+    Muon, 2024).
 
     Args:
         matrices_PMN: the matrices.
@@ -67,19 +68,22 @@ def orthogonal(
         eps: smallest norm that a matrix is divided by.
     """
     linear, cubic, quintic = coefficients
-    x = matrices_PMN.bfloat16()
-    tall = x.shape[1] > x.shape[2]
+    x_PMN = matrices_PMN.bfloat16()
+    tall = x_PMN.shape[1] > x_PMN.shape[2]
     if tall:
-        x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(eps)
+        x_PMN = x_PMN.mT
+    x_PMN = x_PMN / x_PMN.norm(dim=(1, 2), keepdim=True).clamp_min(eps)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
-    return x.mT if tall else x
+        gram_PMM = x_PMN @ x_PMN.mT
+        factor_PMM = torch.baddbmm(gram_PMM, gram_PMM, gram_PMM, beta=cubic, alpha=quintic)
+        x_PMN = torch.baddbmm(x_PMN, factor_PMM, x_PMN, beta=linear)
+    return x_PMN.mT if tall else x_PMN
 
 
 def _rate_factor(adjust: str | None, shape: torch.Size) -> float:
     rows, columns = shape
     if adjust == "match_rms_adamw":
         return float(0.2 * max(rows, columns) ** 0.5)
-    return float(max(1.0, rows / columns) ** 0.5)
+    if adjust in (None, "original"):
+        return float(max(1.0, rows / columns) ** 0.5)
+    raise NotImplementedError(f"adjust_lr_fn {adjust!r}")

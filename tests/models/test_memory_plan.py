@@ -104,7 +104,7 @@ def test_every_preset_that_ships_has_a_plan_without_its_weights(name: str) -> No
     preset = load_preset(name)
     plan = memory_plan(preset, preset.sizes[-1].name)
     assert plan.total_bytes == sum(size for _, size, _ in plan.table())
-    parameters = 0.0054e9 if preset.weights == "mini" else 1.42e9
+    parameters = 0.0115e9 if preset.weights == "mini" else 1.42e9
     assert plan.weights["base"] == pytest.approx(2 * parameters, rel=0.15)
 
 

@@ -146,7 +146,7 @@ def test_impossible_presets_are_refused_by_name(tmp_path: Path, old: str, new: s
 
 def test_a_change_of_prompt_that_cannot_be_is_refused_with_the_file(tmp_path: Path) -> None:
     path = changed(tmp_path, 'transition = "fade"', 'transition = "keep"')
-    with pytest.raises(BadConfig, match="any other change one, not 2") as caught:
+    with pytest.raises(BadConfig, match="any other change one, not 3") as caught:
         load_preset(path)
     assert caught.value.message.startswith(f"{path}: ")
     assert caught.value.param == "prompt_change.groups"

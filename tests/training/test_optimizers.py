@@ -6,7 +6,6 @@ from torch import nn
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.training.optimizers import make_optimizers
-from ultraflash.training.stacked_muon import StackedMuon
 
 
 class Blocks(nn.Module):
@@ -92,22 +91,28 @@ def test_muon_without_blocks_is_refused() -> None:
         optimizers(nn.Linear(3, 3))
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_matrices_taken_together_are_updated_as_torch_does_one_by_one(weight_decay: float) -> None:
-    shapes = [(8, 8), (16, 8), (8, 16), (8, 8), (16, 8)]
+@pytest.mark.parametrize("adjust", [None, "match_rms_adamw"])
+def test_matrices_taken_together_are_updated_as_torch_does_one_by_one(adjust: str | None) -> None:
+    # Not above: an older torch has no Muon to extend.
+    from ultraflash.training.stacked_muon import StackedMuon
+
     generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8), (16, 8), (8, 16), (8, 8), (16, 8)]
     ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     torchs = [nn.Parameter(matrix.detach().clone()) for matrix in ours]
-    settings = {"lr": 2e-2, "weight_decay": weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+    settings = {"lr": 2e-2, "weight_decay": 0.1, "adjust_lr_fn": adjust}
     stacked, single = StackedMuon(ours, **settings), torch.optim.Muon(torchs, **settings)
-    for _ in range(3):
-        # One of them has no gradient, as the score network of `few_step` has not in the student's turns.
+    for step in range(4):
+        if step == 2:
+            # What torch's has kept goes on here as well.
+            stacked.load_state_dict(deepcopy(single.state_dict()))
+        # One of them has no gradient, as a network has not in the other's turns of `few_step`.
         for mine, other in zip(ours[:-1], torchs[:-1], strict=True):
             mine.grad = torch.randn(mine.shape, generator=generator)
             other.grad = mine.grad.clone()
         stacked.step()
         single.step()
-    for mine, other in zip(ours, torchs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=0, atol=2e-4)
-    assert not torch.equal(ours[0], ours[3])
-    assert stacked.state_dict()["param_groups"] == single.state_dict()["param_groups"]
+    torch.testing.assert_close(ours, torchs, rtol=0, atol=5e-5)
+    mine, other = stacked.state_dict(), single.state_dict()
+    assert mine["param_groups"] == other["param_groups"]
+    torch.testing.assert_close(mine["state"], other["state"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ultraflash.models.dit import CausalDiT
-from ultraflash.models.errors import BadConfig
+from ultraflash.models.errors import BadConfig, MissingWeights
 from ultraflash.models.preset import load_preset
 from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.patches import export
@@ -47,3 +47,8 @@ def test_more_noise_leaves_less_of_the_picture(remaker: Remaker) -> None:
 def test_frames_that_are_no_whole_blocks_are_refused(remaker: Remaker) -> None:
     with pytest.raises(BadConfig, match="no whole blocks of 3"):
         remaker(latents(4), torch.randn(64, 384), 0.5, torch.Generator())
+
+
+def test_without_a_multi_step_generator_it_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(MissingWeights, match="ultraflash train base"):
+        Remaker(BASE, tmp_path)
