@@ -21,6 +21,7 @@ CI = (ROOT / ".ci" / "run").read_text()
 STAND_INS = {
     # hours of training: the same code with the smallest recipe
     "ultraflash train all --recipe mini": "ultraflash train all --recipe debug",
+    "ultraflash train all --recipe mini-gpu": "ultraflash train all --recipe debug",
     # the same program with fewer groups, on the smallest size
     "python benchmarks/cascade.py --json benchmarks/results/cascade.json": "python benchmarks/cascade.py --sizes 0.5K",
     # fewer streams, and none of minutes
