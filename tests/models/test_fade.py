@@ -80,13 +80,13 @@ def test_a_faded_change_shows_the_recomputed_stream_through_the_last_frame(casca
 
 
 def test_a_change_takes_what_the_preset_says_unless_told_otherwise(cascade: Cascade) -> None:
-    assert cascade.preset.prompt_change == PromptChangeConfig(transition="fade", groups=2)
+    assert cascade.preset.prompt_change == PromptChangeConfig(transition="fade", groups=3)
     left = {}
     for transition in (None, "recompute"):
         state, _ = running(cascade)
         cascade.set_prompt(state, DESERT, transition=transition)  # type: ignore[arg-type]
         left[transition] = state.picture.fade.left
-    assert left == {None: 2 * GROUP, "recompute": 0}
+    assert left == {None: 3 * GROUP, "recompute": 0}
 
 
 def test_a_change_that_keeps_the_past_leaves_a_fade_alone(cascade: Cascade) -> None:

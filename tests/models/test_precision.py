@@ -215,7 +215,7 @@ def test_presets_say_what_their_linears_are(tmp_path: Path) -> None:
 def test_number_types_that_cannot_be_are_refused_with_the_preset() -> None:
     preset = load_preset("mini")
     odd = replace(preset.base, dit=replace(preset.base.dit, ffn_dim=100))
-    with pytest.raises(BadConfig, match=r"16 divides, and those of base are \[192, 100\]"):
+    with pytest.raises(BadConfig, match=r"16 divides, and those of base are \[256, 100\]"):
         replace(preset, base=odd, precision=PrecisionConfig(linears="fp8"))
     live = Source(part="base", store="s", repo="a/b", files=("f",), lora="l", lora_live=True)
     with pytest.raises(BadConfig, match="leave lora_live out"):
