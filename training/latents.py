@@ -218,7 +218,8 @@ def _end_to_end(parts: Sequence[torch.Tensor], device: torch.device | str) -> to
     whole = torch.empty(
         sum(len(part) for part in parts), *parts[0].shape[1:], dtype=parts[0].dtype, device=device
     )
-    torch._foreach_copy_(list(whole.split([len(part) for part in parts])), list(parts))
+    for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+        place.copy_(part)
     return whole
 
 

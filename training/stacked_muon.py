@@ -86,4 +86,4 @@ def _rate_factor(adjust: str | None, shape: torch.Size) -> float:
         return float(0.2 * max(rows, columns) ** 0.5)
     if adjust in (None, "original"):
         return float(max(1.0, rows / columns) ** 0.5)
-    raise NotImplementedError(f"adjust_lr_fn {adjust!r}")
+    raise ValueError(f"adjust_lr_fn is None, original or match_rms_adamw, not {adjust!r}")
