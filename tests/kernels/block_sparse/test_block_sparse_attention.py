@@ -63,7 +63,9 @@ def test_no_more_is_gathered_at_a_time_than_fits_and_the_result_is_the_same(
 
     monkeypatch.setattr(gather, "GATHERED", limit)
     monkeypatch.setattr(gather, "_attend_equal_rows", noting)
-    assert torch.equal(block_sparse_attention(q, k, v, selection, backend="gather"), wanted)
+    made = block_sparse_attention(q, k, v, selection, backend="gather")
+    # Some processors sum the products of one matrix in another order than those of several.
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-6)
     assert all(numbers <= limit or rows == 1 for rows, numbers in gathered)
     assert sum(rows for rows, _ in gathered) == 2 * 3 * 4
 
