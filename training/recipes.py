@@ -16,6 +16,12 @@ from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
+from ultraflash.training.interpolate import (
+    BETWEEN_FILE,
+    FOUR_STEPS_FILE,
+    InterpolateConfig,
+    average_config,
+)
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
@@ -26,7 +32,7 @@ from ultraflash.training.trajectory import TRAJECTORY_FILE, TrajectoryConfig
 from ultraflash.training.upsampler import UpsamplerStageConfig
 
 STUDENT_STEPS = (1000, 750)
-"""What the few-step student of `mini` learns; its preset runs both, that of `mini-fast` the first alone."""
+"""What the student of `mini` learns first. From between it and its teacher it goes on to the steps of the preset."""
 
 _ON_GPU: dict[str, Any] = {"device": "cuda", "compile": True, "log_steps": 100}
 """Of stages whose steps take a tenth of a second there."""
@@ -44,7 +50,8 @@ def mini(export_to: Path | None = None) -> dict[str, StageConfig]:
         "classifier": ClassifierConfig(
             steps=4000, batch_size=64, learning_rate=2e-3, ema_decay=0.99, autocast=True, export_to=ship
         ),
-        **_generator(ship),
+        **_many_steps(),
+        **_few_steps(ship),
         **_pictures(ship),
     }
 
@@ -82,8 +89,8 @@ def mini_gpu(export_to: Path | None = None) -> dict[str, StageConfig]:
     }
 
 
-def _generator(ship: str | None) -> dict[str, StageConfig]:
-    """Single pictures, then clips, then few steps."""
+def _many_steps() -> dict[str, StageConfig]:
+    """The multi-step generator: single pictures, then clips."""
     return {
         "pictures": BaseStageConfig(
             stage="pictures",
@@ -121,6 +128,12 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             autocast=True,
             compile=True,
         ),
+    }
+
+
+def _few_steps(ship: str | None) -> dict[str, StageConfig]:
+    """What it becomes to stream."""
+    return {
         "trajectory": TrajectoryConfig(
             student_steps=STUDENT_STEPS,
             steps=20_000,
@@ -136,7 +149,6 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             betas=(0.9, 0.95),
             ema_decay=0.98,
             autocast=True,
-            export_to=ship,
         ),
         # Kept beside what ships until an evaluation says that it is better.
         "few_step": FewStepConfig(
@@ -154,6 +166,26 @@ def _generator(ship: str | None) -> dict[str, StageConfig]:
             ema_decay=0.95,
             autocast=True,
         ),
+        "interpolate": InterpolateConfig(steps=1),
+        "four_steps": TrajectoryConfig(
+            stage="four_steps",
+            start_from=BETWEEN_FILE,
+            result=FOUR_STEPS_FILE,
+            steps=20_000,
+            minutes=24,
+            batch_size=3,
+            blocks=4,
+            solver_steps=7,
+            real_context=0.35,
+            guidance=1.0,
+            learning_rate=2.5e-4,
+            muon_rate=5e-4,
+            warmup_steps=10,
+            betas=(0.9, 0.95),
+            ema_decay=0.98,
+            autocast=True,
+        ),
+        "average": average_config(),
         "seams": SeamsConfig(steps=240, export_to=ship),
     }
 
@@ -211,6 +243,18 @@ def debug() -> dict[str, StageConfig]:
             steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
         ),
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
+        "interpolate": InterpolateConfig(steps=1, preset=DEBUG_PRESET),
+        "four_steps": TrajectoryConfig(
+            stage="four_steps",
+            start_from=BETWEEN_FILE,
+            result=FOUR_STEPS_FILE,
+            steps=2,
+            batch_size=2,
+            log_steps=1,
+            preset=DEBUG_PRESET,
+            solver_steps=3,
+        ),
+        "average": average_config(preset=DEBUG_PRESET),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         **_debug_pictures(),
     }

@@ -21,11 +21,10 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.schedule import shift_sigma
 from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.loop import train
-from ultraflash.training.patches import export
 from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage
 
 TRAJECTORY_FILE = "base_trajectory.safetensors"
-"""The few-step generator after this stage."""
+"""The two-step generator after stage ``trajectory``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,7 @@ class TrajectoryConfig(RollConfig):
     """
 
     stage: str = "trajectory"
+    result: str = TRAJECTORY_FILE
     solver_steps: int = 10
 
     def __post_init__(self) -> None:
@@ -79,10 +79,6 @@ class TrajectoryStage(RollStage):
             clean = teacher.clean(x, torch.full((x.shape[0],), sigma, device=x.device))
             x = clean + (following / sigma) * (x - clean)
         return x
-
-    def export(self, folder: Path) -> list[Path]:
-        # Later stages start from the first name, whatever they make of the second.
-        return [export(self.student, folder / name) for name in (TRAJECTORY_FILE, self.settings.result)]
 
 
 def run(config: TrajectoryConfig, run_dir: Path) -> bool:

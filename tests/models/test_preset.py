@@ -127,8 +127,8 @@ def test_unknown_preset_is_refused_with_the_known_ones() -> None:
         ("fps = 16", "fps = 0", "fps"),
         ("fps = 16", 'fps = "fast"', "not supported"),
         ("heads = 3", "heads = 0", "heads"),
-        ("steps = [1000, 750", "steps = [1000.0, 750", "falling integers"),
-        ("steps = [1000, 750]", "steps = 4", "not iterable"),
+        ("steps = [1000, 850", "steps = [1000.0, 850", "falling integers"),
+        ("steps = [1000, 850, 600, 300]", "steps = 4", "not iterable"),
         ("timestep = 1000.0", "timestep = 0.0", "timestep"),
         ("block = [1, 8, 8]", "block = [1, 8]", "three positive"),
         ("[sr.rule]", "[sr.rules]", "lacks 'rule'"),
@@ -178,8 +178,8 @@ def test_the_page_about_presets_names_each_and_every_file_and_folder_of_its_weig
 
 def test_a_preset_says_only_in_what_it_differs_from_the_one_it_extends() -> None:
     fast, mini = load_preset("mini-fast"), load_preset("mini")
-    assert fast.base.schedule.nominal_steps == (1000,)
-    steps = replace(mini.base, schedule=replace(mini.base.schedule, nominal_steps=(1000,)))
+    assert fast.base.schedule.nominal_steps == (1000, 750)
+    steps = replace(mini.base, schedule=replace(mini.base.schedule, nominal_steps=(1000, 750)))
     assert replace(mini, name=fast.name, description=fast.description, base=steps) == fast
 
 

@@ -3,13 +3,16 @@ from ultraflash.training.recipes import STUDENT_STEPS, mini, mini_gpu
 from ultraflash.training.self_forcing import RollConfig
 
 
-def test_the_presets_of_mini_run_the_first_of_the_steps_that_every_student_of_its_recipe_learns() -> None:
-    stages = [*mini().values(), *mini_gpu().values()]
-    students = [stage for stage in stages if isinstance(stage, RollConfig)]
-    assert {stage.student_steps for stage in students} == {STUDENT_STEPS}
-    for name in ("mini", "mini-fast"):
-        steps = load_preset(name).base.schedule.nominal_steps
-        assert steps == STUDENT_STEPS[: len(steps)]
+def test_the_student_learns_two_steps_and_goes_on_to_those_of_the_preset() -> None:
+    for recipe in (mini(), mini_gpu()):
+        steps = {name: stage.student_steps for name, stage in recipe.items() if isinstance(stage, RollConfig)}
+        # None is what the preset says.
+        assert steps == {"trajectory": STUDENT_STEPS, "few_step": STUDENT_STEPS, "four_steps": None}
+
+
+def test_mini_fast_takes_half_of_the_steps_of_mini() -> None:
+    mini_steps, fast_steps = (load_preset(name).base.schedule.nominal_steps for name in ("mini", "mini-fast"))
+    assert 2 * len(fast_steps) == len(mini_steps)
 
 
 def test_with_a_gpu_the_generator_trains_there_and_everything_else_as_without() -> None:

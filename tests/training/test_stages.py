@@ -20,6 +20,7 @@ from ultraflash.models.weights import load_file
 from ultraflash.training.classifier import ClassifierConfig, ClassifierStage
 from ultraflash.training.commands import STAGES, main
 from ultraflash.training.decoder import DecoderStageConfig
+from ultraflash.training.interpolate import InterpolateConfig
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
@@ -154,6 +155,33 @@ def test_the_classifier_leaves_weights_and_its_accuracy_by_attribute(run_dir: Pa
     assert {"biome", "time", "weather", "object", "object_color"} <= report.keys()
     assert all(0 <= report[name] <= 1 for name in ("biome", "time", "weather", "rare_biome", "rare_weather"))
     assert (run_dir / "weights/classifier.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("stage", "first", "second", "made"),
+    [
+        ("interpolate", "base_trajectory", "base_multistep", "base_between"),
+        ("average", "base_four_steps", "base_between", "base"),
+    ],
+)
+def test_a_generator_lies_where_it_should_between_two_others(
+    tmp_path: Path, run_dir: Path, stage: str, first: str, second: str, made: str
+) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(run_dir / "weights", folder)
+    one, other = (load_file_as_stored(folder / f"{name}.safetensors") for name in (first, second))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    for share in (0.0, 0.3, 1.0):
+        command = ["train", stage, "--recipe", "debug", "--run-dir", str(tmp_path)]
+        assert main([*command, "--set", f"second_share={share}"]) == 0
+        for name, tensor in load_file_as_stored(folder / f"{made}.safetensors").items():
+            between = (1 - share) * one[name].float() + share * other[name].float()
+            torch.testing.assert_close(tensor.float(), between, atol=1e-5, rtol=1e-3)
+
+
+def test_a_share_beyond_both_generators_is_refused() -> None:
+    with pytest.raises(BadConfig, match="second_share lies in"):
+        InterpolateConfig(steps=1, second_share=1.5)
 
 
 def test_seams_are_fitted_into_the_generator_and_nothing_else_of_it_changes(
