@@ -254,7 +254,7 @@ def debug() -> dict[str, StageConfig]:
             preset=DEBUG_PRESET,
             solver_steps=3,
         ),
-        "average": average_config(preset=DEBUG_PRESET),
+        "average": average_config(DEBUG_PRESET),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         **_debug_pictures(),
     }

@@ -37,8 +37,7 @@ class RollConfig(StageConfig):
 
     Args:
         preset: whose base to train.
-        student_steps: nominal denoising steps that the student learns, of which the preset may run the first few; those
-            of the preset if None.
+        student_steps: nominal denoising steps that the student learns; those of the preset if None.
         stage: name of the stage.
         start_from: weights of RUN_DIR/weights that the student starts from.
         result: name of the weights that are made.
