@@ -16,7 +16,7 @@ import torch
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import load_preset
-from ultraflash.models.weights import BASE_FILE, load_file
+from ultraflash.models.weights import load_file
 from ultraflash.training.base import TEACHER_FILE
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.patches import export_all
@@ -53,19 +53,6 @@ class InterpolateConfig(StageConfig):
         StageConfig.__post_init__(self)
         if not 0 <= self.second_share <= 1:
             raise BadConfig(f"second_share lies in [0, 1], unlike {self.second_share}", param="second_share")
-
-
-def average_config(preset: str = "mini") -> InterpolateConfig:
-    """Stage ``average``."""
-    return InterpolateConfig(
-        stage="average",
-        steps=1,
-        preset=preset,
-        first=FOUR_STEPS_FILE,
-        second=BETWEEN_FILE,
-        second_share=0.25,
-        result=BASE_FILE,
-    )
 
 
 def run(config: InterpolateConfig, run_dir: Path) -> bool:

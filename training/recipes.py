@@ -10,18 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ultraflash.models.weights import BASE_FILE
 from ultraflash.training.autoencoder import AutoencoderConfig
 from ultraflash.training.base import PICTURES_FILE, BaseStageConfig
 from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
-from ultraflash.training.interpolate import (
-    BETWEEN_FILE,
-    FOUR_STEPS_FILE,
-    InterpolateConfig,
-    average_config,
-)
+from ultraflash.training.interpolate import BETWEEN_FILE, FOUR_STEPS_FILE, InterpolateConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
@@ -36,6 +32,13 @@ STUDENT_STEPS = (1000, 750)
 
 _ON_GPU: dict[str, Any] = {"device": "cuda", "compile": True, "log_steps": 100}
 """Of stages whose steps take a tenth of a second there."""
+
+_FOUR_STEPS: dict[str, Any] = {"stage": "four_steps", "start_from": BETWEEN_FILE, "result": FOUR_STEPS_FILE}
+"""In what ``four_steps`` differs from ``trajectory`` everywhere."""
+
+_AVERAGE = InterpolateConfig(
+    stage="average", steps=1, first=FOUR_STEPS_FILE, second=BETWEEN_FILE, second_share=0.25, result=BASE_FILE
+)
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
@@ -133,23 +136,24 @@ def _many_steps() -> dict[str, StageConfig]:
 
 def _few_steps(ship: str | None) -> dict[str, StageConfig]:
     """What it becomes to stream."""
+    trajectory = TrajectoryConfig(
+        student_steps=STUDENT_STEPS,
+        steps=20_000,
+        minutes=45,
+        batch_size=4,
+        blocks=4,
+        solver_steps=7,
+        real_context=0.35,
+        guidance=1.0,
+        learning_rate=5e-4,
+        muon_rate=1e-3,
+        warmup_steps=20,
+        betas=(0.9, 0.95),
+        ema_decay=0.98,
+        autocast=True,
+    )
     return {
-        "trajectory": TrajectoryConfig(
-            student_steps=STUDENT_STEPS,
-            steps=20_000,
-            minutes=45,
-            batch_size=4,
-            blocks=4,
-            solver_steps=7,
-            real_context=0.35,
-            guidance=1.0,
-            learning_rate=5e-4,
-            muon_rate=1e-3,
-            warmup_steps=20,
-            betas=(0.9, 0.95),
-            ema_decay=0.98,
-            autocast=True,
-        ),
+        "trajectory": trajectory,
         # Kept beside what ships until an evaluation says that it is better.
         "few_step": FewStepConfig(
             student_steps=STUDENT_STEPS,
@@ -167,25 +171,17 @@ def _few_steps(ship: str | None) -> dict[str, StageConfig]:
             autocast=True,
         ),
         "interpolate": InterpolateConfig(steps=1),
-        "four_steps": TrajectoryConfig(
-            stage="four_steps",
-            start_from=BETWEEN_FILE,
-            result=FOUR_STEPS_FILE,
-            steps=20_000,
+        "four_steps": replace(
+            trajectory,
+            **_FOUR_STEPS,
+            student_steps=None,
             minutes=24,
             batch_size=3,
-            blocks=4,
-            solver_steps=7,
-            real_context=0.35,
-            guidance=1.0,
             learning_rate=2.5e-4,
             muon_rate=5e-4,
             warmup_steps=10,
-            betas=(0.9, 0.95),
-            ema_decay=0.98,
-            autocast=True,
         ),
-        "average": average_config(),
+        "average": _AVERAGE,
         "seams": SeamsConfig(steps=240, export_to=ship),
     }
 
@@ -219,6 +215,7 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
 
 def debug() -> dict[str, StageConfig]:
     """The smallest of everything."""
+    trajectory = TrajectoryConfig(steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3)
     return {
         "patches": PatchesConfig(steps=3, patch=WITH_RESIDUAL, frames=5, heights=(64,), window=(64, 96)),
         "latents": _debug_latents(),
@@ -239,22 +236,11 @@ def debug() -> dict[str, StageConfig]:
         "base": BaseStageConfig(
             start_from=PICTURES_FILE, steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, sample_steps=2
         ),
-        "trajectory": TrajectoryConfig(
-            steps=3, batch_size=2, log_steps=1, preset=DEBUG_PRESET, solver_steps=3
-        ),
+        "trajectory": trajectory,
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "interpolate": InterpolateConfig(steps=1, preset=DEBUG_PRESET),
-        "four_steps": TrajectoryConfig(
-            stage="four_steps",
-            start_from=BETWEEN_FILE,
-            result=FOUR_STEPS_FILE,
-            steps=2,
-            batch_size=2,
-            log_steps=1,
-            preset=DEBUG_PRESET,
-            solver_steps=3,
-        ),
-        "average": average_config(DEBUG_PRESET),
+        "four_steps": replace(trajectory, **_FOUR_STEPS, steps=2),
+        "average": replace(_AVERAGE, preset=DEBUG_PRESET),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         **_debug_pictures(),
     }
