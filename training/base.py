@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ultraflash.models.compilation import compile_for_training
 from ultraflash.models.dit import CausalDiT
@@ -60,6 +61,8 @@ class BaseStageConfig(StageConfig):
         object_balance: how far clips of rare objects are drawn more often: 0 not at all, 1 until all are as frequent.
         object_weight: by how much more an error counts on a latent that an object covers: objects are a twentieth of
             the pictures, and would be learned last.
+        motion_weight: how much errors of the changes from frame to frame within a block count beside those of the
+            frames, see :func:`motion_error`.
         guidance_weight: w in [0, 1) teaches the network to give what guidance of scale 1 / (1 - w) would make of it, so
             that no second pass without the prompt is needed (Tang et al., Diffusion Models without Classifier-free
             Guidance, 2025).
@@ -80,6 +83,7 @@ class BaseStageConfig(StageConfig):
     held_out_shards: int = 1
     object_balance: float = 0.0
     object_weight: float = 0.0
+    motion_weight: float = 0.0
     guidance_weight: float = 0.0
     sample_steps: int = 16
     guidance: float = 2.0
@@ -89,8 +93,9 @@ class BaseStageConfig(StageConfig):
         StageConfig.__post_init__(self)
         if not 0 <= self.guidance_weight < 1:
             raise BadConfig("guidance_weight lies in [0, 1)", param="guidance_weight")
-        if self.object_weight < 0:
-            raise BadConfig("object_weight is not negative", param="object_weight")
+        for name in ("object_weight", "motion_weight"):
+            if getattr(self, name) < 0:
+                raise BadConfig(f"{name} is not negative", param=name)
         for name in ("text_dropout", "context_noise", "cut_share", "object_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadConfig(f"{name} lies in [0, 1]", param=name)
@@ -177,7 +182,8 @@ class BaseStage:
             with torch.no_grad():
                 free = self._output(noised, torch.zeros_like(batch.text_BLD), self.training_pass)
             target = target + self.config.guidance_weight * (output.detach() - free)
-        error = self._error(output, target, sigma, 1 + self.config.object_weight * batch.object_BFHW)
+        weight = 1 + self.config.object_weight * batch.object_BFHW
+        error = self._error(output, target, sigma, weight, motion_weight=self.config.motion_weight)
         loss = (error * batch.weight_BK).sum() / batch.weight_BK.sum()
         high = batch.weight_BK * (sigma > 0.8)
         return loss, {"loss_high_noise": ((error * high).sum() / high.sum().clamp_min(1)).detach()}
@@ -210,10 +216,21 @@ class BaseStage:
         )
 
     def _error(
-        self, output: Tensor, target: Tensor, sigma_BK: Tensor, weight_BFHW: Tensor | float = 1.0
+        self,
+        output: Tensor,
+        target: Tensor,
+        sigma_BK: Tensor,
+        weight_BFHW: Tensor | float = 1.0,
+        *,
+        motion_weight: float = 0.0,
     ) -> Tensor:
-        """Mean squared error of the flow, (B, K), whatever the network predicts."""
-        squared = ((output - target).square().mean(dim=1) * weight_BFHW).mean(dim=(2, 3))
+        """Mean squared error of the flow, (B, K), whatever the network predicts; with ``motion_weight`` that of its
+        changes is added."""
+        error = output - target
+        squared = error.square().mean(dim=1)
+        if motion_weight > 0:
+            squared = squared + motion_weight * motion_error(error, self.base.block_frames)
+        squared = (squared * weight_BFHW).mean(dim=(2, 3))
         squared = squared.unflatten(1, (-1, self.base.block_frames)).mean(dim=2)
         # flow = (noisy - clean) / sigma, so an error of the clean latent counts 1 / sigma**2 as an error of the flow.
         if self.base.prediction == "clean":
@@ -253,6 +270,16 @@ class BaseStage:
 
     def export(self, folder: Path) -> list[Path]:
         return [export(self.net, folder / self.config.result)]
+
+
+def motion_error(error_BCFHW: Tensor, block_frames: int) -> Tensor:
+    """Squared errors of the changes from frame to frame, mean over channels: (B, F, H, W).
+
+    A block's first frame has none, and F is a multiple of ``block_frames``. Added to the errors of the frames by a
+    ``motion_weight``: changes are small beside what stands still, and would be learned last.
+    """
+    change_BCKFHW = error_BCFHW.unflatten(2, (-1, block_frames)).diff(dim=3)
+    return functional.pad(change_BCKFHW.square().mean(dim=1), (0, 0, 0, 0, 1, 0)).flatten(1, 2)
 
 
 def cut_windows(clips: LatentsBatch, frames: int, block_frames: int, generator: torch.Generator) -> ClipBatch:

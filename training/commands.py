@@ -31,7 +31,6 @@ STAGES = {
     "few_step": "ultraflash.training.few_step",
     "interpolate": "ultraflash.training.interpolate",
     "four_steps": "ultraflash.training.trajectory",
-    "average": "ultraflash.training.interpolate",
     "seams": "ultraflash.training.seams",
     "autoencoder": "ultraflash.training.autoencoder",
     "upsampler": "ultraflash.training.upsampler",

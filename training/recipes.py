@@ -17,7 +17,7 @@ from ultraflash.training.classifier import ClassifierConfig
 from ultraflash.training.clip_pool import PoolConfig
 from ultraflash.training.decoder import DecoderStageConfig
 from ultraflash.training.few_step import FewStepConfig
-from ultraflash.training.interpolate import BETWEEN_FILE, FOUR_STEPS_FILE, InterpolateConfig
+from ultraflash.training.interpolate import BETWEEN_FILE, InterpolateConfig
 from ultraflash.training.latents import LatentsConfig
 from ultraflash.training.loop import StageConfig
 from ultraflash.training.pairs import PairsConfig
@@ -33,12 +33,20 @@ STUDENT_STEPS = (1000, 750)
 _ON_GPU: dict[str, Any] = {"device": "cuda", "compile": True, "log_steps": 100}
 """Of stages whose steps take a tenth of a second there."""
 
-_FOUR_STEPS: dict[str, Any] = {"stage": "four_steps", "start_from": BETWEEN_FILE, "result": FOUR_STEPS_FILE}
-"""In what ``four_steps`` differs from ``trajectory`` everywhere."""
+_TRAJECTORY_ON_GPU: dict[str, Any] = {
+    "batch_size": 64,
+    "object_balance": 0.4,
+    "solver_steps": 9,
+    "learning_rate": 6e-4,
+    "muon_rate": 1.2e-3,
+    "warmup_steps": 30,
+    "ema_decay": 0.99,
+    **_ON_GPU,
+}
+"""Of ``trajectory`` and ``four_steps``, whose batches have 64 streams there."""
 
-_AVERAGE = InterpolateConfig(
-    stage="average", steps=1, first=FOUR_STEPS_FILE, second=BETWEEN_FILE, second_share=0.25, result=BASE_FILE
-)
+_FOUR_STEPS: dict[str, Any] = {"stage": "four_steps", "start_from": BETWEEN_FILE, "result": BASE_FILE}
+"""In what ``four_steps`` differs from ``trajectory`` everywhere."""
 
 DEBUG_PRESET = str(Path(__file__).parent / "debug.toml")
 
@@ -68,7 +76,7 @@ def mini_gpu(export_to: Path | None = None) -> dict[str, StageConfig]:
         "pictures": replace(recipe["pictures"], minutes=1.4, batch_size=256, ema_decay=0.99, **_ON_GPU),
         "base": replace(
             recipe["base"],
-            minutes=5.5,
+            minutes=11,
             batch_size=64,
             object_balance=0.4,
             learning_rate=1e-3,
@@ -76,19 +84,9 @@ def mini_gpu(export_to: Path | None = None) -> dict[str, StageConfig]:
             warmup_steps=40,
             **_ON_GPU,
         ),
-        "trajectory": replace(
-            recipe["trajectory"],
-            minutes=5.3,
-            batch_size=64,
-            object_balance=0.4,
-            solver_steps=9,
-            learning_rate=6e-4,
-            muon_rate=1.2e-3,
-            warmup_steps=30,
-            ema_decay=0.99,
-            **_ON_GPU,
-        ),
+        "trajectory": replace(recipe["trajectory"], minutes=5.3, **_TRAJECTORY_ON_GPU),
         "few_step": replace(recipe["few_step"], device="cuda"),
+        "four_steps": replace(recipe["four_steps"], minutes=6.9, **_TRAJECTORY_ON_GPU),
     }
 
 
@@ -120,6 +118,7 @@ def _many_steps() -> dict[str, StageConfig]:
             minutes=105,
             batch_size=3,
             object_weight=4.0,
+            motion_weight=0.5,
             guidance_weight=0.5,
             guidance=1.0,
             learning_rate=6e-4,
@@ -175,13 +174,13 @@ def _few_steps(ship: str | None) -> dict[str, StageConfig]:
             trajectory,
             **_FOUR_STEPS,
             student_steps=None,
+            motion_weight=0.5,
             minutes=24,
             batch_size=3,
             learning_rate=2.5e-4,
             muon_rate=5e-4,
             warmup_steps=10,
         ),
-        "average": _AVERAGE,
         "seams": SeamsConfig(steps=240, export_to=ship),
     }
 
@@ -240,7 +239,6 @@ def debug() -> dict[str, StageConfig]:
         "few_step": FewStepConfig(steps=4, batch_size=2, log_steps=1, preset=DEBUG_PRESET, score_steps=1),
         "interpolate": InterpolateConfig(steps=1, preset=DEBUG_PRESET),
         "four_steps": replace(trajectory, **_FOUR_STEPS, steps=2),
-        "average": replace(_AVERAGE, preset=DEBUG_PRESET),
         "seams": SeamsConfig(steps=2, preset=DEBUG_PRESET, test_clips=1),
         **_debug_pictures(),
     }

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.schedule import shift_sigma
-from ultraflash.training.base import TEACHER_FILE
+from ultraflash.training.base import TEACHER_FILE, motion_error
 from ultraflash.training.loop import train
 from ultraflash.training.self_forcing import GuidedTeacher, RollBatch, RollConfig, RollStage
 
@@ -33,16 +33,21 @@ class TrajectoryConfig(RollConfig):
 
     Args:
         solver_steps: steps of the teacher from pure noise; from less noise it takes its share of them, at least three.
+        motion_weight: how much errors of the changes from frame to frame within a block count beside those of the
+            frames, see :func:`ultraflash.training.base.motion_error`.
     """
 
     stage: str = "trajectory"
     result: str = TRAJECTORY_FILE
     solver_steps: int = 10
+    motion_weight: float = 0.0
 
     def __post_init__(self) -> None:
         RollConfig.__post_init__(self)
         if self.solver_steps < 3:
             raise BadConfig("solver_steps starts at 3", param="solver_steps")
+        if self.motion_weight < 0:
+            raise BadConfig("motion_weight is not negative", param="motion_weight")
 
 
 class TrajectoryStage(RollStage):
@@ -62,9 +67,12 @@ class TrajectoryStage(RollStage):
         block = self.student_block(batch, past)
         teacher = GuidedTeacher(self, batch.text_BXW, past)
         target = self._solve(teacher, block.noisy_BCFHW, batch.exit_step)
-        error = (block.clean_BCFHW - target).square().mean()
+        difference = block.clean_BCFHW - target
+        error = difference.square().mean()
+        motion = motion_error(difference, self.base.block_frames).mean()
         # From pure noise most of the end is open, and errors are an order larger than in the last step.
-        return error / block.sigma**2, {"error": error.detach()}
+        loss = (error + self.config.motion_weight * motion) / block.sigma**2
+        return loss, {"error": error.detach(), "motion_error": motion.detach()}
 
     @torch.no_grad()
     def _solve(self, teacher: GuidedTeacher, x: Tensor, exit_step: int) -> Tensor:

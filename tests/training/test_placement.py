@@ -122,7 +122,7 @@ class OneDevice(TorchDispatchMode):
 def test_nothing_of_a_loss_stays_behind_on_the_cpu(tmp_path: Path, name: str) -> None:
     config = replace(debug()[name], device="meta")
     if isinstance(config, BaseStageConfig):
-        config = replace(config, guidance_weight=0.5, object_weight=4.0)
+        config = replace(config, guidance_weight=0.5, object_weight=4.0, motion_weight=0.5)
     stage = STAGES[name](config, prepare(tmp_path))
     if isinstance(stage, TrajectoryStage | FewStepStage):
         stage.base = replace(stage.base, spread_limit=1.05)
@@ -178,7 +178,7 @@ def test_the_generator_trains_on_a_gpu_and_goes_on_from_a_checkpoint(tmp_path: P
         if as_mini and name != "classifier" and hasattr(torch.optim, "Muon"):
             config = replace(config, muon_rate=1e-2)
         if isinstance(config, BaseStageConfig):
-            config = replace(config, guidance_weight=0.5, object_weight=4.0)
+            config = replace(config, guidance_weight=0.5, object_weight=4.0, motion_weight=0.5)
         if isinstance(config, BaseStageConfig | RollConfig):
             config = replace(config, compile=as_mini)
         run_twice(stage, config, folders)

@@ -21,5 +21,5 @@ def test_with_a_gpu_the_generator_trains_there_and_everything_else_as_without() 
     assert all(config.device == "cpu" for config in without.values())
     changed = {name for name, config in with_gpu.items() if config != without[name]}
     on_gpu = {name for name, config in with_gpu.items() if config.device == "cuda"}
-    assert on_gpu == {"pictures", "base", "trajectory", "few_step"}
+    assert on_gpu == {"pictures", "base", "trajectory", "few_step", "four_steps"}
     assert changed == on_gpu | {"latents"}

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ from ultraflash.training.interpolate import InterpolateConfig
 from ultraflash.training.latents import LatentsDataset
 from ultraflash.training.pairs import PairsConfig
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
-from ultraflash.training.recipes import DEBUG_PRESET
+from ultraflash.training.recipes import DEBUG_PRESET, debug
 from ultraflash.training.seen_windows import SeenWindows
 from ultraflash.training.shards import shard_path
+from ultraflash.training.trajectory import TrajectoryConfig, TrajectoryStage
 from ultraflash.training.vista.scene import Scene, held_out_pairs_of
 
 
@@ -157,31 +159,37 @@ def test_the_classifier_leaves_weights_and_its_accuracy_by_attribute(run_dir: Pa
     assert (run_dir / "weights/classifier.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    ("stage", "first", "second", "made"),
-    [
-        ("interpolate", "base_trajectory", "base_multistep", "base_between"),
-        ("average", "base_four_steps", "base_between", "base"),
-    ],
-)
-def test_a_generator_lies_where_it_should_between_two_others(
-    tmp_path: Path, run_dir: Path, stage: str, first: str, second: str, made: str
-) -> None:
+def test_errors_of_motion_add_to_what_the_student_loses(run_dir: Path) -> None:
+    losses = []
+    for weight in (0.0, 0.5, 1.0):
+        config = replace(debug()["trajectory"], motion_weight=weight)
+        assert isinstance(config, TrajectoryConfig)
+        stage = TrajectoryStage(config, run_dir)
+        stage.build()
+        torch.manual_seed(0)
+        losses.append(float(stage.loss(stage.batch(0))[0].detach()))
+    assert losses[0] < losses[1]
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-3)
+
+
+def test_a_generator_lies_where_it_should_between_student_and_teacher(tmp_path: Path, run_dir: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(run_dir / "weights", folder)
-    one, other = (load_file_as_stored(folder / f"{name}.safetensors") for name in (first, second))
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    student, teacher = (
+        load_file_as_stored(folder / f"{name}.safetensors") for name in ("base_trajectory", "base_multistep")
+    )
+    assert any(not torch.equal(student[name], teacher[name]) for name in student)
     for share in (0.0, 0.3, 1.0):
-        command = ["train", stage, "--recipe", "debug", "--run-dir", str(tmp_path)]
-        assert main([*command, "--set", f"second_share={share}"]) == 0
-        for name, tensor in load_file_as_stored(folder / f"{made}.safetensors").items():
-            between = (1 - share) * one[name].float() + share * other[name].float()
+        command = ["train", "interpolate", "--recipe", "debug", "--run-dir", str(tmp_path)]
+        assert main([*command, "--set", f"teacher_share={share}"]) == 0
+        for name, tensor in load_file_as_stored(folder / "base_between.safetensors").items():
+            between = (1 - share) * student[name].float() + share * teacher[name].float()
             torch.testing.assert_close(tensor.float(), between, atol=1e-5, rtol=1e-3)
 
 
 def test_a_share_beyond_both_generators_is_refused() -> None:
-    with pytest.raises(BadConfig, match="second_share lies in"):
-        InterpolateConfig(steps=1, second_share=1.5)
+    with pytest.raises(BadConfig, match="teacher_share lies in"):
+        InterpolateConfig(steps=1, teacher_share=1.5)
 
 
 def test_seams_are_fitted_into_the_generator_and_nothing_else_of_it_changes(
