@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ultraflash.kernels.pixels import PixelLayout
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES
+
+_FIRST_STEP = 0.4
+"""Step of a fade to the first picture of a latent frame, where 1 is the mean: decoded pictures themselves change most
+there, and the two changes add up to what is seen as a jump."""
 
 
 class Fade:
@@ -35,8 +40,9 @@ class Fade:
         return self._frames if self._done == 0 else 0
 
     def begin(self, frames: int) -> None:
-        """Let the next ``frames`` go over from the newest frame in equal steps, the last of them being itself.
+        """Let the next ``frames`` go over from the newest frame, step by step, the last of them being itself.
 
+        Steps to the first picture of a latent frame are shorter than the others, see :func:`share`.
         One in progress is left from where it is, and 0 frames only end it. A stream without frames has nothing to fade
         from.
         """
@@ -54,7 +60,9 @@ class Fade:
             source = self._source.float()
             # One by one: a whole group in float32 is gigabytes at 2K.
             mixed = [
-                torch.lerp(source, frame.float(), (self._done + i) / self._frames).round_().to(torch.uint8)
+                torch.lerp(source, frame.float(), share(self._done + i, self._frames))
+                .round_()
+                .to(torch.uint8)
                 for i, frame in enumerate(frames_T[:count], start=1)
             ]
             frames_T = torch.cat((torch.stack(mixed), frames_T[count:]))
@@ -85,6 +93,15 @@ class Fade:
         """Go on where :meth:`capture` was called."""
         self._newest, self._source = tensors.get("newest"), tensors.get("source")
         self._frames, self._done = tensors["progress"].tolist() if self._newest is not None else (0, 0)
+
+
+def share(done: int, frames: int) -> float:
+    """How far a fade of so many frames is after ``done`` of them, in [0, 1]. It begins with a latent frame."""
+    if done >= frames:
+        return 1.0
+    latents, pictures = divmod(done, PATCH_FRAMES)
+    step = (PATCH_FRAMES - _FIRST_STEP) / (PATCH_FRAMES - 1)
+    return (latents * PATCH_FRAMES + (_FIRST_STEP + (pictures - 1) * step if pictures else 0.0)) / frames
 
 
 def resized(frame: Tensor, shape: torch.Size, layout: PixelLayout) -> Tensor:

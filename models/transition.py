@@ -7,7 +7,7 @@
     the keys and values of the window are made anew under the new prompt, of its clean latents, before the next group:
     the stream follows the new prompt at once. It costs one pass per block of the window.
 ``fade``
-    as ``recompute``, and the frames that are shown go over from the newest one of the old prompt in equal steps, so
+    as ``recompute``, and the frames that are shown go over from the newest one of the old prompt step by step, so
     that a change of scene is no jump: see :mod:`ultraflash.models.fade`.
 ``blend``
     the text states go from the old prompt's to the new one's in equal steps, one a group; keys and values are kept.

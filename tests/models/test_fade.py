@@ -7,7 +7,7 @@ from torch import Tensor
 from ultraflash.kernels.pixels import PixelLayout, pack
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.errors import BadTransition
-from ultraflash.models.fade import Fade, resized
+from ultraflash.models.fade import Fade, resized, share
 from ultraflash.models.preset import load_preset
 from ultraflash.models.stream_state import StreamState
 from ultraflash.models.transition import PromptChangeConfig
@@ -24,24 +24,30 @@ def levels(frames: Tensor) -> list[int]:
     return frames[:, 0, 0, 0].tolist()
 
 
-def test_frames_go_over_in_equal_steps_across_groups_and_then_are_themselves() -> None:
+def test_frames_go_over_step_by_step_across_groups_and_then_are_themselves() -> None:
     fade = Fade()
     assert levels(fade.apply(grey(7, 100))) == [7, 100]
-    fade.begin(5)
-    assert levels(fade.apply(grey(200, 200))) == [120, 140]
+    fade.begin(8)
+    # Of eight steps of 10 those to the first picture of a latent frame are of 4, the others of 12.
+    assert levels(fade.apply(grey(*[180] * 5))) == [104, 116, 128, 140, 144]
     assert fade.left == 3
-    assert levels(fade.apply(grey(200, 200, 200, 30))) == [160, 180, 200, 30]
+    assert levels(fade.apply(grey(180, 180, 180, 30))) == [156, 168, 180, 30]
     assert fade.left == 0
     assert levels(fade.apply(grey(60))) == [60]
+
+
+def test_a_fade_that_ends_within_a_latent_frame_ends_all_the_same() -> None:
+    assert [share(done, 6) for done in (4, 5, 6, 7)] == pytest.approx([4 / 6, 4.4 / 6, 1.0, 1.0])
 
 
 def test_a_fade_takes_over_from_what_was_shown_last() -> None:
     fade = Fade()
     fade.apply(grey(0))
     fade.begin(2)
-    fade.apply(grey(100))
+    assert levels(fade.apply(grey(100))) == [20]
     fade.begin(2)
-    assert levels(fade.apply(grey(150, 150))) == [100, 150]
+    between, last = levels(fade.apply(grey(150, 150)))
+    assert 20 < between < last == 150
 
 
 def test_a_cut_ends_a_fade() -> None:
@@ -74,9 +80,9 @@ def test_a_faded_change_shows_the_recomputed_stream_through_the_last_frame(casca
     cascade.set_prompt(faded, DESERT, transition="fade", groups=2)
     for group in range(3):
         plain, shown = cascade.next_group(cut), cascade.next_group(faded)
-        weights = ((torch.arange(GROUP) + 1 + group * GROUP) / (2 * GROUP)).clamp(max=1)
-        mixed = torch.lerp(last.float()[None], plain.float(), weights[:, None, None, None])
-        assert torch.equal(shown, mixed.round().to(torch.uint8))
+        for frame, (before, after) in enumerate(zip(plain, shown, strict=True), start=1 + group * GROUP):
+            mixed = torch.lerp(last.float(), before.float(), share(frame, 2 * GROUP))
+            assert torch.equal(after, mixed.round().to(torch.uint8))
 
 
 def test_a_change_takes_what_the_preset_says_unless_told_otherwise(cascade: Cascade) -> None:
