@@ -96,12 +96,12 @@ class Fade:
 
 
 def share(done: int, frames: int) -> float:
-    """How far a fade of so many frames is after ``done`` of them, in [0, 1]. It begins with a latent frame."""
+    """How far a fade of so many frames is after ``done`` of them, from 1 on: in (0, 1]. It begins with a latent frame."""
     if done >= frames:
         return 1.0
-    latents, pictures = divmod(done, PATCH_FRAMES)
-    step = (PATCH_FRAMES - _FIRST_STEP) / (PATCH_FRAMES - 1)
-    return (latents * PATCH_FRAMES + (_FIRST_STEP + (pictures - 1) * step if pictures else 0.0)) / frames
+    latents, after_first = divmod(done - 1, PATCH_FRAMES)
+    other_step = (PATCH_FRAMES - _FIRST_STEP) / (PATCH_FRAMES - 1)
+    return (latents * PATCH_FRAMES + _FIRST_STEP + after_first * other_step) / frames
 
 
 def resized(frame: Tensor, shape: torch.Size, layout: PixelLayout) -> Tensor:

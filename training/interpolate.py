@@ -56,6 +56,6 @@ def run(config: InterpolateConfig, run_dir: Path) -> bool:
     load_file(teacher, folder / TEACHER_FILE)
     with RunLog(run_dir / "interpolate", stage="interpolate", resumed_at=0) as log, torch.no_grad():
         for own, other in zip(made.parameters(), teacher.parameters(), strict=True):
-            own.mul_(1 - config.teacher_share).add_(other * config.teacher_share)
+            own.lerp_(other, config.teacher_share)
         export_all({BETWEEN_FILE: made}, folder, config.export_to, log)
     return True
