@@ -96,7 +96,8 @@ class Fade:
 
 
 def share(done: int, frames: int) -> float:
-    """How far a fade of so many frames is after ``done`` of them, from 1 on: in (0, 1]. It begins with a latent frame."""
+    """How far a fade of so many frames is after ``done`` of them, 1 or more: in (0, 1]. It begins with a latent
+    frame."""
     if done >= frames:
         return 1.0
     latents, after_first = divmod(done - 1, PATCH_FRAMES)
