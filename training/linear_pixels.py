@@ -13,7 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder, patches_to_tiles, tiles_to_frames
+from ultraflash.models.patch_autoencoder import (
+    PatchConfig,
+    PatchDecoder,
+    in_raster_order,
+    raster_to_frames,
+)
 from ultraflash.models.weights import DECODER_FILE, load_file
 
 
@@ -24,16 +29,13 @@ class LinearPixels:
         """Load it from the folder ``weights`` to ``device``. Raises MissingWeights where it is not there."""
         decoder = PatchDecoder(config)
         load_file(decoder, weights / DECODER_FILE)
-        self._tile_frames = config.tile_frames
-        self._weight_PC = (decoder.unembed.weight / decoder.latent_scale_C).detach().to(device)
+        weight_PC = (decoder.unembed.weight / decoder.latent_scale_C).detach()
+        self._weight_PC = in_raster_order(weight_PC, config.tile_frames).to(device)
 
     def difference(self, latent_BCFHW: Tensor) -> Tensor:
         """Differences of latents, (B, C, F, H, W), as differences of pixels, float32 (B, 4F, 16H, 16W, 3)."""
         patches_BFHWP = latent_BCFHW.permute(0, 2, 3, 4, 1).float() @ self._weight_PC.T
-        tiles = patches_to_tiles(patches_BFHWP, self._tile_frames)
-        batch, frames, steps, rows, tile_rows, cols, _ = tiles.shape
-        shape = (batch, frames * steps, rows * tile_rows, cols * tile_rows, -1)
-        return tiles_to_frames(tiles.reshape(shape), self._tile_frames)
+        return raster_to_frames(patches_BFHWP)
 
 
 def seen_error(error_BTHWC: Tensor, *, edges: float) -> tuple[Tensor, Tensor]:

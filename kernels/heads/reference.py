@@ -33,13 +33,17 @@ def to_heads(
 def apply_rope(x_BLND: Tensor, table: Tensor) -> Tensor:
     """Rotate adjacent channel pairs by ``table``; float32 inside, dtype of the input outside.
 
-    In real numbers: compilers have no code for complex ones.
-
     Args:
         x_BLND: queries or keys.
         table: float32 (2, L, 1, D/2), cosines then sines.
     """
     cos, sin = table
-    even, odd = x_BLND.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    pairs = x_BLND.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        # Compilers have no code for complex numbers.
+        even, odd = pairs.unbind(-1)
+        rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        # One operator instead of seven: a quarter to a ninth of the time on a CPU.
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return rotated.flatten(-2).to(x_BLND.dtype)

@@ -14,9 +14,9 @@ from ultraflash.models.patch_autoencoder import (
     PatchBasis,
     PatchConfig,
     PatchDecoder,
-    patches_to_tiles,
+    in_raster_order,
     patchify,
-    tiles_to_frames,
+    raster_to_frames,
 )
 from ultraflash.models.preset import load_preset
 
@@ -58,10 +58,8 @@ def components(patches_NP: Tensor, channels: int = 6) -> PatchBasis:
 
 
 def to_frames(patches_BnhwP: Tensor, tile_frames: int) -> Tensor:
-    view = patches_to_tiles(patches_BnhwP, tile_frames)
-    batch, n, t, h, rows, w, _ = view.shape
-    tiles = view.reshape(batch, n * t, h * rows, w * 4, -1)
-    return tiles_to_frames(tiles, tile_frames).permute(0, 1, 4, 2, 3)
+    raster_PBnhw = in_raster_order(patches_BnhwP.movedim(-1, 0), tile_frames)
+    return raster_to_frames(raster_PBnhw.movedim(0, -1)).permute(0, 1, 4, 2, 3)
 
 
 @pytest.mark.parametrize("tile_frames", [1, 2, 4])
@@ -78,14 +76,6 @@ def test_a_patch_holds_its_own_pixels_only() -> None:
     patches_BnhwP = patchify(frames_BTCHW, 2)
     assert patches_BnhwP[0, 1, 1, 2].all()
     assert patches_BnhwP.sum() == 3072
-
-
-@pytest.mark.parametrize("tile_frames", [1, 2, 4])
-def test_bytes_unfold_as_floats_do(tile_frames: int) -> None:
-    tiles = torch.randint(0, 256, (1, 2, 8, 12, tile_frames * 48), dtype=torch.uint8)
-    assert torch.equal(
-        tiles_to_frames(tiles, tile_frames).float(), tiles_to_frames(tiles.float(), tile_frames)
-    )
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
@@ -151,9 +141,12 @@ def test_past_reaches_the_present_through_the_memory() -> None:
     assert not torch.equal(net(z_BTCHW, net.init_memory())[:, 4:], alone)
 
 
+@pytest.mark.parametrize("config", [SMALL, LINEAR, replace(SMALL, decoder_time_growth=(2, 2))])
 @torch.no_grad()
-def test_uint8_frames_are_the_rounded_pixels() -> None:
-    net, z_BTCHW = trained().decoder, latents(3)
+def test_uint8_frames_are_the_rounded_pixels(config: PatchConfig) -> None:
+    # More rows than are decoded at a time, and a last band of fewer.
+    net = trained(config).decoder
+    z_BTCHW = torch.randn(2, 3, 6, 6, 5, generator=torch.Generator().manual_seed(1))
     pixels_BTCHW = net.decode(z_BTCHW, net.init_memory())
     frames_BTHWC = net.decode_uint8(z_BTCHW, net.init_memory())
     assert frames_BTHWC.is_contiguous()
