@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.dit import CausalDiT, DiTConfig
@@ -85,22 +87,31 @@ def parameters(make: Callable[[], nn.Module]) -> int:
         return sum(parameter.numel() for parameter in make().parameters())
 
 
-def convolution_cost(net: nn.Module, call: Callable[[], Any], *, width: int) -> Cost:
-    """Cost of a network of convolutions and linear layers, by running it on the meta device."""
-    counted: list[Cost] = []
+class _Counter(TorchFunctionMode):
+    """Counts the linear maps and convolutions that run under it, with elements of ``width`` bytes."""
 
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        flops = 2 * output.numel() * weight[0].numel()
-        moved = inputs[0].numel() + output.numel() + weight.numel()
-        counted.append(Cost(flops=flops, bytes=moved * width))
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.total = Cost()
+        self._width = width
 
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    call()
-    for hook in hooks:
-        hook.remove()
-    return sum(counted, Cost())
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in (functional.linear, functional.conv2d):
+            x, weight = args[:2]
+            flops = 2 * output.numel() * weight[0].numel()
+            moved = x.numel() + output.numel() + weight.numel()
+            self.total += Cost(flops=flops, bytes=moved * self._width)
+        return output
+
+
+def convolution_cost(call: Callable[[], Any], *, width: int) -> Cost:
+    """Cost of the convolutions and linear layers of a call, which is best made on the meta device."""
+    with _Counter(width) as counter:
+        call()
+    return counter.total
 
 
 def base_cost(preset: Preset, *, width: int) -> Cost:
@@ -149,7 +160,7 @@ def upsampler_cost(preset: Preset, size: Size, *, width: int) -> Cost:
     with torch.device("meta"):
         net = LatentUpsampler(preset.upsampler[size.factor])
         latent = torch.empty(1, preset.group_frames, net.config.channels, size.rows, size.cols)
-        return convolution_cost(net, lambda: net(latent, net.init_memory()), width=width)
+        return convolution_cost(lambda: net(latent, net.init_memory()), width=width)
 
 
 def decoder_cost(preset: Preset, size: Size, *, width: int) -> Cost:
@@ -162,7 +173,7 @@ def decoder_cost(preset: Preset, size: Size, *, width: int) -> Cost:
         else:
             net = TinyDecoder(preset.decoder)
         latent = torch.empty(1, preset.group_frames, preset.base.dit.out_channels, rows, cols)
-        return convolution_cost(net, lambda: net(latent, net.init_memory()), width=width)
+        return convolution_cost(lambda: net(latent, net.init_memory()), width=width)
 
 
 def stage_costs(preset: Preset, size: Size, *, width: int = 2) -> Iterator[StageCost]:

@@ -52,8 +52,8 @@ def operators(dit: DiTConfig, *, tokens: int, width: int, grid: BlockGrid | None
     table = tokens * dit.head_dim * STREAM  # cosines and sines
     norm = STREAM + STREAM  # read, written normalized
     rms = (width + STREAM) + norm + (STREAM + width)  # to float32, norm, back
-    # To float32, four products and two sums of half the numbers, joined, back.
-    rotation = (width + STREAM) + 4 * STREAM + 3 * STREAM + 2 * STREAM + (STREAM + width)
+    # To float32, one complex product, back.
+    rotation = (width + STREAM) + 2 * STREAM + (STREAM + width)
     gated = (width + STREAM) + 3 * STREAM
     rows = [
         Operator(
@@ -63,7 +63,7 @@ def operators(dit: DiTConfig, *, tokens: int, width: int, grid: BlockGrid | None
         ),
         Operator(
             name="RMSNorm of queries and keys and their rotation",
-            unfused=2 * (numbers * (rms + rotation) + 4 * table / 2),
+            unfused=2 * (numbers * (rms + rotation) + 3 * table),
             fused=2 * (numbers * 2 * width + table),
         ),
         Operator(

@@ -6,9 +6,10 @@ frame alone (three copies are put in front), so n latent frames stand for 4n-3 p
 the caller drops the first 3 of a stream.
 
 Shape legend: B batch, T pixel frames, n latent frames, C channels, H W pixel rows and columns, h w latent rows and
-columns, P values of a patch. A patch is 4 frames of 16x16 pixels, made of tiles of f frames of 4x4 pixels, Q values
-each; its values are ordered tile frame, tile row, tile column, then frame, row, column, colour inside the tile. The
-decoder makes them in raster order, frame, row, column, colour, which becomes pictures in copies of longer runs.
+columns, P values of a patch, K numbers that it is linear in, R rank of the neighbours' map. A patch is 4 frames of
+16x16 pixels, made of tiles of f frames of 4x4 pixels, Q values each; its values are ordered tile frame, tile row, tile
+column, then frame, row, column, colour inside the tile. The decoder makes them in raster order, frame, row, column,
+colour, which becomes pictures in copies of longer runs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ UNTRIMMED_FRAMES = PATCH_FRAMES - 1
 _TILE = 4
 _AROUND = 3
 _COLOURS = 3
-_BAND = 4
+_BAND_ROWS = 4
+"""Rows of latents whose patches a CPU's caches hold."""
 _PATCH_SIZE = PATCH_FRAMES * _PATCH**2 * _COLOURS
 # Pixels are kept relative to mid grey, where bfloat16 is finest.
 MID_GREY = 0.5
@@ -257,9 +259,9 @@ class Neighbours(nn.Module):
         ]
         return torch.cat([*around, before_NCHW.permute(0, 2, 3, 1)], dim=-1)
 
-    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory, slot: int) -> Tensor:
-        """What `expand` makes a change of the patches of, (B, n, h, w, rank); ``slot`` of the memory keeps the latest
-        latent."""
+    def reduced(self, latent_BTCHW: Tensor, memory: FrameMemory, slot: int) -> Tensor:
+        """(B, n, h, w, R), which the weight of `expand` maps to a change of the patches; the decoder joins that map
+        with its own. ``slot`` of the memory keeps the latest latent."""
         batch = latent_BTCHW.shape[0]
         latent_NCHW = to_time_major(latent_BTCHW).to(self.reduce.weight.dtype)
         before_NCHW = memory.delay(slot, latent_NCHW, batch)
@@ -272,19 +274,19 @@ class _PatchSource:
 
     Attributes:
         told_BnhwK: numbers that they are linear in.
-        map_PK, bias_P: the linear map, to raster order.
+        weight_PK, bias_P: the linear map, to raster order.
         tiles: the residual's change of them, (B, 4n/f, 4h, 4w, Q), if there is a residual.
     """
 
     told_BnhwK: Tensor
-    map_PK: Tensor
+    weight_PK: Tensor
     bias_P: Tensor
     tiles: Tensor | None
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """The patches of some rows of latents, relative to mid grey, (B, n, bottom - top, w, P) in raster order."""
         told_BnhwK = self.told_BnhwK[:, :, top:bottom]
-        patches_BnhwP = functional.linear(told_BnhwK, self.map_PK, self.bias_P)
+        patches_BnhwP = functional.linear(told_BnhwK, self.weight_PK, self.bias_P)
         if self.tiles is not None:
             side, n = _PATCH // _TILE, told_BnhwK.shape[1]
             tiles = self.tiles[:, :, side * top : side * bottom]
@@ -337,7 +339,7 @@ class PatchDecoder(nn.Module):
         Returns:
             Pixels (B, 4n, 3, 16h, 16w), float32, nominally in [0, 1] but not clamped, laid out channels last.
         """
-        patches_BnhwP = self._source(latent_BTCHW, memory).rows(0, latent_BTCHW.shape[3])
+        patches_BnhwP = self._advance(latent_BTCHW, memory, self._map()).rows(0, latent_BTCHW.shape[3])
         pixels_BTHWC = raster_to_frames(patches_BnhwP).float() + MID_GREY
         return pixels_BTHWC.permute(0, 1, 4, 2, 3)
 
@@ -349,15 +351,15 @@ class PatchDecoder(nn.Module):
         """Like `forward`, but uint8 frames, rounded: (B,4n,16h,16w,3), or what else ``layout`` says; the way to show
         them.
 
-        Goes latent frame by latent frame and, on a CPU, by a few rows of latents, whose patches its caches hold until
-        they are bytes.
+        Goes latent frame by latent frame and, for RGB on a CPU, by a few rows of latents, whose patches its caches
+        hold until they are bytes.
         """
         ones = latent_BTCHW.split(1, dim=1)
         if layout == "rgb":
             return self._decode_rgb(ones, memory)
-        packed = []
+        linear, packed = self._map(), []
         for one_BTCHW in ones:
-            patches_BnhwP = self._source(one_BTCHW, memory).rows(0, one_BTCHW.shape[3])
+            patches_BnhwP = self._advance(one_BTCHW, memory, linear).rows(0, one_BTCHW.shape[3])
             pixels_BTHWC = raster_to_frames(patches_BnhwP)
             bytes_ = pack(pixels_BTHWC.flatten(0, 1), layout=layout, offset=MID_GREY)
             packed.append(bytes_.unflatten(0, pixels_BTHWC.shape[:2]))
@@ -365,35 +367,47 @@ class PatchDecoder(nn.Module):
 
     def _decode_rgb(self, ones: Sequence[Tensor], memory: FrameMemory) -> Tensor:
         batch, _, _, h, w = ones[0].shape
-        band = _BAND if ones[0].device.type == "cpu" else h
+        band = _BAND_ROWS if ones[0].device.type == "cpu" else h
         # Four bytes at a time are moved in a third of the time.
         words = torch.empty(
             (batch, len(ones), PATCH_FRAMES, h, _PATCH, w, _PATCH * _COLOURS // 4),
             dtype=torch.int32,
             device=ones[0].device,
         )
+        linear = self._map()
         for number, one_BTCHW in enumerate(ones):
-            source = self._source(one_BTCHW, memory)
+            source = self._advance(one_BTCHW, memory, linear)
             for top in range(0, h, band):
                 levels_BnhwP = quantize(source.rows(top, min(top + band, h)), offset=MID_GREY)
                 target = words[:, number : number + 1, :, top : top + band]
                 target.copy_(_rows_of_frames(levels_BnhwP.view(torch.int32)))
         return words.view(torch.uint8).view(batch, -1, h * _PATCH, w * _PATCH, _COLOURS)
 
-    def _source(self, latent_BTCHW: Tensor, memory: FrameMemory) -> _PatchSource:
-        """What the patches of the next latent frames are made of; updates the memory."""
-        raw_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2) / self.latent_scale_C + self.latent_mean_C
-        told_BnhwK, map_PK = raw_BnhwC.to(self.unembed.weight.dtype), self.unembed.weight
+    def _map(self) -> tuple[Tensor, Tensor]:
+        """Weight (P, K) and bias (P,) of the linear map to patches in raster order.
+
+        One product with it writes all patches once, where one for each part would write them twice and sum them.
+        """
+        weight_PK = self.unembed.weight
         if self.neighbours is not None:
-            reduced_BnhwR = self.neighbours(latent_BTCHW, memory, self._residual_slots)
-            # One product writes all patches once, where two would write them twice and sum them.
+            weight_PK = torch.cat((weight_PK, self.neighbours.expand.weight), dim=1)
+        f = self.config.tile_frames
+        return in_raster_order(weight_PK, f), in_raster_order(self.unembed.bias, f)
+
+    def _advance(
+        self, latent_BTCHW: Tensor, memory: FrameMemory, linear: tuple[Tensor, Tensor]
+    ) -> _PatchSource:
+        """What the patches of the next latent frames are made of, by the map ``linear``; updates the memory."""
+        raw_BnhwC = latent_BTCHW.permute(0, 1, 3, 4, 2) / self.latent_scale_C + self.latent_mean_C
+        told_BnhwK = raw_BnhwC.to(self.unembed.weight.dtype)
+        if self.neighbours is not None:
+            reduced_BnhwR = self.neighbours.reduced(latent_BTCHW, memory, self._residual_slots)
             told_BnhwK = torch.cat((told_BnhwK, reduced_BnhwR), dim=-1)
-            map_PK = torch.cat((map_PK, self.neighbours.expand.weight), dim=1)
         tiles = None
         if self.residual is not None:
             tiles = self.residual(latent_BTCHW, memory).permute(0, 1, 3, 4, 2)
-        map_PK, bias_P = (in_raster_order(x, self.config.tile_frames) for x in (map_PK, self.unembed.bias))
-        return _PatchSource(told_BnhwK=told_BnhwK, map_PK=map_PK, bias_P=bias_P, tiles=tiles)
+        weight_PK, bias_P = linear
+        return _PatchSource(told_BnhwK=told_BnhwK, weight_PK=weight_PK, bias_P=bias_P, tiles=tiles)
 
 
 class PatchAutoencoder(nn.Module):

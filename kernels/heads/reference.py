@@ -38,7 +38,7 @@ def apply_rope(x_BLND: Tensor, table: Tensor) -> Tensor:
         table: float32 (2, L, 1, D/2), cosines then sines.
     """
     cos, sin = table
-    pairs = x_BLND.float().unflatten(-1, (-1, 2))
+    pairs = x_BLND.float().contiguous().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
         # Compilers have no code for complex numbers.
         even, odd = pairs.unbind(-1)

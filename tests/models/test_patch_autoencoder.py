@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ultraflash.models.errors import BadConfig
+from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.patch_autoencoder import (
     PatchAutoencoder,
     PatchBasis,
@@ -139,6 +140,33 @@ def test_past_reaches_the_present_through_the_memory() -> None:
     net, z_BTCHW = trained().decoder, latents(2)
     alone = net(z_BTCHW[:, 1:], net.init_memory())
     assert not torch.equal(net(z_BTCHW, net.init_memory())[:, 4:], alone)
+
+
+class Tiles(nn.Module):
+    """In place of a decoder's residual: known frames, cut into tiles of ``tile_frames``."""
+
+    memory_slots = 0
+
+    def __init__(self, frames_BTCHW: Tensor, tile_frames: int) -> None:
+        super().__init__()
+        self.frames_BTCHW, self.tile_frames = frames_BTCHW, tile_frames
+
+    def forward(self, latent_BTCHW: Tensor, memory: FrameMemory) -> Tensor:
+        """(B, 4n/f, Q, 4h, 4w), channels ordered frame, row, column, colour."""
+        x = self.frames_BTCHW.unflatten(4, (-1, 4)).unflatten(3, (-1, 4)).unflatten(1, (-1, self.tile_frames))
+        return x.permute(0, 1, 2, 5, 7, 3, 4, 6).flatten(2, 5)
+
+
+@pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
+@torch.no_grad()
+def test_the_residual_is_laid_where_its_tiles_are(growth: tuple[int, int]) -> None:
+    net = PatchDecoder(replace(SMALL, decoder_neighbours=0, decoder_time_growth=growth))
+    for parameter in net.unembed.parameters():
+        nn.init.zeros_(parameter)
+    frames_BTCHW = clip(8)
+    net.residual = Tiles(frames_BTCHW, net.config.tile_frames)
+    made_BTCHW = net(torch.zeros(2, 2, 6, 2, 3), net.init_memory())
+    torch.testing.assert_close(made_BTCHW - 0.5, frames_BTCHW)
 
 
 @pytest.mark.parametrize("config", [SMALL, LINEAR, replace(SMALL, decoder_time_growth=(2, 2))])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
-from ultraflash.training.linear_pixels import LinearPixels, seen_error
+from ultraflash.training.linear_pixels import LinearPixels
 from ultraflash.training.patches import export
 
 CONFIG = PatchConfig(encoder_channels=())
@@ -29,9 +29,12 @@ def test_they_are_what_the_decoder_makes_of_both_latents(tmp_path: Path) -> None
     torch.testing.assert_close(difference, (shown[0] - shown[1]).permute(0, 1, 3, 4, 2), atol=2e-3, rtol=2e-3)
 
 
-def test_a_grid_is_seen_more_than_an_offset_of_the_same_size() -> None:
-    offset = torch.full((1, 4, 32, 32, 3), 0.1)
-    grid = offset * (torch.arange(32) // 16 * 2 - 1).view(1, 1, 1, 32, 1)
-    (of_offset, same), (of_grid, also) = seen_error(offset, edges=1.0), seen_error(grid, edges=1.0)
-    assert same == also
-    assert of_grid > of_offset == same
+def test_a_squared_error_of_latents_is_that_of_their_pixels(tmp_path: Path) -> None:
+    decoder = saved_decoder(tmp_path)
+    torch.nn.init.orthogonal_(decoder.unembed.weight)
+    export(decoder, tmp_path / "decoder.safetensors")
+    pixels = LinearPixels(CONFIG, tmp_path)
+    error_BCFHW, unit_BCFHW = torch.randn(2, CONFIG.latent_channels, 2, 3, 5), torch.ones(1, 32, 1, 1, 1)
+    of_error, of_unit = (pixels.difference(each).square().mean() for each in (error_BCFHW, unit_BCFHW))
+    torch.testing.assert_close(pixels.squared_error(error_BCFHW), of_error / of_unit, rtol=1e-3, atol=0)
+    torch.testing.assert_close(pixels.squared_error(unit_BCFHW), torch.ones(()), rtol=1e-3, atol=0)

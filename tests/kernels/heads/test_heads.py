@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ultraflash.kernels.backends import BackendUnavailable, has_triton
 from ultraflash.kernels.block_sparse import BlockGrid
-from ultraflash.kernels.heads import forward, reference, to_heads
+from ultraflash.kernels.heads import apply_rope, forward, reference, to_heads
 from ultraflash.kernels.tiles import Tiles
 
 needs_triton = pytest.mark.skipif(not has_triton(), reason="Triton is not installed")
@@ -25,8 +25,24 @@ def test_the_reference_is_what_it_says() -> None:
     x, weight, angle = draw(1, 3, 8, seed=0), draw(8, seed=1), draw(3, 1, 2, seed=2)
     made = to_heads(x, 2, weight_E=weight, eps=1e-6, rope=torch.stack((angle.cos(), angle.sin())))
     normed = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
-    pairs = torch.view_as_complex(normed.reshape(1, 3, 2, 2, 2)) * torch.polar(torch.ones(()), angle)
-    torch.testing.assert_close(made, torch.view_as_real(pairs).flatten(3))
+    even, odd = normed.reshape(1, 3, 2, 2, 2).unbind(-1)
+    cos, sin = angle.cos(), angle.sin()
+    wanted = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    torch.testing.assert_close(made, wanted.flatten(3))
+
+
+def test_a_rotation_is_the_same_compiled() -> None:
+    x, angle = draw(2, 5, 3, 8, seed=0), draw(5, 1, 4, seed=1)
+    table = torch.stack((angle.cos(), angle.sin()))
+    compiled = torch.compile(apply_rope, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, table), apply_rope(x, table))
+
+
+def test_a_rotation_takes_any_strides() -> None:
+    wide, angle = draw(2, 5, 3, 17, seed=0), draw(5, 1, 4, seed=1)
+    table = torch.stack((angle.cos(), angle.sin()))
+    odd = wide[..., 1::2]
+    torch.testing.assert_close(apply_rope(odd, table), apply_rope(odd.clone(), table))
 
 
 @needs_triton
