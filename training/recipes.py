@@ -189,9 +189,10 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
     """From low-resolution latents to pixels."""
     return {
         "upsampler": UpsamplerStageConfig(
-            steps=1500,
+            steps=3000,
             batch_size=8,
             learning_rate=1e-3,
+            pairs=PairsConfig(shards=60),
             autocast=True,
             channels_last=True,
             export_to=ship,

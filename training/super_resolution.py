@@ -25,7 +25,7 @@ from ultraflash.models.schedule import TRAIN_STEPS
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
 from ultraflash.training.autoencoder import psnr
-from ultraflash.training.linear_pixels import LinearPixels, seen_error
+from ultraflash.training.linear_pixels import LinearPixels
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import export
@@ -45,7 +45,6 @@ class SuperResolutionStageConfig(StageConfig):
         workers: processes that draw them.
         noise: largest noise level put on the low-resolution latents.
         blur: share of clips whose low-resolution latents are blurred.
-        edges: weight of pixels' differences to their neighbours, beside that of the pixels.
         evaluated_windows: test windows per factor.
     """
 
@@ -56,13 +55,11 @@ class SuperResolutionStageConfig(StageConfig):
             windows=((2, 8, 14), (4, 4, 8), (6, 4, 6)),
             shards=24,
             with_text=True,
-            remade=0.6,
         )
     )
     workers: int = 2
-    noise: float = 0.25
-    blur: float = 0.5
-    edges: float = 1.5
+    noise: float = 0.1
+    blur: float = 0.25
     evaluated_windows: int = 8
 
     def __post_init__(self) -> None:
@@ -204,9 +201,8 @@ class SuperResolutionStage:
         low = degrade(batch.low_BCFHW, noise=self.config.noise, blur=self.config.blur)
         condition = self._condition(low, batch.factor)
         made = self._refine(condition, batch.text_BLD)
-        loss, pixel = seen_error(self.pixels.difference(made - batch.high_BCFHW), edges=self.config.edges)
-        before = self.pixels.difference(condition - batch.high_BCFHW).abs().mean()
-        return loss, {"pixel": pixel.detach(), "gain_over_condition": (before / pixel).detach()}
+        before, after = (self.pixels.squared_error(x - batch.high_BCFHW) for x in (condition, made))
+        return after, {"gain_over_condition": (before / after).detach()}
 
     def sample(self, step: int) -> Tensor:
         rows = []

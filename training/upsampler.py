@@ -23,6 +23,7 @@ from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
 from ultraflash.models.upsampler import LatentUpsampler, UpsamplerConfig
 from ultraflash.models.weights import DECODER_FILE, load_file, upsampler_file
 from ultraflash.training import patches
+from ultraflash.training.linear_pixels import LinearPixels
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import LINEAR
@@ -41,7 +42,6 @@ class UpsamplerStageConfig(StageConfig):
         patch: shape of the autoencoder.
         pairs: what they are trained on, and with its windows the factors.
         mid_channels, blocks: shape of the networks.
-        frequency_weight: weight of the error of the spectra, beside that of the latents.
         noise_level: largest deviation of noise on the low latents, which a generator will make.
         fit_pairs: pairs that the linear start is fitted to.
         workers: processes that draw the pairs.
@@ -51,7 +51,6 @@ class UpsamplerStageConfig(StageConfig):
     pairs: PairsConfig = field(default_factory=PairsConfig)
     mid_channels: int = 48
     blocks: int = 4
-    frequency_weight: float = 0.2
     noise_level: float = 0.1
     fit_pairs: int = 128
     workers: int = 2
@@ -75,6 +74,7 @@ class UpsamplerStage:
             PairsReader(pairs_folder(run_dir / PAIRS, factor, split), seed=config.seed)
             for split in ("train", "test")
         )
+        self.pixels = LinearPixels(config.patch, self.weights, device=config.device)
 
     def build(self) -> nn.Module:
         """The upsampler, as its linear start."""
@@ -95,13 +95,13 @@ class UpsamplerStage:
         return self.pairs.batch(step, self.config.batch_size)
 
     def loss(self, batch: Pairs) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """Absolute error of the latents and of their spectra."""
+        """Squared error of the pixels that the latents stand for."""
         level = self.config.noise_level * torch.rand(batch.low.shape[0], 1, 1, 1, 1, device=batch.low.device)
         low_BTCHW = batch.low + level * torch.randn_like(batch.low)
         error_BTCHW = self.net(low_BTCHW, self.net.init_memory()).float() - batch.high
-        latent = error_BTCHW.abs().mean()
-        spectrum = torch.fft.rfft2(error_BTCHW, norm="ortho").abs().mean()
-        return latent + self.config.frequency_weight * spectrum, {"latent": latent.detach()}
+        return self.pixels.squared_error(error_BTCHW.transpose(1, 2)), {
+            "latent_mse": error_BTCHW.detach().square().mean()
+        }
 
     def sample(self, step: int) -> Tensor:
         """Rows of held-out pairs, decoded: low (enlarged), bicubic latents, the upsampler, high."""
