@@ -23,6 +23,7 @@ from ultraflash.training import patches
 from ultraflash.training.clip_pool import ClipPool, PoolConfig, make_pools
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.patches import WITH_RESIDUAL, load_encoder, to_pixels
+from ultraflash.training.placement import bfloat16_products
 from ultraflash.training.real_clips import find_clips, read_frames
 from ultraflash.training.sample_sheet import tile, to_uint8
 from ultraflash.training.seeding import counter_seed
@@ -147,9 +148,7 @@ class AutoencoderStage:
         if linear:
             self.decoder.residual = None
         try:
-            with torch.autocast(
-                torch.device(self.config.device).type, torch.bfloat16, enabled=self.config.autocast
-            ):
+            with bfloat16_products(self.config.device, wanted=self.config.autocast):
                 decoded_BTCHW = self.decoder.decode(latent_BTCHW, self.decoder.init_memory())
         finally:
             self.decoder.residual = residual

@@ -32,7 +32,7 @@ from ultraflash.training.checkpoint import (
     write_atomically,
 )
 from ultraflash.training.optimizers import make_optimizers
-from ultraflash.training.placement import on_device
+from ultraflash.training.placement import bfloat16_products, on_device
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.sample_sheet import write_png
 from ultraflash.training.seeding import counter_seed
@@ -44,9 +44,10 @@ class StageConfig:
 
     A run ends at ``steps``, or earlier when ``minutes`` of training time are spent; the learning rate follows
     whichever is nearer. ``batch_size`` means what the stage makes of it. ``muon_rate`` is the peak learning rate of
-    Muon for the matrices of repeated blocks; without it AdamW trains them too. ``device`` is where the loop trains and
-    evaluates; what goes into shards and what is fitted in closed form (``patches``, ``seams``, ``decoder``) stays on
-    the CPU. Noise is drawn on the device, so another kind of device gives another run.
+    Muon for the matrices of repeated blocks; without it AdamW trains them too. ``autocast`` computes losses in bfloat16
+    unless the device is faster in float32. ``device`` is where the loop trains and evaluates; what goes into shards and
+    what is fitted in closed form (``patches``, ``seams``, ``decoder``) stays on the CPU. Noise is drawn on the device,
+    so another kind of device gives another run.
     """
 
     seed: int = 0
@@ -257,7 +258,7 @@ class _Run:
         self.optimizer.scale_rates(factor)
         device = torch.device(config.device)
         batch = on_device(self.stage.batch(self.step), device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+        with bfloat16_products(device, wanted=config.autocast):
             loss, metrics = self.stage.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ultraflash.models.device import fastest_dtype
+
 
 class StackedMuon(torch.optim.Muon):
     """`torch.optim.Muon`, with its settings, its state and, but for rounding, its updates."""
@@ -58,8 +60,8 @@ class StackedMuon(torch.optim.Muon):
 def orthogonal(
     matrices_PMN: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """Each matrix with its singular values brought near 1, bfloat16, by Newton and Schulz's iteration (Jordan et al.,
-    Muon, 2024).
+    """Each matrix with its singular values brought near 1, by Newton and Schulz's iteration (Jordan et al., Muon,
+    2024); in bfloat16, or in float32 where that is faster.
 
     Args:
         matrices_PMN: the matrices.
@@ -68,7 +70,7 @@ def orthogonal(
         eps: smallest norm that a matrix is divided by.
     """
     linear, cubic, quintic = coefficients
-    x_PMN = matrices_PMN.bfloat16()
+    x_PMN = matrices_PMN.to(fastest_dtype(matrices_PMN.device))
     tall = x_PMN.shape[1] > x_PMN.shape[2]
     if tall:
         x_PMN = x_PMN.mT

@@ -27,6 +27,7 @@ from ultraflash.training.linear_pixels import LinearPixels
 from ultraflash.training.loop import StageConfig, train
 from ultraflash.training.pairs import Pairs, PairsConfig, PairsReader, make_pairs, pairs_folder
 from ultraflash.training.patches import LINEAR
+from ultraflash.training.placement import bfloat16_products
 from ultraflash.training.sample_sheet import tile, to_uint8
 
 PAIRS = Path("upsampler") / "pairs"
@@ -129,9 +130,8 @@ class UpsamplerStage:
         return [patches.export(self.net, folder / self.file)]
 
     def _upsample(self, low_BTCHW: Tensor) -> Tensor:
-        device = torch.device(self.config.device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.autocast):
-            high_BTCHW: Tensor = self.net(low_BTCHW.to(device), self.net.init_memory())
+        with bfloat16_products(self.config.device, wanted=self.config.autocast):
+            high_BTCHW: Tensor = self.net(low_BTCHW.to(self.config.device), self.net.init_memory())
         return high_BTCHW.float().cpu()
 
 

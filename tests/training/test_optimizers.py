@@ -92,10 +92,15 @@ def test_muon_without_blocks_is_refused() -> None:
 
 
 @pytest.mark.parametrize("adjust", [None, "match_rms_adamw"])
-def test_matrices_taken_together_are_updated_as_torch_does_one_by_one(adjust: str | None) -> None:
+def test_matrices_taken_together_are_updated_as_torch_does_one_by_one(
+    adjust: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Not above: an older torch has no Muon to extend.
+    from ultraflash.training import stacked_muon
     from ultraflash.training.stacked_muon import StackedMuon
 
+    # torch's own takes bfloat16 everywhere.
+    monkeypatch.setattr(stacked_muon, "fastest_dtype", lambda _: torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 8), (16, 8), (8, 16), (8, 8), (16, 8)]
     ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
@@ -116,3 +121,15 @@ def test_matrices_taken_together_are_updated_as_torch_does_one_by_one(adjust: st
     mine, other = stacked.state_dict(), single.state_dict()
     assert mine["param_groups"] == other["param_groups"]
     torch.testing.assert_close(mine["state"], other["state"])
+
+
+def test_an_update_in_float32_is_that_in_bfloat16_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultraflash.training import stacked_muon
+
+    matrices = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(0))
+    updates = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(stacked_muon, "fastest_dtype", lambda _, dtype=dtype: dtype)
+        updates.append(stacked_muon.orthogonal(matrices, (3.4445, -4.7750, 2.0315), 5, 1e-7))
+    assert [update.dtype for update in updates] == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(updates[1].float(), updates[0], atol=3e-2, rtol=0)
