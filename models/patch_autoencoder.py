@@ -284,7 +284,8 @@ class _PatchSource:
     tiles: Tensor | None
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """The patches of some rows of latents, relative to mid grey, (B, n, bottom - top, w, P) in raster order."""
+        """The patches of the rows from ``top`` to ``bottom``, or to the last one, relative to mid grey, (B, n, rows, w,
+        P) in raster order."""
         told_BnhwK = self.told_BnhwK[:, :, top:bottom]
         patches_BnhwP = functional.linear(told_BnhwK, self.weight_PK, self.bias_P)
         if self.tiles is not None:
@@ -378,7 +379,7 @@ class PatchDecoder(nn.Module):
         for number, one_BTCHW in enumerate(ones):
             source = self._advance(one_BTCHW, memory, linear)
             for top in range(0, h, band):
-                levels_BnhwP = quantize(source.rows(top, min(top + band, h)), offset=MID_GREY)
+                levels_BnhwP = quantize(source.rows(top, top + band), offset=MID_GREY)
                 target = words[:, number : number + 1, :, top : top + band]
                 target.copy_(_rows_of_frames(levels_BnhwP.view(torch.int32)))
         return words.view(torch.uint8).view(batch, -1, h * _PATCH, w * _PATCH, _COLOURS)

@@ -157,7 +157,7 @@ class Tiles(nn.Module):
         return x.permute(0, 1, 2, 5, 7, 3, 4, 6).flatten(2, 5)
 
 
-@pytest.mark.parametrize("growth", [(1, 1), (1, 2), (2, 2)])
+@GROWTHS
 @torch.no_grad()
 def test_the_residual_is_laid_where_its_tiles_are(growth: tuple[int, int]) -> None:
     net = PatchDecoder(replace(SMALL, decoder_neighbours=0, decoder_time_growth=growth))
