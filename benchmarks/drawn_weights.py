@@ -60,7 +60,7 @@ def drawn_cascade(preset: Preset, *, device: str) -> Cascade:
         decoder=decoder,
         device=where,
         dtype=fastest_dtype(where),
-        layout=video_layout(where),
+        layout=video_layout(preset, where),
     )
     cascade.warm_up()
     return cascade

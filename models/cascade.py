@@ -29,7 +29,7 @@ from ultraflash.models.loading import Decoder, Networks, channels_last, load_net
 from ultraflash.models.memory_plan import MemoryPlan, check_memory, memory_plan
 from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import ahead_set_aside
-from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES
+from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.picture_stage import PictureStage
 from ultraflash.models.precision import check_precision, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
@@ -56,13 +56,15 @@ _GROUPS_OF_ALL_SHAPES = 2
 """A stream's first group differs: super-resolution sees all of it at once, and a first block may be shorter."""
 
 
-def video_layout(device: torch.device) -> PixelLayout:
-    """How a video encoder had best get frames from a device.
+def video_layout(preset: Preset, device: torch.device) -> PixelLayout:
+    """How a video encoder had best get frames of a preset from a device.
 
-    From a GPU as the planes that it takes: half the bytes to copy to the host, which then has nothing to convert. From
-    a CPU as RGB: FFmpeg converts faster there than PyTorch.
+    As the planes that it takes: from a GPU they are half the bytes to copy to the host, which then has nothing to
+    convert, and a linear decoder makes them in half the time. From another decoder on a CPU as RGB: FFmpeg converts
+    faster there than PyTorch.
     """
-    return "yuv420p" if device.type == "cuda" else "rgb"
+    linear = isinstance(preset.decoder, PatchConfig) and preset.decoder.linear
+    return "yuv420p" if linear or device.type == "cuda" else "rgb"
 
 
 class Cascade:
@@ -180,8 +182,9 @@ class Cascade:
         cls, preset: str | Path | Preset = "mini", *, size: str | None = None, device: str | None = None
     ) -> Cascade:
         """:meth:`load` for frames that go to a video encoder and nowhere else, see :func:`video_layout`."""
+        chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = best_device() if device is None else torch.device(device)
-        return cls.load(preset, size=size, device=str(where), layout=video_layout(where))
+        return cls.load(chosen, size=size, device=str(where), layout=video_layout(chosen, where))
 
     @property
     def networks(self) -> Networks:

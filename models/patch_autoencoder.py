@@ -25,6 +25,7 @@ from torch.nn import functional
 from ultraflash.kernels.pixels import PixelLayout, pack, quantize
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import FrameMemory, from_time_major, to_time_major
+from ultraflash.models.patch_planes import empty_planes, luma_and_chroma
 from ultraflash.models.tiny_decoder import DecoderConfig, TinyDecoder
 
 _PATCH = 16
@@ -77,6 +78,11 @@ class PatchConfig:
             raise BadConfig("encoder_channels and decoder_channels have three entries, or none")
         if PATCH_FRAMES % prod(self.decoder_time_growth):
             raise BadConfig(f"decoder_time_growth {self.decoder_time_growth} does not divide 4 frames")
+
+    @property
+    def linear(self) -> bool:
+        """Whether the decoder is: it has no residual."""
+        return not self.decoder_channels
 
     @property
     def patch(self) -> int:
@@ -352,12 +358,15 @@ class PatchDecoder(nn.Module):
         """Like `forward`, but uint8 frames, rounded: (B,4n,16h,16w,3), or what else ``layout`` says; the way to show
         them.
 
-        Goes latent frame by latent frame and, for RGB on a CPU, by a few rows of latents, whose patches its caches
-        hold until they are bytes.
+        Goes latent frame by latent frame and, on a CPU, by a few rows of latents, whose patches its caches hold until
+        they are bytes. There a decoder without residual makes yuv420p with no RGB in between, so that colours are
+        clamped only when they are shown.
         """
         ones = latent_BTCHW.split(1, dim=1)
         if layout == "rgb":
             return self._decode_rgb(ones, memory)
+        if layout == "yuv420p" and self.config.linear and latent_BTCHW.device.type == "cpu":
+            return self._decode_planes(ones, memory)
         linear, packed = self._map(), []
         for one_BTCHW in ones:
             patches_BnhwP = self._advance(one_BTCHW, memory, linear).rows(0, one_BTCHW.shape[3])
@@ -383,6 +392,20 @@ class PatchDecoder(nn.Module):
                 target = words[:, number : number + 1, :, top : top + band]
                 target.copy_(_rows_of_frames(levels_BnhwP.view(torch.int32)))
         return words.view(torch.uint8).view(batch, -1, h * _PATCH, w * _PATCH, _COLOURS)
+
+    def _decode_planes(self, ones: Sequence[Tensor], memory: FrameMemory) -> Tensor:
+        batch, _, _, h, w = ones[0].shape
+        patch = (PATCH_FRAMES, _PATCH, _PATCH)
+        frames, *rooms = empty_planes((batch, len(ones), h, w), patch)
+        linear = self._map()
+        maps = luma_and_chroma(*linear, patch)
+        for number, one_BTCHW in enumerate(ones):
+            told_BnhwK = self._advance(one_BTCHW, memory, linear).told_BnhwK
+            for top in range(0, h, _BAND_ROWS):
+                rows = slice(top, top + _BAND_ROWS)
+                for planes, room in zip(maps, rooms, strict=True):
+                    planes.write(told_BnhwK[:, :, rows], room[:, number : number + 1, :, :, rows])
+        return frames
 
     def _map(self) -> tuple[Tensor, Tensor]:
         """Weight (P, K) and bias (P,) of the linear map to patches in raster order.

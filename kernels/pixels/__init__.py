@@ -22,9 +22,9 @@ from torch import Tensor
 from ultraflash.kernels.backends import fused_backend
 
 from . import forward, reference
-from .reference import quantize
+from .reference import planes, quantize
 
-__all__ = ["PixelLayout", "pack", "quantize"]
+__all__ = ["PixelLayout", "pack", "planes", "quantize"]
 
 PixelLayout = Literal["rgb", "yuv420p", "nv12"]
 """Bytes of a frame: ``rgb`` (H, W, 3); ``yuv420p`` (3H/2, W), luma, then one plane of each chroma; ``nv12`` the same,

@@ -19,15 +19,20 @@ def pack(pixels_THWC: Tensor, *, layout: str, offset: float) -> Tensor:
     if layout == "rgb":
         return quantize(pixels_THWC.contiguous(), offset=offset)
     frames, height, width, _ = pixels_THWC.shape
-    rgb = (pixels_THWC.float() + offset).clamp_(0, 1)
-    luma_THW = 219 * _luma(rgb) + 16.5
-    quarter = rgb.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean(dim=(2, 4))
+    luma_THW, chroma_T2hw = planes((pixels_THWC.float() + offset).clamp_(0, 1))
+    chroma = chroma_T2hw if layout == "yuv420p" else chroma_T2hw.movedim(1, 3)
+    parts = (luma_THW.add_(16.5).flatten(1), chroma.add_(128.5).flatten(1))
+    return torch.cat(parts, dim=1).to(torch.uint8).view(frames, height * 3 // 2, width)
+
+
+def planes(rgb_THWC: Tensor) -> tuple[Tensor, Tensor]:
+    """How far luma (T, H, W) and the two planes of chroma (T, 2, H/2, W/2) are from those of black, in bytes that are
+    not rounded; linear in the colours, so that a linear decoder may make them at once."""
+    quarter = rgb_THWC.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).mean(dim=(2, 4))
     luma_quarter = _luma(quarter)
-    blue = (224 / 1.8556) * (quarter[..., 2] - luma_quarter) + 128.5
-    red = (224 / 1.5748) * (quarter[..., 0] - luma_quarter) + 128.5
-    chroma = torch.stack((blue, red), dim=1 if layout == "yuv420p" else 3)
-    planes = (luma_THW.reshape(frames, -1), chroma.reshape(frames, -1))
-    return torch.cat(planes, dim=1).to(torch.uint8).view(frames, height * 3 // 2, width)
+    blue = (224 / 1.8556) * (quarter[..., 2] - luma_quarter)
+    red = (224 / 1.5748) * (quarter[..., 0] - luma_quarter)
+    return 219 * _luma(rgb_THWC), torch.stack((blue, red), dim=1)
 
 
 def _luma(rgb: Tensor) -> Tensor:

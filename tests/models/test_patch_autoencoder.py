@@ -3,11 +3,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from av import VideoFrame
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ultraflash.kernels.pixels import pack
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.patch_autoencoder import (
@@ -180,6 +183,38 @@ def test_uint8_frames_are_the_rounded_pixels(config: PatchConfig) -> None:
     assert frames_BTHWC.is_contiguous()
     difference = frames_BTHWC.permute(0, 1, 4, 2, 3).float() - pixels_BTCHW * 255
     assert difference.abs().max() < 0.51
+
+
+@pytest.mark.parametrize("config", [SMALL, LINEAR])
+@torch.no_grad()
+def test_planes_are_those_of_the_pixels(config: PatchConfig) -> None:
+    net = trained(config).decoder
+    for parameter in net.parameters():
+        parameter.mul_(0.3)
+    z_BTCHW = torch.randn(2, 3, 6, 6, 5, generator=torch.Generator().manual_seed(1))
+    pixels_BTHWC = net(z_BTCHW, net.init_memory()).permute(0, 1, 3, 4, 2)
+    # What is out of range is clamped before it is packed, or else when it is shown.
+    assert pixels_BTHWC.min() > 0
+    assert pixels_BTHWC.max() < 1
+    wanted = pack(pixels_BTHWC.flatten(0, 1), layout="yuv420p").unflatten(0, (2, 12)).int()
+    planes = net.decode_uint8(z_BTCHW, net.init_memory(), "yuv420p")
+    assert planes.is_contiguous()
+    assert planes.dtype == torch.uint8
+    difference = (planes.int() - wanted).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 0.01
+
+
+@torch.no_grad()
+def test_colours_out_of_range_look_the_same_from_planes() -> None:
+    net = PatchDecoder(replace(LINEAR, decoder_neighbours=0))
+    nn.init.zeros_(net.unembed.weight)
+    # Every pixel is brighter than white in red, and darker than black in blue.
+    net.unembed.bias.copy_(torch.tensor([0.6, 0.1, -0.55]).repeat(len(net.unembed.bias) // 3))
+    planes = net.decode_uint8(torch.zeros(1, 1, 6, 2, 3), net.init_memory(), "yuv420p")
+    picture = VideoFrame.from_ndarray(planes[0, 0].numpy(), format="yuv420p")
+    shown = picture.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG").to_ndarray()
+    assert np.abs(shown.astype(int) - (255, 153, 0)).max() <= 2
 
 
 @torch.no_grad()
