@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ultraflash.models.cores import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ultraflash", "torch", "numpy", "onnxruntime", "av", "triton")
 
@@ -60,7 +62,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],

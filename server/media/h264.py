@@ -14,6 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
+from ultraflash.models.cores import cores
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.media.annexb import (
     NAL_DELIMITER,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 BITS_PER_PIXEL = 3.5
 BUFFER_SECONDS = 0.25
+ENOUGH_CORES = 4
 BT709 = 1
 LIMITED_RANGE = 1
 MAX_THREADS = 4
@@ -44,7 +46,7 @@ class H264Config:
         width, height: pixels, both even.
         fps: frames per second.
         bitrate: bits per second; held by a buffer of 0.25 s. None encodes for constant quality instead.
-        speed: x264's preset.
+        speed: x264's preset. Where the networks share few cores with it, a live stream takes the fastest one.
         crf: quality of constant-quality encoding, lower is better.
         zero_latency: every frame comes out as it goes in; without it the encoder looks ahead.
         keyframe_every: frames between keyframes that nobody asked for.
@@ -74,7 +76,9 @@ class H264Config:
     @classmethod
     def live(cls, *, width: int, height: int, fps: int, bitrate: int | None = None) -> H264Config:
         """Settings of a live stream; the bitrate follows the picture size unless given."""
-        return cls(width=width, height=height, fps=fps, bitrate=bitrate or default_bitrate(width, height))
+        speed = "superfast" if cores() >= ENOUGH_CORES else "ultrafast"
+        rate = bitrate or default_bitrate(width, height)
+        return cls(width=width, height=height, fps=fps, bitrate=rate, speed=speed)
 
     @classmethod
     def file(cls, *, width: int, height: int, fps: int) -> H264Config:

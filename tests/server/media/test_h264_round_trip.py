@@ -66,6 +66,20 @@ def track(encoder: H264Encoder) -> VideoTrack:
     return VideoTrack(width=WIDTH, height=HEIGHT, fps=FPS, parameter_sets=encoder.parameter_sets)
 
 
+@pytest.mark.parametrize(("count", "speed"), [(2, "ultrafast"), (4, "superfast")])
+def test_few_cores_take_the_fastest_encoder_for_what_is_live(
+    monkeypatch: pytest.MonkeyPatch, count: int, speed: str
+) -> None:
+    monkeypatch.setattr("ultraflash.server.media.h264.cores", lambda: count)
+    live = H264Config.live(width=WIDTH, height=HEIGHT, fps=FPS)
+    assert live.speed == speed
+    units = [
+        unit for i in range(3) for unit in H264Encoder(live).encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8), i)
+    ]
+    assert [unit.key for unit in units] == [True] * 3
+    assert H264Config.file(width=WIDTH, height=HEIGHT, fps=FPS).speed == "veryfast"
+
+
 def test_planes_come_out_as_the_rgb_that_they_stand_for() -> None:
     """As a GPU hands frames over: converted already."""
     frames = moving_hills(3)
@@ -96,7 +110,7 @@ def test_keyframes_come_where_they_are_asked_for_and_carry_their_parameter_sets(
     for unit in units:
         kinds = [nal_type(nal) for nal in nal_units(unit.data)]
         assert (kinds[:2] == [NAL_SPS, NAL_PPS] and NAL_IDR in kinds) == unit.key
-    assert encoder.parameter_sets.codec.startswith("avc1.64")
+    assert encoder.parameter_sets.codec == f"avc1.{encoder.parameter_sets.sps[1:4].hex()}"
     assert nal_units(units[5].data)[0] == encoder.parameter_sets.sps
 
 
