@@ -31,7 +31,7 @@ from ultraflash.models.noise import check_seed
 from ultraflash.models.overlap import ahead_set_aside
 from ultraflash.models.patch_autoencoder import PATCH_FRAMES, UNTRIMMED_FRAMES, PatchConfig
 from ultraflash.models.picture_stage import PictureStage
-from ultraflash.models.precision import check_precision, lower_linears
+from ultraflash.models.precision import check_precision, choose_linears, lower_linears
 from ultraflash.models.preset import Preset, Size, load_preset
 from ultraflash.models.prompt_change import blend_between
 from ultraflash.models.prompt_encoder import PromptEncoder
@@ -148,7 +148,8 @@ class Cascade:
             preset: a name, the path of a TOML file, or a preset.
             size: the largest that streams will have, for which there must be memory; the default size if None.
             device: torch device; by default a GPU where there is one, else the CPU.
-            dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32.
+            dtype: of the matrix products; by default bfloat16 where the device computes in it, else float32. The
+                preset's ``auto`` linears are in this type too where it is given.
             layout: of the bytes of frames, see :mod:`ultraflash.kernels.pixels`.
 
         Raises:
@@ -158,6 +159,8 @@ class Cascade:
         chosen = preset if isinstance(preset, Preset) else load_preset(preset)
         where = best_device() if device is None else torch.device(device)
         kind = dtype or fastest_dtype(where)
+        if dtype is None and not chosen.needs_float_linears:
+            chosen = replace(chosen, precision=choose_linears(chosen.precision, where))
         check_precision(chosen.precision.linears, device=where, dtype=kind)
         if (free := free_bytes(where)) is not None:
             check_memory(chosen, memory_plan(chosen, size, dtype=kind), free_bytes=free, dtype=kind)

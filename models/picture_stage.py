@@ -18,9 +18,8 @@ from ultraflash.models.dynamic_cache import DynamicCacheConfig
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.loading import Decoder
 from ultraflash.models.noise import counter_noise
-from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, Size
-from ultraflash.models.schedule import TRAIN_STEPS
+from ultraflash.models.refinement import refine
 from ultraflash.models.stage_clock import StageClock
 from ultraflash.models.stream_state import Picture, PromptContext
 from ultraflash.models.streaming_attention import SparseAttention, block_cache, no_cache, sr_grid
@@ -101,32 +100,41 @@ class PictureStage:
         picture, sr = state.picture, self.preset.sr
         assert sr is not None
         picture.sr.limit(state.dynamic_cache.sr_window(sr.cached_blocks, state.groups))
-        shape = tuple(condition_BCFHW.shape)
-        noise = counter_noise(shape, seed=state.seed, role=f"sr.{picture.size.name}", index=start)
         frames = condition_BCFHW.shape[2]
         call = frames if sr.call_frames is None or picture.sr.frame_blocks == 0 else sr.call_frames
-        parts = zip(noise.to(self.device).split(call, dim=2), condition_BCFHW.split(call, dim=2), strict=True)
-        refined = [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)]
-        return torch.cat(refined, dim=2)
+        conditions = condition_BCFHW.split(call, dim=2)
+        noises = (
+            self._noise(state, condition_BCFHW, start).split(call, dim=2)
+            if sr.noise
+            else [None] * len(conditions)
+        )
+        parts = zip(conditions, noises, strict=True)
+        return torch.cat(
+            [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)], dim=2
+        )
 
-    def _run_sr(self, state: PictureStream, noise: Tensor, condition_BCFHW: Tensor, start: int) -> Tensor:
+    def _noise(self, state: PictureStream, like_BCFHW: Tensor, start: int) -> Tensor:
+        role = f"sr.{state.picture.size.name}"
+        return counter_noise(tuple(like_BCFHW.shape), seed=state.seed, role=role, index=start).to(self.device)
+
+    def _run_sr(
+        self, state: PictureStream, condition_BCFHW: Tensor, noise_BCFHW: Tensor | None, start: int
+    ) -> Tensor:
         picture, sr = state.picture, self.preset.sr
         assert sr is not None and self.sr is not None
         frames = condition_BCFHW.shape[2]
-        output = self.sr(
-            torch.cat((noise, condition_BCFHW), dim=1),
-            torch.full((1, 1), sr.timestep, device=self.device),
+        grid, rule = sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
+        refined = refine(
+            self.sr,
+            sr,
+            condition_BCFHW,
+            noise_BCFHW,
             state.prompt_context.sr,
             torch.arange(start, start + frames, device=self.device),
-            SparseAttention(
-                picture.sr, sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
-            ),
+            SparseAttention(picture.sr, grid, rule),
         )
         picture.sr.commit()
-        sigma = sr.timestep / TRAIN_STEPS
-        return clean_estimate(
-            output, prediction=sr.prediction, noisy=noise, sigma=sigma, condition=condition_BCFHW
-        )
+        return refined
 
 
 def _centre(latents_BCFHW: Tensor, rows: int, cols: int) -> Tensor:

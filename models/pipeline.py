@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.checkpoints.files import store
 from ultraflash.models.checkpoints.lora import without_live_lora
+from ultraflash.models.device import best_device, fastest_dtype
 from ultraflash.models.errors import BadConfig, UnknownPreset
 from ultraflash.models.noise import MAX_SEED
 from ultraflash.models.preset import HERE, Preset, available_presets, dump_preset, load_preset
@@ -114,13 +115,16 @@ class UltraFlashPipeline:
             name: a preset, the path of its TOML file, a folder that :meth:`save_pretrained` wrote, or the
                 ``owner/name`` of such a folder on the Hugging Face hub.
             device: torch device; by default a GPU where there is one, else the CPU.
-            torch_dtype: of the matrix products; by default what the device is fastest in.
+            torch_dtype: of the matrix products; by default the floating type that the device is fastest in. Linear
+                layers are in eight bits only where the preset says so outright, so that what is loaded can be saved.
             token: for the hub; ``HF_TOKEN`` is honoured without it.
 
         Raises:
             UnknownPreset, BadConfig, MissingWeights, MissingExtra, HubUnreachable.
         """
-        return cls(Cascade.load(_preset_of(name, token), device=device, dtype=torch_dtype))
+        where = best_device() if device is None else torch.device(device)
+        dtype = torch_dtype or fastest_dtype(where)
+        return cls(Cascade.load(_preset_of(name, token), device=str(where), dtype=dtype))
 
     @property
     def preset(self) -> Preset:
@@ -216,7 +220,7 @@ class UltraFlashPipeline:
         Raises:
             BadConfig: linear layers run in eight bits, of which there is no way back; nothing was written.
         """
-        if self.preset.precision.linears != "native":
+        if self.preset.precision.linears in ("int8", "fp8"):
             raise BadConfig(
                 f"{self.preset.precision.linears} linears cannot be saved as weights; "
                 'load the preset with precision.linears = "native" to save it',

@@ -17,14 +17,16 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from ultraflash.models.device import fastest_dtype
 from ultraflash.models.dit import Block, CausalDiT
 from ultraflash.models.errors import BadConfig, MissingExtra, UnsupportedPrecision
 
-LinearPrecision = Literal["native", "int8", "fp8"]
+LinearPrecision = Literal["auto", "native", "int8", "fp8"]
 """``native`` is the type that the cascade runs in. ``int8`` is for a CPU: weights have a scale per output, inputs one
-per call, sums are exact. ``fp8`` is for a GPU from sm_89 on: float8 (e4m3) with a scale per output and per token."""
+per call, sums are exact. ``auto`` is int8 where a CPU has nothing but float32 otherwise, and native anywhere else, see
+:func:`choose_linears`. ``fp8`` is for a GPU from sm_89 on: float8 (e4m3) with a scale per output and per token."""
 
-_LEVELS = 127
+_INPUT_LEVELS = 127
 _CENTRE = 128
 _TINY = 1e-30
 _FP8_CAPABILITY = (8, 9)
@@ -57,6 +59,24 @@ class PrecisionConfig:
             )
 
 
+def choose_linears(config: PrecisionConfig, device: torch.device) -> PrecisionConfig:
+    """The settings with a number type in place of ``auto``, for a cascade that nobody asked for another dtype."""
+    if config.linears != "auto":
+        return config
+    slow = device.type == "cpu" and fastest_dtype(device) == torch.float32 and weight_levels()
+    return PrecisionConfig(linears="int8" if slow else "native")
+
+
+def weight_levels() -> int:
+    """Largest level of a weight in int8 on this CPU; 0 where it has no products of such numbers.
+
+    VNNI sums products in 32 bits. AVX2 first sums two of them in 16, which holds those of inputs up to 255 and weights
+    up to 63; of larger ones the sum would be cut off without a word.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return 127 if capabilities.get("avx512_vnni") else 63 if capabilities.get("avx2") else 0
+
+
 def check_precision(linears: LinearPrecision, *, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse what a device cannot compute, before anything is loaded.
 
@@ -64,9 +84,9 @@ def check_precision(linears: LinearPrecision, *, device: torch.device, dtype: to
         UnsupportedPrecision: it cannot, or not beside ``dtype``, that of the other matrix products.
         MissingExtra: torchao is not installed.
     """
-    if linears == "int8" and (device.type != "cpu" or not torch.cpu._is_vnni_supported()):
+    if linears == "int8" and (device.type != "cpu" or not weight_levels()):
         raise UnsupportedPrecision(
-            f"int8 linears want a CPU with VNNI, and {device} is none; "
+            f"int8 linears want an x86 CPU with AVX2 or later, and {device} is none; "
             'set precision.linears to "native", or on a GPU from sm_89 on to "fp8"',
             param="precision.linears",
         )
@@ -98,7 +118,8 @@ def large_linears(net: CausalDiT) -> Iterator[str]:
 
 
 def lower_linears(net: CausalDiT, linears: LinearPrecision, *, dtype: torch.dtype) -> None:
-    """Put the large linear layers of a network that is on its device into a number type, in place.
+    """Put the large linear layers of a network that is on its device into a number type, in place; ``auto`` leaves
+    them as they are.
 
     Raises:
         UnsupportedPrecision, MissingExtra: see :func:`check_precision`; nothing has changed then.
@@ -130,10 +151,11 @@ class Int8Linear(nn.Module):
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Take over the values of ``linear``, rounded to 1/127 of the largest weight of each output."""
+        """Take over the values of ``linear``, rounded to a level of the largest weight of each output, of which there
+        are :func:`weight_levels`."""
         super().__init__()
         weight_OI = linear.weight.detach().float()
-        self._scale_O = weight_OI.abs().amax(dim=1).clamp_min(_TINY) / _LEVELS
+        self._scale_O = weight_OI.abs().amax(dim=1).clamp_min(_TINY) / weight_levels()
         self._zero_O = torch.zeros(len(self._scale_O), dtype=torch.int32)
         levels_OI = (weight_OI / self._scale_O[:, None]).round_().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(levels_OI, None)
@@ -145,8 +167,9 @@ class Int8Linear(nn.Module):
         """Map (..., I) to (..., O) in the input's type."""
         x_LI = x.flatten(0, -2).float()
         least, most = torch.aminmax(x_LI)
-        scale = max(-least.item(), most.item(), _TINY) / _LEVELS
-        levels_LI = torch.add(self._centre, x_LI, alpha=1 / scale).to(torch.uint8)
+        scale = max(-least.item(), most.item(), _TINY) / _INPUT_LEVELS
+        # By way of 16 bits, since torch goes from float32 to uint8 number by number.
+        levels_LI = torch.add(self._centre, x_LI, alpha=1 / scale).to(torch.int16).to(torch.uint8)
         weights = (self._packed, self._scale_O, self._zero_O, self._bias_O)
         # Neither scale nor zero of an output in eight bits, and nothing behind the product.
         plain: tuple[Any, ...] = (1.0, 0, x.dtype, "none", [], "")
@@ -158,7 +181,7 @@ def linear_bytes(linear: nn.Linear, linears: LinearPrecision) -> int:
     """Bytes that a large linear layer takes in a number type: what its values need, packing aside."""
     bias = 0 if linear.bias is None else linear.bias.numel()
     native = linear.weight.element_size()
-    if linears == "native":
+    if linears in ("auto", "native"):
         return (linear.weight.numel() + bias) * native
     kept_bias = bias * (torch.float32.itemsize if linears == "int8" else native)
     return linear.weight.numel() + linear.out_features * torch.float32.itemsize + kept_bias

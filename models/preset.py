@@ -133,13 +133,16 @@ class SuperResolutionConfig:
     """The one-step super-resolution network.
 
     Args:
-        dit: the network; its input is noise and condition together. It does not mend seams.
+        dit: the network; its input is noise and condition together, or the condition alone. It does not mend seams.
         group_blocks: base blocks refined in one call.
         timestep: the one noise level, in (0, 1000].
         block: latent frames, token rows and token columns of an attention block.
         cached_blocks: temporal blocks kept from earlier calls.
         rule: which key blocks a query block sees.
         prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
+        noise: whether the input begins with noise, as the official weights want, which were distilled from a diffusion
+            model. A network that is trained to hit the picture in one step learns nothing from it. Without noise there
+            is no flow: the prediction is a change.
         kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
         call_frames: latent frames of one call once the cache holds something; None for the whole group. The public
             script refines the first group at once and later ones two frames at a time, which the weights expect.
@@ -152,6 +155,7 @@ class SuperResolutionConfig:
     cached_blocks: int
     rule: SelectionRule
     prediction: Prediction = "flow"
+    noise: bool = True
     kv: KvStorage = "model"
     call_frames: int | None = None
 
@@ -171,6 +175,8 @@ class SuperResolutionConfig:
             raise BadConfig(
                 f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction"
             )
+        if not self.noise and self.prediction == "flow":
+            raise BadConfig('without noise there is no flow to predict, but a "change"', param="prediction")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +244,7 @@ class Preset:
             },
         }
         if self.sr is not None:
-            found["sr.dit.in_channels"] = (self.sr.dit.in_channels, 2 * channels)
+            found["sr.dit.in_channels"] = (self.sr.dit.in_channels, (1 + self.sr.noise) * channels)
             found["sr.dit.out_channels"] = (self.sr.dit.out_channels, channels)
         for name, (value, wanted) in found.items():
             if value != wanted:
@@ -251,7 +257,7 @@ class Preset:
         dits = {"base": self.base.dit} | ({} if self.sr is None else {"sr": self.sr.dit})
         for part, dit in dits.items():
             self.precision.check_widths(part, dit.dim, dit.ffn_dim)
-        if self.precision.linears != "native" and any(source.lora_live for source in self.sources):
+        if self.precision.linears in ("int8", "fp8") and any(source.lora_live for source in self.sources):
             raise BadConfig(
                 f"lora_live keeps low-rank weights beside linears that are not {self.precision.linears}; "
                 "leave lora_live out, and they are added in when they are loaded",
@@ -282,6 +288,11 @@ class Preset:
         if size.factor not in self.upsampler:
             raise BadConfig(f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler")
         self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
+
+    @property
+    def needs_float_linears(self) -> bool:
+        """Whether something else that it asks for works on linear layers of floating numbers alone."""
+        return self.execution.compile or any(source.lora_live for source in self.sources)
 
     @property
     def group_blocks(self) -> int:

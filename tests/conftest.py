@@ -19,7 +19,7 @@ settings.load_profile("steady")
 ROOT = Path(__file__).resolve().parents[1]
 # What a machine of CI may lack; programs are installed there, so that no test is left out unseen.
 MAY_LACK = re.compile(
-    r"'ray'|SQLite file|\bGPU\b|tensor cores|VNNI|golden tensors|one file system|needs root|kept apart"
+    r"'ray'|SQLite file|\bGPU\b|tensor cores|VNNI|AVX2|golden tensors|one file system|needs root|kept apart"
 )
 
 

@@ -1,8 +1,8 @@
 """Stage ``sr``: one-step block-sparse super-resolution of upsampled latents.
 
-The condition is what the cascade will see: low-resolution latents of the same scene, marred the way a generator mars
-them, through the frozen upsampler. The network runs group by group over its own cached keys and values, sparse as at
-run time, and one step has to hit the latents of the picture drawn at full size.
+The condition is what the cascade will see: low-resolution latents of the same scene through the frozen upsampler, and,
+where the config says so, marred before as a generator mars them. The network runs group by group over its own cached
+keys and values, sparse as at run time, and one step has to hit the latents of the picture drawn at full size.
 
 Shapes: B batch, C channels, F latent frames, H W latent rows and columns, L tokens, N heads, D head size.
 """
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from ultraflash.kernels.block_sparse import BlockGrid, SelectionRule, block_sparse_attention, select_blocks
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.prediction import clean_estimate
 from ultraflash.models.preset import Preset, load_preset
-from ultraflash.models.schedule import TRAIN_STEPS
+from ultraflash.models.refinement import refine
 from ultraflash.models.upsampler import LatentUpsampler
 from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
 from ultraflash.training.autoencoder import psnr
@@ -43,7 +42,8 @@ class SuperResolutionStageConfig(StageConfig):
         preset: whose SR network to train.
         pairs: what it is trained on: with captions, and of whole groups, the later of which see cached keys and values.
         workers: processes that draw them.
-        noise: largest noise level put on the low-resolution latents.
+        noise: largest noise level put on the low-resolution latents; a network that has learned to take noise off
+            takes detail with it where there is none.
         blur: share of clips whose low-resolution latents are blurred.
         evaluated_windows: test windows per factor.
     """
@@ -53,13 +53,13 @@ class SuperResolutionStageConfig(StageConfig):
         default_factory=lambda: PairsConfig(
             latent_frames=6,
             windows=((2, 8, 14), (4, 4, 8), (6, 4, 6)),
-            shards=24,
+            shards=60,
             with_text=True,
         )
     )
     workers: int = 2
-    noise: float = 0.1
-    blur: float = 0.25
+    noise: float = 0.0
+    blur: float = 0.0
     evaluated_windows: int = 8
 
     def __post_init__(self) -> None:
@@ -182,19 +182,9 @@ class SuperResolutionStage:
         made = []
         for start in range(0, condition_BCFHW.shape[2], size):
             condition = condition_BCFHW[:, :, start : start + size]
-            noise = torch.randn_like(condition)
-            timestep = torch.full((condition.shape[0], 1), sr.timestep, device=condition.device)
+            noise = torch.randn_like(condition) if sr.noise else None
             positions = torch.arange(start, start + size, device=condition.device)
-            output = self.net(torch.cat((noise, condition), 1), timestep, text, positions, attend)
-            made.append(
-                clean_estimate(
-                    output,
-                    prediction=sr.prediction,
-                    noisy=noise,
-                    sigma=sr.timestep / TRAIN_STEPS,
-                    condition=condition,
-                )
-            )
+            made.append(refine(self.net, sr, condition, noise, text, positions, attend))
         return torch.cat(made, dim=2)
 
     def loss(self, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor | float]]:

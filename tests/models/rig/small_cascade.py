@@ -19,7 +19,8 @@ from ultraflash.models.upsampler import LatentUpsampler
 
 
 def small_preset() -> Preset:
-    """Two blocks a group, a window of three blocks, three cached temporal blocks, two sizes."""
+    """Two blocks a group, a window of three blocks, three cached temporal blocks, two sizes, and noise for
+    super-resolution, as the official networks want it."""
     preset = load_preset("mini")
     dit = replace(
         preset.base.dit, dim=48, ffn_dim=64, layers=2, heads=2, position_grid=None, text_summary=False
@@ -35,6 +36,8 @@ def small_preset() -> Preset:
         sr=replace(
             preset.sr,
             dit=replace(dit, in_channels=64, mend_seams=False),
+            noise=True,
+            rule=replace(preset.sr.rule, ref_spatial_tokens=None),
             block=(1, 4, 4),
             cached_blocks=3,
             group_blocks=2,
