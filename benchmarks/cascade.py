@@ -8,7 +8,7 @@ Each size runs in a process of its own, so that its peak memory is its own. Befo
 checked: their number, their shape, that they move, and that the same seed makes them again. What fails is not timed.
 Milliseconds are per frame of video. Stages run one after the other, unless the preset's ``[execution] overlap`` is on:
 the base then works beside the others, and counts with what it had to be waited for. Frames come as the server has
-them: on a GPU as the planes that the encoder takes, on a CPU as RGB.
+them: as the planes that the encoder takes, or as RGB from a decoder with convolutions on a CPU.
 
 ``--compile``, ``--overlap`` and ``--linears`` change what the preset says under ``[execution]`` and ``[precision]``.
 
@@ -188,7 +188,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.add_argument(
             f"--{switch}", action=argparse.BooleanOptionalAction, help="instead of the preset's"
         )
-    parser.add_argument("--linears", choices=["native", "int8", "fp8"], help="number type of linear layers")
+    parser.add_argument(
+        "--linears", choices=["auto", "native", "int8", "fp8"], help="number type of linear layers"
+    )
     parser.add_argument("--drawn-weights", action="store_true", help="random weights instead of the preset's")
     parser.add_argument("--json", type=Path, help="also write the results here")
     return parser.parse_args(argv)
