@@ -116,6 +116,8 @@ async def test_a_server_removes_old_recordings_and_ends_one_that_takes_all_the_r
     async with server.client() as client:
         started = await client.start("noise", record=True)
         await client.step_until(lambda: "no more room" in server.output(), "line of the log")
+        # The stream goes on without being recorded.
+        await client.until_frame(client.media[-1][0].seq + 40)
         await client.send("session.stop")
         done = await client.until("session.done")
     log = json.loads((server.data / "sessions" / started["session_id"] / "session.json").read_text())
