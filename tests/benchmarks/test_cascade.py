@@ -101,7 +101,7 @@ def test_the_table_has_a_row_for_each_size_and_a_column_for_each_stage(
 
 def test_a_size_is_timed_with_what_the_readme_shows_of_it(cascade_benchmark: ModuleType, run: Any) -> None:
     timed = cascade_benchmark.time_run(replace(run, groups=1))
-    assert (timed["size"], timed["layout"], timed["frames"]) == ("0.5K", "rgb", 12)
+    assert (timed["size"], timed["layout"], timed["frames"]) == ("0.5K", "yuv420p", 12)
     assert timed["first_frame_cold_s"] > timed["load_s"] > 0
     assert timed["first_frame_warm_s"] > 0
     assert set(timed["stages_ms"]) == {"base", "upsample", "sr", "decode", "encode"}
