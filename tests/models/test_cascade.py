@@ -28,7 +28,13 @@ def tiny(preset: Preset) -> Preset:
     return replace(
         preset,
         base=replace(preset.base, dit=dit, rows=6, cols=8),
-        sr=replace(preset.sr, dit=replace(dit, mend_seams=False), block=(1, 4, 4)),
+        sr=replace(
+            preset.sr,
+            dit=replace(dit, mend_seams=False),
+            # Scaled to so few tokens the ratio would keep every pair.
+            rule=replace(preset.sr.rule, ref_spatial_tokens=None),
+            block=(1, 4, 4),
+        ),
         sizes=sizes,
     )
 

@@ -24,7 +24,9 @@ def small(preset: Preset) -> Preset:
         preset.base.dit, dim=48, ffn_dim=64, layers=1, heads=2, position_grid=None, text_summary=False
     )
     sr_dit = replace(dit, mend_seams=False)
-    sr = replace(preset.sr, dit=sr_dit, block=(1, 4, 4), cached_blocks=2, call_frames=1)
+    # Scaled to so few tokens the ratio would keep every pair.
+    rule = replace(preset.sr.rule, ref_spatial_tokens=None)
+    sr = replace(preset.sr, dit=sr_dit, rule=rule, block=(1, 4, 4), cached_blocks=2, call_frames=1)
     size = replace(preset.sizes[0], rows=6, cols=10)
     return replace(preset, base=replace(preset.base, dit=dit, rows=6, cols=10), sr=sr, sizes=(size,))
 

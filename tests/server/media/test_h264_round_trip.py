@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from ultraflash.kernels.pixels import pack
+from ultraflash.models.cores import cores
 from ultraflash.models.errors import BadConfig
 from ultraflash.server.media.annexb import NAL_IDR, NAL_PPS, NAL_SPS, nal_type, nal_units, to_annexb
 from ultraflash.server.media.boxes import VideoTrack
 from ultraflash.server.media.fmp4 import fragment, init_segment
-from ultraflash.server.media.h264 import AccessUnit, H264Config, H264Encoder
+from ultraflash.server.media.h264 import ENOUGH_CORES, AccessUnit, H264Config, H264Encoder
 from ultraflash.server.media.mp4 import Mp4Writer
 
 WIDTH, HEIGHT, FPS = 224, 128, 16
@@ -66,13 +67,16 @@ def track(encoder: H264Encoder) -> VideoTrack:
     return VideoTrack(width=WIDTH, height=HEIGHT, fps=FPS, parameter_sets=encoder.parameter_sets)
 
 
-@pytest.mark.parametrize(("count", "speed"), [(2, "ultrafast"), (4, "superfast")])
+@pytest.mark.parametrize(
+    ("count", "speed", "profile"), [(2, "ultrafast", "avc1.42c0"), (4, "superfast", "avc1.64")]
+)
 def test_few_cores_take_the_fastest_encoder_for_what_is_live(
-    monkeypatch: pytest.MonkeyPatch, count: int, speed: str
+    monkeypatch: pytest.MonkeyPatch, count: int, speed: str, profile: str
 ) -> None:
     monkeypatch.setattr("ultraflash.server.media.h264.cores", lambda: count)
     live = H264Config.live(width=WIDTH, height=HEIGHT, fps=FPS)
     assert live.speed == speed
+    assert H264Encoder(live).parameter_sets.codec.startswith(profile)
     units = [
         unit for i in range(3) for unit in H264Encoder(live).encode(np.zeros((HEIGHT, WIDTH, 3), np.uint8), i)
     ]
@@ -110,7 +114,7 @@ def test_keyframes_come_where_they_are_asked_for_and_carry_their_parameter_sets(
     for unit in units:
         kinds = [nal_type(nal) for nal in nal_units(unit.data)]
         assert (kinds[:2] == [NAL_SPS, NAL_PPS] and NAL_IDR in kinds) == unit.key
-    assert encoder.parameter_sets.codec == f"avc1.{encoder.parameter_sets.sps[1:4].hex()}"
+    assert encoder.parameter_sets.codec.startswith("avc1.64" if cores() >= ENOUGH_CORES else "avc1.42c0")
     assert nal_units(units[5].data)[0] == encoder.parameter_sets.sps
 
 
