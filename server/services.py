@@ -85,7 +85,7 @@ class Services:
                 artifacts=artifacts,
                 references=references,
                 sessions=SessionLogs(
-                    LiveLogs(server.sessions), RecordedLogs(data.recordings), StoredLogs(sessions)
+                    LiveLogs(server.sessions), RecordedLogs(data.recordings), StoredLogs(server.archive)
                 ),
             ),
             keyring=keyring,

@@ -32,11 +32,15 @@ class SessionArchive:
         if not waits:
             self._thread.submit(self._save, session.id)
 
-    def find(self, session_id: str, *, key_id: str | None = None) -> StoredSession:
-        """The newest version of a session of that key, stored or not yet. Blocking. Raises ``UnknownSession``."""
+    def newest(self, session_id: str) -> StoredSession | None:
+        """The newest version of a session, stored or not yet; None where it is not known, or not any more. Blocking."""
         with self._lock:
             waiting = self._waiting.get(session_id)
-        found = self.store.get(session_id) if waiting is None else self.store.as_saved(waiting)
+        return self.store.get(session_id) if waiting is None else self.store.as_saved(waiting)
+
+    def find(self, session_id: str, *, key_id: str | None = None) -> StoredSession:
+        """The newest version of a session of that key. Blocking. Raises ``UnknownSession``."""
+        found = self.newest(session_id)
         if found is None or found.key_id != key_id:
             raise UnknownSession("There is no such session, or not any more.", param="session_id")
         return found

@@ -12,8 +12,8 @@ from ultraflash.server.errors import BadToken, UnknownSession
 from ultraflash.server.jobs.bodies import validated
 from ultraflash.server.jobs.wire import ReplayLog
 from ultraflash.server.recording import read_log
+from ultraflash.server.session_archive import SessionArchive
 from ultraflash.server.session_registry import SessionRegistry
-from ultraflash.server.session_store import SessionStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +75,14 @@ class RecordedLogs:
 
 
 class StoredLogs:
-    """The logs in the database, which outlive the server."""
+    """The logs in the database, or on their way there, which outlive the server."""
 
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
+    def __init__(self, archive: SessionArchive) -> None:
+        self._archive = archive
 
     def get(self, session_id: str) -> KeptLog | None:
         """The log, for the session's owner."""
-        stored = self._store.get(session_id)
+        stored = self._archive.newest(session_id)
         if stored is None:
             return None
         return KeptLog(log=validated(stored.replay, ReplayLog), grants=(stored.owner,), key_id=stored.key_id)

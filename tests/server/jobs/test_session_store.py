@@ -9,11 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from ultraflash.server.access import Grant
 from ultraflash.server.database import open_database
 from ultraflash.server.session_archive import SessionArchive
-from ultraflash.server.session_store import KEEP_REFERENCE_S, SESSION_TABLES, SessionStore, StoredSession
+from ultraflash.server.session_logs import SessionLogs, StoredLogs
+from ultraflash.server.session_store import (
+    KEEP_REFERENCE_S,
+    SESSION_TABLES,
+    SESSIONS,
+    SessionStore,
+    StoredSession,
+)
 
 ME = f"{socket.gethostname()}:{os.getpid()}:aa"
 # No process has the number 0 to itself, so this one has surely ended.
@@ -147,6 +155,27 @@ def test_the_archive_stores_the_newest_version_and_knows_it_at_once(
     archive.close()
     found = open_sessions(ME).get(session().id)
     assert found is not None and found.frames == 49
+
+
+def test_a_log_is_whole_while_its_session_still_waits_to_be_stored(
+    open_sessions: OpenStore, database_url: str
+) -> None:
+    token, owner = Grant.issue(600)
+    store = open_sessions(ME)
+    store.save(session(owner=owner, frames=0))
+    archive = SessionArchive(store)
+    logs = SessionLogs(StoredLogs(archive))
+    slow = open_database(database_url)
+    # A database that is busy with something else keeps the version with the session's end waiting.
+    with slow.begin() as writing:
+        writing.execute(update(SESSIONS).values(updated_at=0.0))
+        archive.put(session(owner=owner, frames=45, state="ended"))
+        assert logs.find(session().id, token, None).frames == 45
+        stored = store.get(session().id)
+        assert stored is not None and stored.frames == 0
+    archive.close()
+    assert logs.find(session().id, token, None).frames == 45
+    slow.dispose()
 
 
 def test_pictures_of_live_sessions_and_of_those_just_over_are_in_use(
