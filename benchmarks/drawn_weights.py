@@ -48,7 +48,8 @@ def drawn_cascade(preset: Preset, *, device: str) -> Cascade:
     # Drawn where they are wanted: a CPU takes a minute for what a GPU draws in a moment.
     with where:
         base = CausalDiT(preset.base.dit)
-        sr = None if preset.sr is None else CausalDiT(preset.sr.dit)
+        parts = () if preset.sr is None else preset.sr.parts
+        sr = {part: CausalDiT(preset.sr.dit) for part in parts}
         upsamplers = {factor: LatentUpsampler(config) for factor, config in preset.upsampler.items()}
         decoder = build_decoder(preset)
     cascade = Cascade(

@@ -6,6 +6,7 @@ Shapes: B batch (1), C channels, F latent frames, T pixel frames, H W rows and c
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -80,7 +81,7 @@ class Cascade:
         text: TextEncoder,
         base: CausalDiT,
         upsamplers: dict[int, LatentUpsampler],
-        sr: CausalDiT | None,
+        sr: Mapping[str, CausalDiT],
         decoder: Decoder,
         device: torch.device,
         dtype: torch.dtype,
@@ -88,7 +89,7 @@ class Cascade:
         layout: PixelLayout = "rgb",
     ) -> None:
         """Take the networks over: they are cast to ``dtype``, moved to ``device`` and put into the preset's number
-        types in place.
+        types in place. ``upsamplers`` are by factor, ``sr`` by part.
 
         Raises:
             BadConfig: the preset's transformers want another text encoder.
@@ -105,13 +106,13 @@ class Cascade:
             upsamplers={
                 factor: channels_last(net.to(device, dtype)).eval() for factor, net in upsamplers.items()
             },
-            sr=None if sr is None else sr.cast(dtype).to(device).eval(),
+            sr={part: net.cast(dtype).to(device).eval() for part, net in sr.items()},
             decoder=channels_last(decoder.to(device, dtype)).eval(),
             lora=lora,
         )
         # Of the weights as they came: in eight bits they have no tensors that could be compared.
         self._identity = identity_of(preset, self._networks, dtype)
-        transformers = [base, *([sr] if sr is not None else [])]
+        transformers = [base, *sr.values()]
         for net in transformers:
             lower_linears(net, preset.precision.linears, dtype=dtype)
         if preset.execution.compile:

@@ -93,7 +93,7 @@ def identity_of(preset: Preset, networks: Networks, dtype: torch.dtype) -> Ident
     """The identity of a cascade. The text encoder is not part of the weights: the preset says which it is."""
     nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
     nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
-    nets |= {} if networks.sr is None else {"sr": networks.sr}
+    nets |= networks.sr
     return Identity(
         preset=preset.name,
         preset_digest=preset_digest(preset),

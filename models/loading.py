@@ -44,14 +44,14 @@ class Networks:
 
     Attributes:
         upsamplers: by factor.
-        sr: None where base latents are decoded.
+        sr: by part; none where base latents are decoded.
         lora: low-rank weights that stay beside the base, if any.
     """
 
     text: TextEncoder
     base: CausalDiT
     upsamplers: dict[int, LatentUpsampler]
-    sr: CausalDiT | None
+    sr: dict[str, CausalDiT]
     decoder: Decoder
     lora: LiveLora | None
 
@@ -79,7 +79,9 @@ def load_networks(preset: Preset, *, device: torch.device, dtype: torch.dtype) -
             factor: _network(preset, f"upsampler_x{factor}", device, partial(LatentUpsampler, config))
             for factor, config in preset.upsampler.items()
         },
-        sr=None if sr is None else _network(preset, "sr", device, partial(CausalDiT, sr.dit)),
+        sr={}
+        if sr is None
+        else {part: _network(preset, part, device, partial(CausalDiT, sr.dit)) for part in sr.parts},
         decoder=_network(preset, "decoder", device, partial(build_decoder, preset)),
         lora=_live_lora(preset, base, device),
     )
@@ -105,7 +107,8 @@ def load_text(preset: Preset, *, device: torch.device, dtype: torch.dtype) -> Te
 
 def parts_of(preset: Preset) -> tuple[str, ...]:
     """Names of the networks that a preset needs files for."""
-    refining = ["sr", *(f"upsampler_x{factor}" for factor in preset.upsampler)] if preset.sr else []
+    sr = preset.sr
+    refining = [*sr.parts, *(f"upsampler_x{factor}" for factor in preset.upsampler)] if sr else []
     text = [] if preset.text.kind == "minilm" else ["text"]
     return ("base", *refining, "decoder", *text)
 

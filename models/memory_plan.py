@@ -166,7 +166,7 @@ def check_memory(
 def _networks(preset: Preset, dtype: torch.dtype) -> _Networks:
     nets: dict[str, nn.Module] = {"base": CausalDiT(preset.base.dit).cast(dtype)}
     if preset.sr is not None:
-        nets["sr"] = CausalDiT(preset.sr.dit).cast(dtype)
+        nets |= {part: CausalDiT(preset.sr.dit).cast(dtype) for part in preset.sr.parts}
     for factor, config in preset.upsampler.items():
         nets[f"upsampler_x{factor}"] = LatentUpsampler(config).to(dtype)
     nets["decoder"] = build_decoder(preset).to(dtype)
@@ -219,9 +219,10 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Network
 
 
 def _prompt_bytes(preset: Preset, dtype: torch.dtype) -> int:
-    """Text states and, for both transformers, cross-attention keys and values and what the text states sum up to."""
+    """Text states and, for every transformer, cross-attention keys and values and what the text states sum up to."""
     total = preset.text.tokens * preset.text.width * torch.float32.itemsize
-    for dit in (preset.base.dit, *([preset.sr.dit] if preset.sr is not None else [])):
+    refining = [] if preset.sr is None else [preset.sr.dit] * len(preset.sr.parts)
+    for dit in (preset.base.dit, *refining):
         total += 2 * dit.layers * dit.text_tokens * dit.dim * dtype.itemsize
         total += dit.dim * torch.float32.itemsize if dit.text_summary else 0
     return total

@@ -43,13 +43,13 @@ class PictureStage:
 
     Attributes:
         upsamplers: by factor.
-        sr: None where the preset has none.
+        sr: by part; none where the preset has none.
         layout: of the bytes of frames.
     """
 
     preset: Preset
     upsamplers: Mapping[int, LatentUpsampler]
-    sr: CausalDiT | None
+    sr: Mapping[str, CausalDiT]
     decoder: Decoder
     device: torch.device
     dtype: torch.dtype
@@ -121,15 +121,16 @@ class PictureStage:
         self, state: PictureStream, condition_BCFHW: Tensor, noise_BCFHW: Tensor | None, start: int
     ) -> Tensor:
         picture, sr = state.picture, self.preset.sr
-        assert sr is not None and self.sr is not None
+        assert sr is not None
+        part = sr.part(picture.size.factor)
         frames = condition_BCFHW.shape[2]
         grid, rule = sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
         refined = refine(
-            self.sr,
+            self.sr[part],
             sr,
             condition_BCFHW,
             noise_BCFHW,
-            state.prompt_context.sr,
+            state.prompt_context.sr[part],
             torch.arange(start, start + frames, device=self.device),
             SparseAttention(picture.sr, grid, rule),
         )

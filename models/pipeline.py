@@ -231,8 +231,7 @@ class UltraFlashPipeline:
         networks = self.cascade.networks
         nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
         nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
-        if networks.sr is not None:
-            nets["sr"] = networks.sr
+        nets |= networks.sr
         for stem, net in nets.items():
             store(without_live_lora(net), target, stem)
         if isinstance(networks.text, UMT5Encoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -146,6 +147,8 @@ class SuperResolutionConfig:
         kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
         call_frames: latent frames of one call once the cache holds something; None for the whole group. The public
             script refines the first group at once and later ones two frames at a time, which the weights expect.
+        networks: the factors of upsampling behind which a network of these shapes works, network by network; empty
+            where one works behind all.
     """
 
     dit: DiTConfig
@@ -158,9 +161,11 @@ class SuperResolutionConfig:
     noise: bool = True
     kv: KvStorage = "model"
     call_frames: int | None = None
+    networks: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_storage(self.kv)
+        self._check_networks()
         if self.group_blocks < 1 or self.cached_blocks < 0:
             raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
         if len(self.block) != 3 or min(self.block) < 1:
@@ -177,6 +182,32 @@ class SuperResolutionConfig:
             )
         if not self.noise and self.prediction == "flow":
             raise BadConfig('without noise there is no flow to predict, but a "change"', param="prediction")
+
+    def _check_networks(self) -> None:
+        lists = isinstance(self.networks, tuple) and all(
+            isinstance(factors, tuple) and factors for factors in self.networks
+        )
+        named = [factor for factors in self.networks for factor in factors] if lists else []
+        if not lists or len(set(named)) < len(named):
+            raise BadConfig(
+                "networks is a list of lists of factors, and no factor is in two of them, "
+                f"not {json.dumps(self.networks)}",
+                param="networks",
+            )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the networks: ``sr``, or ``sr_x`` and a network's first factor."""
+        return tuple(f"sr_x{factors[0]}" for factors in self.networks) or ("sr",)
+
+    def part(self, factor: int) -> str:
+        """Name of the network behind the upsampler of a factor. Raises BadConfig where there is none."""
+        if not self.networks:
+            return "sr"
+        for name, factors in zip(self.parts, self.networks, strict=True):
+            if factor in factors:
+                return name
+        raise BadConfig(f"no network of super-resolution is of factor {factor}", param="sr.networks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +318,7 @@ class Preset:
             raise BadConfig(f"size {size.name} wants super-resolution, but there is none", param="sr")
         if size.factor not in self.upsampler:
             raise BadConfig(f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler")
+        self.sr.part(size.factor)
         self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
 
     @property

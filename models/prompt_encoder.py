@@ -5,12 +5,13 @@ Shapes: B batch (1), X text tokens, W text width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ultraflash.models.dit import CausalDiT, TextContext
+from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import Preset
 from ultraflash.models.stream_state import PromptContext
@@ -19,16 +20,16 @@ from ultraflash.models.text_encoder import TextEncoder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptEncoder:
-    """The text encoder, and the two transformers that make keys and values of what it says.
+    """The text encoder, and the transformers that make keys and values of what it says.
 
     Attributes:
-        sr: None where the preset has none.
+        sr: those of super-resolution, by part; none where base latents are decoded.
     """
 
     preset: Preset
     text: TextEncoder
     base: CausalDiT
-    sr: CausalDiT | None
+    sr: Mapping[str, CausalDiT]
     device: torch.device
 
     def check_widths(self) -> None:
@@ -56,6 +57,6 @@ class PromptEncoder:
 
     def context(self, prompt: str, states_1XW: Tensor) -> PromptContext:
         """The same of text states that are there already, whatever prompt they are of."""
-        sr = TextContext((), ()) if self.sr is None else self.sr.encode_text(states_1XW)
+        sr = {part: net.encode_text(states_1XW) for part, net in self.sr.items()}
         base = self.base.encode_text(states_1XW)
         return PromptContext(prompt=prompt, states_1XW=states_1XW, base=base, sr=sr)

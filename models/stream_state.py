@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptContext:
-    """A prompt, its text states (1, X, W) and its cross-attention keys and values for both transformers."""
+    """A prompt, its text states (1, X, W) and its cross-attention keys and values for the base and, by part, for the
+    networks of super-resolution."""
 
     prompt: str
     states_1XW: Tensor
     base: TextContext
-    sr: TextContext
+    sr: Mapping[str, TextContext]
 
     def to(self, device: torch.device) -> PromptContext:
         """The same on a device."""
@@ -60,7 +62,7 @@ class PromptContext:
             self,
             states_1XW=self.states_1XW.to(device),
             base=_moved(self.base, device),
-            sr=_moved(self.sr, device),
+            sr={part: _moved(context, device) for part, context in self.sr.items()},
         )
 
 

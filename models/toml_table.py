@@ -51,9 +51,13 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
             f"{kind.__name__}: unknown keys {unknown}, absent keys {absent}; known are {sorted(fields)}"
         )
     try:
-        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        return kind(**{name: _frozen(value) for name, value in values.items()})
     except (TypeError, ValueError) as error:
         raise BadConfig(f"{kind.__name__}: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list) else value
 
 
 def to_table(config: Any) -> dict[str, Any]:

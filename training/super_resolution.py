@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F latent frames, H W latent rows and columns, L tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from ultraflash.models.errors import BadConfig
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.refinement import refine
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import SR_FILE, load_file, upsampler_file
+from ultraflash.models.weights import load_file, upsampler_file
 from ultraflash.training.autoencoder import psnr
 from ultraflash.training.linear_pixels import LinearPixels
 from ultraflash.training.loop import StageConfig, train
@@ -36,7 +36,7 @@ PAIRS = Path("sr") / "pairs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolutionStageConfig(StageConfig):
-    """How super-resolution is trained.
+    """How super-resolution is trained; ``minutes`` are shared out evenly among its networks.
 
     Args:
         preset: whose SR network to train.
@@ -128,11 +128,10 @@ def _with_factor(pairs: Pairs, factor: int) -> PairBatch:
 
 
 class SuperResolutionStage:
-    """See :class:`ultraflash.training.loop.Stage`."""
+    """Training of one network of super-resolution. See :class:`ultraflash.training.loop.Stage`."""
 
-    name = "sr"
-
-    def __init__(self, config: SuperResolutionStageConfig, run_dir: Path) -> None:
+    def __init__(self, config: SuperResolutionStageConfig, run_dir: Path, part: str = "sr") -> None:
+        self.name = part
         self.config = config
         self.preset: Preset = load_preset(config.preset)
         self.run_dir = run_dir
@@ -145,6 +144,7 @@ class SuperResolutionStage:
             {
                 factor: PairsReader(pairs_folder(run_dir / PAIRS, factor, split), seed=config.seed)
                 for factor in config.pairs.factors
+                if self.preset.sr.part(factor) == part
             }
             for split in ("train", "test")
         )
@@ -223,11 +223,11 @@ class SuperResolutionStage:
         return on_device(_with_factor(self.held_out[factor].take([index]), factor), self.config.device)
 
     def export(self, folder: Path) -> list[Path]:
-        return [export(self.net, folder / SR_FILE)]
+        return [export(self.net, folder / f"{self.name}.safetensors")]
 
 
 def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
-    """Draw the pairs, then train; returns whether it is done."""
+    """Draw the pairs, then train one network after the other; returns whether all are done."""
     preset = load_preset(config.preset)
     made = make_pairs(
         config.pairs,
@@ -238,4 +238,9 @@ def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
         workers=config.workers,
         base=preset.base,
     )
-    return made and train(SuperResolutionStage(config, run_dir), config, run_dir)
+    parts = preset.sr.parts
+    share = None if config.minutes is None else config.minutes / len(parts)
+    return made and all(
+        train(SuperResolutionStage(config, run_dir, part), replace(config, minutes=share), run_dir)
+        for part in parts
+    )

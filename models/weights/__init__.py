@@ -16,7 +16,6 @@ SHIPPED = Path(__file__).parent
 
 MANIFEST = "SHA256SUMS"
 BASE_FILE = "base.safetensors"
-SR_FILE = "sr.safetensors"
 ENCODER_FILE = "encoder.safetensors"
 DECODER_FILE = "decoder.safetensors"
 

@@ -116,7 +116,7 @@ def test_the_window_of_super_resolution_shrinks_by_a_block_a_group_to_its_minimu
     rule = DynamicCacheConfig(shrink_sr_window=True, warmup_groups=2, min_sr_blocks=1)
     state, plain = opened(cascade, rule), opened(cascade, OFF)
     seen, full, equal = [], [], []
-    hook = cascade.networks.sr.register_forward_pre_hook(
+    hook = cascade.networks.sr["sr_x2"].register_forward_pre_hook(
         lambda _, args: seen.append(args[4].cache.frame_blocks)
     )
     try:

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 def test_a_preset_needs_files_for_the_networks_that_do_not_come_with_the_package() -> None:
     assert parts_of(load_preset("mini")) == (
         "base",
-        "sr",
+        "sr_x2",
+        "sr_x4",
         "upsampler_x2",
         "upsampler_x4",
         "upsampler_x6",
@@ -28,7 +29,7 @@ def test_shipped_weights_lie_in_the_package_and_official_ones_in_the_folder_of_m
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ULTRAFLASH_MODELS", str(tmp_path))
-    assert part_folder(load_preset("mini"), "sr").name == "mini"
+    assert part_folder(load_preset("mini"), "sr_x2").name == "mini"
     assert part_folder(load_preset("ultraflash-1k"), "sr") == tmp_path / "ultraflash-sr"
     assert part_folder(load_preset("ultraflash-2k"), "sr") == tmp_path / "ultraflash-sr"
     monkeypatch.delenv("ULTRAFLASH_MODELS")

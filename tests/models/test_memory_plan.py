@@ -58,9 +58,8 @@ def held(state: StreamState) -> dict[str, int]:
 
 def networks(cascade: Cascade) -> dict[str, nn.Module]:
     nets = cascade.networks
-    assert nets.sr is not None
     upsamplers = {f"upsampler_x{factor}": net for factor, net in nets.upsamplers.items()}
-    return {"base": nets.base, "sr": nets.sr, "decoder": nets.decoder, **upsamplers}
+    return {"base": nets.base, "decoder": nets.decoder, **nets.sr, **upsamplers}
 
 
 def check_exact(cascade: Cascade, size: str, dtype: torch.dtype, groups: int = 1) -> MemoryPlan:

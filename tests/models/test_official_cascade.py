@@ -71,8 +71,7 @@ def test_the_first_group_is_refined_at_once_and_later_ones_two_frames_at_a_time(
     cascade: Cascade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[int, ...]] = []
-    sr = cascade.networks.sr
-    assert sr is not None
+    sr = cascade.networks.sr["sr"]
     sr.register_forward_pre_hook(lambda _, args: calls.append(tuple(args[3].tolist())))
     state = cascade.open("a calm sea", size="1K", seed=1)
     cascade.next_group(state)
@@ -94,7 +93,7 @@ def test_a_preset_without_super_resolution_shows_what_the_base_made(
 ) -> None:
     sizes = official_home.preset.sizes[:1]
     alone = load(official_home, sr=None, upsampler={}, sizes=sizes, default_size="0.5K")
-    assert alone.networks.sr is None and alone.networks.upsamplers == {}
+    assert alone.networks.sr == {} and alone.networks.upsamplers == {}
     whole = cascade.next_group(cascade.open("a calm sea", size="0.5K", seed=2))
     state = alone.open("a calm sea", seed=2)
     assert torch.equal(alone.next_group(state), whole[:9])

@@ -86,8 +86,7 @@ def test_mini_with_fp8_linears_stays_close_to_float32(
     exact: tuple[Tensor, Tensor], fp8_anywhere: None
 ) -> None:
     cascade = Cascade.load("mini", device="cpu", dtype=BF16)
-    assert cascade.networks.sr is not None
-    for net in (cascade.networks.base, cascade.networks.sr):
+    for net in (cascade.networks.base, *cascade.networks.sr.values()):
         to_fp8(net)
         kinds = {type(net.get_submodule(name).weight).__name__ for name in large_linears(net)}
         assert kinds == {"Float8Tensor"}

@@ -111,7 +111,9 @@ def test_a_blend_goes_there_in_equal_steps_and_ends_with_the_new_prompts_own_con
     cascade.next_group(state)
     assert state.blend is None
     assert state.prompt_context.prompt == new.prompt
-    for ours, wanted in ((state.prompt_context.base, new.base), (state.prompt_context.sr, new.sr)):
+    contexts = [(state.prompt_context.base, new.base)]
+    contexts += [(state.prompt_context.sr[part], new.sr[part]) for part in ("sr_x2", "sr_x4")]
+    for ours, wanted in contexts:
         assert all(torch.equal(a, b) for a, b in zip(parts(ours), parts(wanted), strict=True))
 
 

@@ -90,3 +90,24 @@ def test_a_stream_without_noise_is_told_apart_by_its_base_alone(
     first, again, other = (cascade.next_group(cascade.open("a calm sea", seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_every_size_is_refined_by_the_network_of_its_factor(
+    build: Callable[..., Cascade], preset: Preset
+) -> None:
+    cascade = build(replace(preset, sr=replace(preset.sr, networks=((2,), (6, 4)))))
+    called: list[str] = []
+    for part, net in cascade.networks.sr.items():
+        net.register_forward_pre_hook(lambda _, __, part=part: called.append(part))
+    state = cascade.open("a calm sea", size="0.5K", seed=1)
+    cascade.next_group(state)
+    cascade.set_size(state, "1K")
+    cascade.next_group(state)
+    # A new size refines the group before it once more, to have keys and values of its own.
+    assert called == ["sr_x2", "sr_x6", "sr_x6"]
+
+
+def test_a_network_for_all_factors_is_the_one_called_sr(preset: Preset) -> None:
+    assert preset.sr is not None
+    shared = replace(preset.sr, networks=())
+    assert (shared.parts, shared.part(2), shared.part(6)) == (("sr",), "sr", "sr")

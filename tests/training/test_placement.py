@@ -21,7 +21,7 @@ from ultraflash.models.dit import CausalDiT
 from ultraflash.models.patch_autoencoder import PatchDecoder
 from ultraflash.models.preset import load_preset
 from ultraflash.models.upsampler import LatentUpsampler
-from ultraflash.models.weights import DECODER_FILE, SR_FILE, load_file, read_tensors, upsampler_file
+from ultraflash.models.weights import DECODER_FILE, load_file, read_tensors, upsampler_file
 from ultraflash.training.base import PICTURES_FILE, TEACHER_FILE, BaseStage, BaseStageConfig
 from ultraflash.training.checkpoint import load_latest
 from ultraflash.training.classifier import ClassifierStage
@@ -208,5 +208,5 @@ def test_upsamplers_train_on_a_gpu(tmp_path: Path, autocast: bool) -> None:
 def test_super_resolution_trains_on_a_gpu(tmp_path: Path, autocast: bool) -> None:
     folders = prepare(tmp_path / "whole"), prepare(tmp_path / "cut")
     config = replace(debug()["sr"], device="cuda", autocast=autocast)
-    run_twice(SuperResolutionStage, config, folders)
-    load_file(CausalDiT(PRESET.sr.dit), folders[1] / "weights" / SR_FILE)
+    run_twice(SuperResolutionStage, config, folders, "sr_x2")
+    load_file(CausalDiT(PRESET.sr.dit), folders[1] / "weights" / "sr_x2.safetensors")

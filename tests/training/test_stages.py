@@ -138,13 +138,14 @@ def test_generator_and_super_resolution_leave_weights_that_fit_their_preset(run_
     for name, config in (
         ("base", preset.base.dit),
         ("base_multistep", preset.base.dit),
-        ("sr", preset.sr.dit),
+        ("sr_x2", preset.sr.dit),
+        ("sr_x4", preset.sr.dit),
     ):
         load_file(CausalDiT(config), run_dir / f"weights/{name}.safetensors")
 
 
 def test_every_stage_evaluates_what_it_made(run_dir: Path) -> None:
-    for stage in ("base", "few_step", "sr"):
+    for stage in ("base", "few_step", "sr_x2", "sr_x4"):
         report = json.loads((run_dir / stage / "evaluation.json").read_text())
         measures = {name: value for name, value in report.items() if isinstance(value, float)}
         assert len(measures) > 2

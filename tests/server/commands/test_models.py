@@ -71,14 +71,14 @@ def test_verifying_what_is_wrong_or_missing_says_so_and_fails(
 ) -> None:
     preset = own_preset(tmp_path)
     assert main(["models", "verify", str(preset)]) == 0
-    sr = tmp_path / "sr.safetensors"
+    sr = tmp_path / "sr_x2.safetensors"
     content = bytearray(sr.read_bytes())
     sr.unlink()
     content[-1] ^= 1
     sr.write_bytes(content)
     capsys.readouterr()
     assert main(["models", "verify", str(preset)]) == 1
-    assert "sr.safetensors is not the file" in capsys.readouterr().out
+    assert "sr_x2.safetensors is not the file" in capsys.readouterr().out
     assert main(["models", "verify", "self-forcing"]) == 1
     assert "base: no checkpoints/self_forcing_dmd.pt" in capsys.readouterr().out
 
