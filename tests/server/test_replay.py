@@ -159,7 +159,7 @@ def test_what_is_no_log_is_refused_in_words(server: LiveServer) -> None:
 
 async def test_a_session_that_has_not_begun_cannot_be_replayed_yet(start_server: Any) -> None:
     # The first session keeps the engine for long enough that the second one is not opened meanwhile.
-    server = start_server(PATTERN_SECONDS=5)
+    server = start_server(PATTERN_SECONDS=8)
     server.wait_until_ready()
     async with server.client() as first, server.client() as second:
         started = await first.start()
