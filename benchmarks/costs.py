@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 from ultraflash.kernels.block_sparse import BlockGrid
 from ultraflash.models.dit import CausalDiT, DiTConfig
 from ultraflash.models.patch_autoencoder import PatchConfig, PatchDecoder
-from ultraflash.models.preset import Preset, Size, SuperResolutionConfig
+from ultraflash.models.preset import Preset, Size
+from ultraflash.models.refinement import SuperResolutionConfig
 from ultraflash.models.tiny_decoder import TinyDecoder
 from ultraflash.models.upsampler import LatentUpsampler
 

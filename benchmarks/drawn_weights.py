@@ -48,8 +48,7 @@ def drawn_cascade(preset: Preset, *, device: str) -> Cascade:
     # Drawn where they are wanted: a CPU takes a minute for what a GPU draws in a moment.
     with where:
         base = CausalDiT(preset.base.dit)
-        parts = () if preset.sr is None else preset.sr.parts
-        sr = {part: CausalDiT(preset.sr.dit) for part in parts}
+        sr = {part: CausalDiT(preset.sr.dit) for part in preset.sr_parts}
         upsamplers = {factor: LatentUpsampler(config) for factor, config in preset.upsampler.items()}
         decoder = build_decoder(preset)
     cascade = Cascade(

@@ -131,7 +131,7 @@ def _skeleton(preset: Preset, part: str) -> nn.Module | None:
     with torch.device("meta"):
         if part == "base":
             return CausalDiT(preset.base.dit)
-        if preset.sr is not None and part in preset.sr.parts:
+        if preset.sr is not None and part in preset.sr_parts:
             return CausalDiT(preset.sr.dit)
         if part == "decoder":
             return build_decoder(preset)

@@ -71,7 +71,6 @@ def load_networks(preset: Preset, *, device: torch.device, dtype: torch.dtype) -
         if _bytes_of(folder) <= QUICKLY_HASHED:
             verify_manifest(folder)
     base = _network(preset, "base", device, partial(CausalDiT, preset.base.dit))
-    sr = preset.sr
     return Networks(
         text=load_text(preset, device=device, dtype=dtype),
         base=base,
@@ -79,9 +78,7 @@ def load_networks(preset: Preset, *, device: torch.device, dtype: torch.dtype) -
             factor: _network(preset, f"upsampler_x{factor}", device, partial(LatentUpsampler, config))
             for factor, config in preset.upsampler.items()
         },
-        sr={}
-        if sr is None
-        else {part: _network(preset, part, device, partial(CausalDiT, sr.dit)) for part in sr.parts},
+        sr=_super_resolution(preset, device),
         decoder=_network(preset, "decoder", device, partial(build_decoder, preset)),
         lora=_live_lora(preset, base, device),
     )
@@ -107,8 +104,9 @@ def load_text(preset: Preset, *, device: torch.device, dtype: torch.dtype) -> Te
 
 def parts_of(preset: Preset) -> tuple[str, ...]:
     """Names of the networks that a preset needs files for."""
-    sr = preset.sr
-    refining = [*sr.parts, *(f"upsampler_x{factor}" for factor in preset.upsampler)] if sr else []
+    refining = (
+        [*preset.sr_parts, *(f"upsampler_x{factor}" for factor in preset.upsampler)] if preset.sr else []
+    )
     text = [] if preset.text.kind == "minilm" else ["text"]
     return ("base", *refining, "decoder", *text)
 
@@ -168,6 +166,13 @@ def _network(preset: Preset, part: str, device: torch.device, build: Callable[[]
         net = build()
     assign_strict(net, part_tensors(preset, part, device), source=f"{part_folder(preset, part)} ({part})")
     return net
+
+
+def _super_resolution(preset: Preset, device: torch.device) -> dict[str, CausalDiT]:
+    if preset.sr is None:
+        return {}
+    build = partial(CausalDiT, preset.sr.dit)
+    return {part: _network(preset, part, device, build) for part in preset.sr_parts}
 
 
 def _live_lora(preset: Preset, base: CausalDiT, device: torch.device) -> LiveLora | None:

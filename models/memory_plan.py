@@ -27,10 +27,10 @@ from ultraflash.models.precision import LinearPrecision, large_linears, linear_b
 from ultraflash.models.preset import (
     Preset,
     Size,
-    SuperResolutionConfig,
     available_presets,
     load_preset,
 )
+from ultraflash.models.refinement import SuperResolutionConfig
 from ultraflash.models.streaming_attention import block_cache, sr_grid, window_cache
 from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.upsampler import LatentUpsampler
@@ -166,7 +166,7 @@ def check_memory(
 def _networks(preset: Preset, dtype: torch.dtype) -> _Networks:
     nets: dict[str, nn.Module] = {"base": CausalDiT(preset.base.dit).cast(dtype)}
     if preset.sr is not None:
-        nets |= {part: CausalDiT(preset.sr.dit).cast(dtype) for part in preset.sr.parts}
+        nets |= {part: CausalDiT(preset.sr.dit).cast(dtype) for part in preset.sr_parts}
     for factor, config in preset.upsampler.items():
         nets[f"upsampler_x{factor}"] = LatentUpsampler(config).to(dtype)
     nets["decoder"] = build_decoder(preset).to(dtype)
@@ -221,7 +221,7 @@ def _stream_bytes(preset: Preset, size: Size, dtype: torch.dtype, nets: _Network
 def _prompt_bytes(preset: Preset, dtype: torch.dtype) -> int:
     """Text states and, for every transformer, cross-attention keys and values and what the text states sum up to."""
     total = preset.text.tokens * preset.text.width * torch.float32.itemsize
-    refining = [] if preset.sr is None else [preset.sr.dit] * len(preset.sr.parts)
+    refining = [] if preset.sr is None else [preset.sr.dit] * len(preset.sr_parts)
     for dit in (preset.base.dit, *refining):
         total += 2 * dit.layers * dit.text_tokens * dit.dim * dtype.itemsize
         total += dit.dim * torch.float32.itemsize if dit.text_summary else 0

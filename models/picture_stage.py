@@ -108,10 +108,8 @@ class PictureStage:
             if sr.noise
             else [None] * len(conditions)
         )
-        parts = zip(conditions, noises, strict=True)
-        return torch.cat(
-            [self._run_sr(state, *part, start + i * call) for i, part in enumerate(parts)], dim=2
-        )
+        given = zip(conditions, noises, strict=True)
+        return torch.cat([self._run_sr(state, *one, start + i * call) for i, one in enumerate(given)], dim=2)
 
     def _noise(self, state: PictureStream, like_BCFHW: Tensor, start: int) -> Tensor:
         role = f"sr.{state.picture.size.name}"
@@ -123,6 +121,7 @@ class PictureStage:
         picture, sr = state.picture, self.preset.sr
         assert sr is not None
         part = sr.part(picture.size.factor)
+        assert part is not None
         frames = condition_BCFHW.shape[2]
         grid, rule = sr_grid(sr, picture.size, frames=frames), sr.rule.thinned(state.sr_share)
         refined = refine(

@@ -38,7 +38,7 @@ class PrecisionConfig:
     """What a preset says of number types.
 
     Args:
-        linears: of the large linear layers of both transformers, see :data:`LinearPrecision`.
+        linears: of the large linear layers of all transformers, see :data:`LinearPrecision`.
     """
 
     linears: LinearPrecision = "native"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -20,7 +19,8 @@ from ultraflash.models.patch_autoencoder import PATCH_FRAMES, PatchConfig
 from ultraflash.models.precision import PrecisionConfig
 from ultraflash.models.prediction import Prediction
 from ultraflash.models.prompt_text import plain_prompt
-from ultraflash.models.schedule import TRAIN_STEPS, FlowSchedule
+from ultraflash.models.refinement import SuperResolutionConfig
+from ultraflash.models.schedule import FlowSchedule
 from ultraflash.models.sources import Source
 from ultraflash.models.text_encoder import TextConfig
 from ultraflash.models.tiny_decoder import ULTRA_DECODER_V3, DecoderConfig
@@ -127,87 +127,6 @@ class BaseConfig:
         self.dit.token_grid(self.rows, self.cols)
         if self.prediction not in ("flow", "clean"):
             raise BadConfig(f"the base predicts flow or clean, not {self.prediction!r}", param="prediction")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SuperResolutionConfig:
-    """The one-step super-resolution network.
-
-    Args:
-        dit: the network; its input is noise and condition together, or the condition alone. It does not mend seams.
-        group_blocks: base blocks refined in one call.
-        timestep: the one noise level, in (0, 1000].
-        block: latent frames, token rows and token columns of an attention block.
-        cached_blocks: temporal blocks kept from earlier calls.
-        rule: which key blocks a query block sees.
-        prediction: what the network's output means, see :mod:`ultraflash.models.prediction`.
-        noise: whether the input begins with noise, as the official weights want, which were distilled from a diffusion
-            model. A network that is trained to hit the picture in one step learns nothing from it. Without noise there
-            is no flow: the prediction is a change.
-        kv: how the cache keeps keys and values, see :mod:`ultraflash.models.kv_store`.
-        call_frames: latent frames of one call once the cache holds something; None for the whole group. The public
-            script refines the first group at once and later ones two frames at a time, which the weights expect.
-        networks: the factors of upsampling behind which a network of these shapes works, network by network; empty
-            where one works behind all.
-    """
-
-    dit: DiTConfig
-    group_blocks: int
-    timestep: float
-    block: tuple[int, int, int]
-    cached_blocks: int
-    rule: SelectionRule
-    prediction: Prediction = "flow"
-    noise: bool = True
-    kv: KvStorage = "model"
-    call_frames: int | None = None
-    networks: tuple[tuple[int, ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        check_storage(self.kv)
-        self._check_networks()
-        if self.group_blocks < 1 or self.cached_blocks < 0:
-            raise BadConfig("group_blocks starts at 1, cached_blocks at 0")
-        if len(self.block) != 3 or min(self.block) < 1:
-            raise BadConfig(f"block is three positive numbers, not {list(self.block)}", param="block")
-        if self.dit.mend_seams:
-            raise BadConfig("only the base's seams are mended, not those of sr.dit", param="mend_seams")
-        if self.call_frames is not None and self.call_frames < 1:
-            raise BadConfig(f"call_frames starts at 1, not {self.call_frames}", param="call_frames")
-        if not 0 < self.timestep <= TRAIN_STEPS:
-            raise BadConfig(f"timestep lies in (0, {TRAIN_STEPS}], not {self.timestep}", param="timestep")
-        if self.prediction not in ("flow", "change"):
-            raise BadConfig(
-                f"super-resolution predicts flow or change, not {self.prediction!r}", param="prediction"
-            )
-        if not self.noise and self.prediction == "flow":
-            raise BadConfig('without noise there is no flow to predict, but a "change"', param="prediction")
-
-    def _check_networks(self) -> None:
-        lists = isinstance(self.networks, tuple) and all(
-            isinstance(factors, tuple) and factors for factors in self.networks
-        )
-        named = [factor for factors in self.networks for factor in factors] if lists else []
-        if not lists or len(set(named)) < len(named):
-            raise BadConfig(
-                "networks is a list of lists of factors, and no factor is in two of them, "
-                f"not {json.dumps(self.networks)}",
-                param="networks",
-            )
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the networks: ``sr``, or ``sr_x`` and a network's first factor."""
-        return tuple(f"sr_x{factors[0]}" for factors in self.networks) or ("sr",)
-
-    def part(self, factor: int) -> str:
-        """Name of the network behind the upsampler of a factor. Raises BadConfig where there is none."""
-        if not self.networks:
-            return "sr"
-        for name, factors in zip(self.parts, self.networks, strict=True):
-            if factor in factors:
-                return name
-        raise BadConfig(f"no network of super-resolution is of factor {factor}", param="sr.networks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,13 +237,25 @@ class Preset:
             raise BadConfig(f"size {size.name} wants super-resolution, but there is none", param="sr")
         if size.factor not in self.upsampler:
             raise BadConfig(f"size {size.name} wants an upsampler of factor {size.factor}", param="upsampler")
-        self.sr.part(size.factor)
+        if self.sr.part(size.factor) is None:
+            raise BadConfig(
+                f"size {size.name} wants a network of super-resolution for factor {size.factor}",
+                param="sr.networks",
+            )
         self.sr.dit.token_grid(size.rows * size.factor, size.cols * size.factor)
 
     @property
     def needs_float_linears(self) -> bool:
         """Whether something else that it asks for works on linear layers of floating numbers alone."""
         return self.execution.compile or any(source.lora_live for source in self.sources)
+
+    @property
+    def sr_parts(self) -> tuple[str, ...]:
+        """Names of the networks of super-resolution that its sizes want, smallest size first."""
+        if self.sr is None:
+            return ()
+        named = (self.sr.part(size.factor) for size in self.sizes if size.refine)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     @property
     def group_blocks(self) -> int:

@@ -6,6 +6,7 @@ Every network has a folder of its own under :func:`models_home`, so that presets
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ class Source:
     """The official files of one network.
 
     Args:
-        part: which network: ``base``, ``sr``, ``decoder``, ``text``, ``vae`` (Wan's, for streams that start from
-            pictures), or ``upsampler_x`` and the factor.
+        part: which network: ``base``, ``sr`` (or ``sr_x`` and the first factor of a network that serves some alone),
+            ``decoder``, ``text``, ``vae`` (Wan's, for streams that start from pictures), or ``upsampler_x`` and the
+            factor.
         store: name of its folder on this machine.
         repo: repository on the Hugging Face hub.
         files: names in that repository, or patterns of names; of the latent upsampler the file that fits is taken.
@@ -42,9 +44,10 @@ class Source:
 
     def __post_init__(self) -> None:
         known = ("base", "sr", "decoder", "text", "vae")
-        if self.part not in known and self.factor is None:
+        if self.part not in known and not re.fullmatch(r"(sr|upsampler)_x[1-9]\d*", self.part):
             raise BadConfig(
-                f"a source is of {', '.join(known)} or upsampler_x2, not {self.part!r}", param="sources"
+                f"a source is of {', '.join(known)}, sr_x2 or upsampler_x2, not {self.part!r}",
+                param="sources",
             )
         if not self.store or Path(self.store).name != self.store:
             raise BadConfig(f"store is the name of a folder, not {self.store!r}", param="sources")

@@ -18,7 +18,8 @@ from ultraflash.kernels.block_sparse import (
     block_sparse_attention,
     select_blocks,
 )
-from ultraflash.models.preset import BaseConfig, Size, SuperResolutionConfig
+from ultraflash.models.preset import BaseConfig, Size
+from ultraflash.models.refinement import SuperResolutionConfig
 from ultraflash.models.ring_cache import BlockCache, RingCache
 
 

@@ -1,4 +1,5 @@
-"""Where the log of a session can be found, for those who may have it: among the live ones, or beside its recording."""
+"""Where the log of a session can be found, for those who may have it: among the live ones, beside its recording, or in
+the database."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Train a stage of the cascade, or all of them in order.
 
 Every stage resumes from its last checkpoint when the same command runs again, writes its log, samples and
-evaluation under RUN_DIR/STAGE and its weights under RUN_DIR/weights.
+evaluation under RUN_DIR/STAGE, or under a folder for each network that it trains, and its weights under
+RUN_DIR/weights.
 """
 
 from __future__ import annotations
@@ -51,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="mini-gpu trains the generator on a GPU; debug runs in under a minute a stage",
     )
     parser.add_argument("--run-dir", type=Path, help="where everything goes (default: runs/RECIPE)")
-    parser.add_argument("--minutes", type=float, help="end after this many minutes of training")
-    parser.add_argument("--steps", type=int, help="end after this many steps")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="end after this many minutes of training, which the networks of a stage share",
+    )
+    parser.add_argument("--steps", type=int, help="end after this many steps, of each network of a stage")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument(
         "--set",

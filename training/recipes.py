@@ -199,13 +199,14 @@ def _pictures(ship: str | None) -> dict[str, StageConfig]:
         ),
         "sr": SuperResolutionStageConfig(
             steps=20_000,
-            minutes=60,
+            # Half for each of the two networks.
+            minutes=180,
             batch_size=4,
             learning_rate=6e-4,
             muon_rate=1.5e-3,
             betas=(0.9, 0.95),
             warmup_steps=20,
-            ema_decay=0.99,
+            ema_decay=0.995,
             autocast=True,
             export_to=ship,
         ),

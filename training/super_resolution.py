@@ -1,4 +1,4 @@
-"""Stage ``sr``: one-step block-sparse super-resolution of upsampled latents.
+"""Stage ``sr``: one-step block-sparse super-resolution of upsampled latents, network by network.
 
 The condition is what the cascade will see: low-resolution latents of the same scene through the frozen upsampler, and,
 where the config says so, marred before as a generator mars them. The network runs group by group over its own cached
@@ -36,10 +36,10 @@ PAIRS = Path("sr") / "pairs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuperResolutionStageConfig(StageConfig):
-    """How super-resolution is trained; ``minutes`` are shared out evenly among its networks.
+    """How super-resolution is trained; ``minutes`` are shared out evenly among its networks, ``steps`` are each one's.
 
     Args:
-        preset: whose SR network to train.
+        preset: whose networks of super-resolution to train.
         pairs: what it is trained on: with captions, and of whole groups, the later of which see cached keys and values.
         workers: processes that draw them.
         noise: largest noise level put on the low-resolution latents; a network that has learned to take noise off
@@ -128,9 +128,13 @@ def _with_factor(pairs: Pairs, factor: int) -> PairBatch:
 
 
 class SuperResolutionStage:
-    """Training of one network of super-resolution. See :class:`ultraflash.training.loop.Stage`."""
+    """Training of one network of super-resolution, named ``part`` in the preset. See `loop.Stage`.
 
-    def __init__(self, config: SuperResolutionStageConfig, run_dir: Path, part: str = "sr") -> None:
+    Raises:
+        BadConfig: of a factor that it serves there are no pairs, or their clips are no whole groups.
+    """
+
+    def __init__(self, config: SuperResolutionStageConfig, run_dir: Path, part: str) -> None:
         self.name = part
         self.config = config
         self.preset: Preset = load_preset(config.preset)
@@ -140,17 +144,19 @@ class SuperResolutionStage:
                 f"{config.pairs.latent_frames} latent frames are no whole groups of {self.preset.group_frames}",
                 param="pairs",
             )
+        factors = [factor for factor in config.pairs.factors if self.preset.sr.part(factor) == part]
+        if not factors:
+            raise BadConfig(f"there are no pairs of a factor that {part} serves", param="pairs")
         self.pairs, self.held_out = (
             {
                 factor: PairsReader(pairs_folder(run_dir / PAIRS, factor, split), seed=config.seed)
-                for factor in config.pairs.factors
-                if self.preset.sr.part(factor) == part
+                for factor in factors
             }
             for split in ("train", "test")
         )
         self.upsamplers = {}
-        for factor, upsampler in self.preset.upsampler.items():
-            net = LatentUpsampler(upsampler)
+        for factor in factors:
+            net = LatentUpsampler(self.preset.upsampler[factor])
             load_file(net, run_dir / "weights" / upsampler_file(factor))
             self.upsamplers[factor] = net.eval().requires_grad_(False).to(config.device)
         self.pixels = LinearPixels(self.preset.decoder, run_dir / "weights", device=config.device)
@@ -238,9 +244,6 @@ def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
         workers=config.workers,
         base=preset.base,
     )
-    parts = preset.sr.parts
-    share = None if config.minutes is None else config.minutes / len(parts)
-    return made and all(
-        train(SuperResolutionStage(config, run_dir, part), replace(config, minutes=share), run_dir)
-        for part in parts
-    )
+    parts = preset.sr_parts
+    each = replace(config, minutes=None if config.minutes is None else config.minutes / len(parts))
+    return made and all(train(SuperResolutionStage(each, run_dir, part), each, run_dir) for part in parts)

@@ -199,8 +199,5 @@ def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
         workers=config.workers,
     )
     factors = config.pairs.factors
-    share = None if config.minutes is None else config.minutes / len(factors)
-    return made and all(
-        train(UpsamplerStage(config, run_dir, factor), replace(config, minutes=share), run_dir)
-        for factor in factors
-    )
+    each = replace(config, minutes=None if config.minutes is None else config.minutes / len(factors))
+    return made and all(train(UpsamplerStage(each, run_dir, factor), each, run_dir) for factor in factors)

@@ -115,7 +115,7 @@ def blueprint(preset: Preset, part: str) -> nn.Module:
     with torch.device("meta"):
         if part == "base":
             return CausalDiT(preset.base.dit).cast(torch.bfloat16)
-        if preset.sr is not None and part in preset.sr.parts:
+        if preset.sr is not None and part in preset.sr_parts:
             return CausalDiT(preset.sr.dit).cast(torch.bfloat16)
         if part == "decoder" and isinstance(preset.decoder, DecoderConfig):
             return TinyDecoder(preset.decoder)

@@ -65,7 +65,7 @@ def cascade() -> Cascade:
         text=MiniLMEncoder(),
         base=drawn(CausalDiT(preset.base.dit)),
         upsamplers={factor: drawn(LatentUpsampler(config)) for factor, config in preset.upsampler.items()},
-        sr={part: drawn(CausalDiT(preset.sr.dit)) for part in preset.sr.parts},
+        sr={part: drawn(CausalDiT(preset.sr.dit)) for part in preset.sr_parts},
         decoder=faint(drawn(PatchDecoder(preset.decoder))),
         device=torch.device("cpu"),
         dtype=torch.float32,

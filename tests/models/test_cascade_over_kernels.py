@@ -50,7 +50,7 @@ def test_frames_over_the_kernels_are_those_over_the_reference(monkeypatch: pytes
         text=MiniLMEncoder(),
         base=drawn(CausalDiT(preset.base.dit)),
         upsamplers={factor: drawn(LatentUpsampler(config)) for factor, config in preset.upsampler.items()},
-        sr={part: drawn(CausalDiT(preset.sr.dit)) for part in preset.sr.parts},
+        sr={part: drawn(CausalDiT(preset.sr.dit)) for part in preset.sr_parts},
         decoder=drawn(PatchDecoder(preset.decoder)),
         device=torch.device("cpu"),
         dtype=torch.float32,

@@ -30,6 +30,11 @@ def test_a_new_switch_that_is_off_leaves_older_streams_what_they_are(name: str) 
     assert preset_digest(with_switch(preset, 0.5)) != preset_digest(preset)
 
 
+def test_a_switch_that_a_preset_does_not_set_leaves_its_older_streams_what_they_are() -> None:
+    # Of the preset before super-resolution could have several networks.
+    assert preset_digest(load_preset("ultraflash-1k")).startswith("51c1d66dd3375c11")
+
+
 def test_what_shapes_a_stream_counts_and_what_is_for_people_does_not() -> None:
     preset = load_preset("mini")
     digest = preset_digest(preset)

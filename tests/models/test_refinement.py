@@ -11,8 +11,8 @@ from torch import Tensor
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import BadConfig
-from ultraflash.models.preset import Preset, SuperResolutionConfig
-from ultraflash.models.refinement import refine
+from ultraflash.models.preset import Preset
+from ultraflash.models.refinement import SuperResolutionConfig, refine
 
 FRAMES = torch.arange(3)
 
@@ -92,22 +92,27 @@ def test_a_stream_without_noise_is_told_apart_by_its_base_alone(
     assert not torch.equal(first, other)
 
 
-def test_every_size_is_refined_by_the_network_of_its_factor(
+def test_every_size_is_refined_by_the_network_of_its_factor_under_its_own_text(
     build: Callable[..., Cascade], preset: Preset
 ) -> None:
+    assert preset.sr is not None
     cascade = build(replace(preset, sr=replace(preset.sr, networks=((2,), (6, 4)))))
-    called: list[str] = []
-    for part, net in cascade.networks.sr.items():
-        net.register_forward_pre_hook(lambda _, __, part=part: called.append(part))
     state = cascade.open("a calm sea", size="0.5K", seed=1)
+    called: list[tuple[str, bool]] = []
+    for part, net in cascade.networks.sr.items():
+        net.register_forward_pre_hook(
+            lambda _, args, part=part: called.append((part, args[2] is state.prompt_context.sr[part]))
+        )
     cascade.next_group(state)
     cascade.set_size(state, "1K")
     cascade.next_group(state)
     # A new size refines the group before it once more, to have keys and values of its own.
-    assert called == ["sr_x2", "sr_x6", "sr_x6"]
+    assert called == [("sr_x2", True), ("sr_x6", True), ("sr_x6", True)]
 
 
-def test_a_network_for_all_factors_is_the_one_called_sr(preset: Preset) -> None:
+def test_a_preset_wants_the_networks_that_its_sizes_do(preset: Preset) -> None:
     assert preset.sr is not None
-    shared = replace(preset.sr, networks=())
-    assert (shared.parts, shared.part(2), shared.part(6)) == (("sr",), "sr", "sr")
+    assert preset.sr_parts == ("sr_x2", "sr_x4")
+    assert replace(preset, sizes=preset.sizes[:1]).sr_parts == ("sr_x2",)
+    for none in (None, ()):
+        assert replace(preset, sr=replace(preset.sr, networks=none)).sr_parts == ("sr",)

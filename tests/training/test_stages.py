@@ -28,6 +28,7 @@ from ultraflash.training.patches import WITH_RESIDUAL, load_encoder
 from ultraflash.training.recipes import DEBUG_PRESET, debug
 from ultraflash.training.seen_windows import SeenWindows
 from ultraflash.training.shards import shard_path
+from ultraflash.training.super_resolution import SuperResolutionStage, SuperResolutionStageConfig
 from ultraflash.training.trajectory import TrajectoryConfig, TrajectoryStage
 from ultraflash.training.vista.scene import Scene, held_out_pairs_of
 
@@ -151,6 +152,23 @@ def test_every_stage_evaluates_what_it_made(run_dir: Path) -> None:
         assert len(measures) > 2
         assert all(math.isfinite(value) for value in measures.values())
         assert list((run_dir / stage / "samples").glob("*.png"))
+
+
+@pytest.mark.parametrize(("part", "factors"), [("sr_x2", {2}), ("sr_x4", {4, 6})])
+def test_a_network_of_super_resolution_is_trained_for_the_factors_that_it_serves(
+    run_dir: Path, part: str, factors: set[int]
+) -> None:
+    report = json.loads((run_dir / part / "evaluation.json").read_text())
+    measured = {int(name.removeprefix("psnr_x")) for name in report if name.startswith("psnr_x")}
+    assert measured == factors
+
+
+def test_a_network_without_pairs_is_refused_by_name(tmp_path: Path) -> None:
+    config = debug()["sr"]
+    assert isinstance(config, SuperResolutionStageConfig)
+    config = replace(config, pairs=replace(config.pairs, windows=((2, 2, 2),)))
+    with pytest.raises(BadConfig, match="no pairs of a factor that sr_x4 serves"):
+        SuperResolutionStage(config, tmp_path, "sr_x4")
 
 
 def test_the_classifier_leaves_weights_and_its_accuracy_by_attribute(run_dir: Path) -> None:

@@ -15,7 +15,9 @@ from ultraflash.models.checkpoints.conversion import (
 )
 from ultraflash.models.checkpoints.files import read_stored, stored_files
 from ultraflash.models.checkpoints.lora import low_rank_pairs, merged
+from ultraflash.models.dit import CausalDiT
 from ultraflash.models.errors import MissingWeights
+from ultraflash.models.loading import part_folder
 from ultraflash.models.preset import Preset, load_preset
 from ultraflash.models.sources import Source
 from ultraflash.models.tiny_decoder import EncoderConfig, TinyEncoder
@@ -43,6 +45,20 @@ def test_full_size_networks_have_the_tensors_of_the_official_files(
 ) -> None:
     listed: dict[str, list[int]] = json.loads((golden_dir / "official_keys.json").read_text())[keys]
     check_fit(blueprint(load_preset(preset), part), on_meta(listed), source=keys)
+
+
+def test_super_resolution_may_be_of_several_official_files() -> None:
+    preset = load_preset("ultraflash-2k")
+    assert preset.sr is not None
+    own = source_of(preset, "sr")
+    several = [replace(own, part=f"sr_x{factor}", store=f"{own.store}-x{factor}") for factor in (2, 3)]
+    sources = (*(source for source in preset.sources if source != own), *several)
+    preset = replace(preset, sr=replace(preset.sr, networks=((2,), (3,))), sources=sources)
+    assert [part_folder(preset, part).name for part in preset.sr_parts] == [one.store for one in several]
+    for part in preset.sr_parts:
+        assert isinstance(blueprint(preset, part), CausalDiT)
+    with pytest.raises(MissingWeights, match="has no sr that official files could be"):
+        blueprint(preset, "sr")
 
 
 @pytest.mark.parametrize("kind", ["tiny_decoder", "ultra_decoder_v3"])

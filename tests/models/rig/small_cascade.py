@@ -81,7 +81,7 @@ def small_cascade(
         text=text,
         base=drawn(CausalDiT(preset.base.dit), seed),
         upsamplers={f: drawn(LatentUpsampler(config), seed) for f, config in preset.upsampler.items()},
-        sr={part: drawn(CausalDiT(preset.sr.dit), seed) for part in (preset.sr.parts if preset.sr else ())},
+        sr={part: drawn(CausalDiT(preset.sr.dit), seed + i) for i, part in enumerate(preset.sr_parts)},
         decoder=drawn(build_decoder(preset), seed),
         device=torch.device("cpu"),
         dtype=dtype,
