@@ -91,13 +91,10 @@ def weights_digest(networks: Mapping[str, nn.Module]) -> str:
 
 def identity_of(preset: Preset, networks: Networks, dtype: torch.dtype) -> Identity:
     """The identity of a cascade. The text encoder is not part of the weights: the preset says which it is."""
-    nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
-    nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
-    nets |= networks.sr
     return Identity(
         preset=preset.name,
         preset_digest=preset_digest(preset),
-        weights_digest=weights_digest(nets),
+        weights_digest=weights_digest(networks.by_part),
         dtype=str(dtype),
         blocks="compiled" if preset.execution.compile else "eager",
     )

@@ -55,6 +55,12 @@ class Networks:
     decoder: Decoder
     lora: LiveLora | None
 
+    @property
+    def by_part(self) -> dict[str, nn.Module]:
+        """Those with weights of the preset by the names of their files: all but the text encoder."""
+        upsamplers = {f"upsampler_x{factor}": net for factor, net in self.upsamplers.items()}
+        return {"base": self.base, "decoder": self.decoder, **upsamplers, **self.sr}
+
 
 def load_networks(preset: Preset, *, device: torch.device, dtype: torch.dtype) -> Networks:
     """Load all networks of a preset.

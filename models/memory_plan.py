@@ -24,12 +24,7 @@ from ultraflash.models.errors import NotEnoughMemory
 from ultraflash.models.frame_memory import FrameMemory
 from ultraflash.models.loading import Decoder, build_decoder
 from ultraflash.models.precision import LinearPrecision, large_linears, linear_bytes
-from ultraflash.models.preset import (
-    Preset,
-    Size,
-    available_presets,
-    load_preset,
-)
+from ultraflash.models.preset import Preset, Size, available_presets, load_preset
 from ultraflash.models.refinement import SuperResolutionConfig
 from ultraflash.models.streaming_attention import block_cache, sr_grid, window_cache
 from ultraflash.models.text_encoder import TextConfig

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ultraflash.models.cascade import Cascade
 from ultraflash.models.checkpoints.files import store
@@ -229,10 +229,7 @@ class UltraFlashPipeline:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         networks = self.cascade.networks
-        nets: dict[str, nn.Module] = {"base": networks.base, "decoder": networks.decoder}
-        nets |= {f"upsampler_x{factor}": net for factor, net in networks.upsamplers.items()}
-        nets |= networks.sr
-        for stem, net in nets.items():
+        for stem, net in networks.by_part.items():
             store(without_live_lora(net), target, stem)
         if isinstance(networks.text, UMT5Encoder):
             store(networks.text.state_dict(), target, "text")

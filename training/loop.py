@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -36,6 +36,8 @@ from ultraflash.training.placement import bfloat16_products, on_device
 from ultraflash.training.run_log import RunLog
 from ultraflash.training.sample_sheet import write_png
 from ultraflash.training.seeding import counter_seed
+
+ConfigT = TypeVar("ConfigT", bound="StageConfig")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,11 @@ class StageConfig:
             raise BadConfig(f"schedule is cosine or constant, not {self.schedule!r}", param="schedule")
         if not 0 <= self.ema_decay < 1:
             raise BadConfig("ema_decay lies in [0, 1)", param="ema_decay")
+
+    def shared_by(self: ConfigT, networks: int) -> ConfigT:
+        """The config of each of so many networks that a stage trains one after the other: with its part of ``minutes``,
+        and all of ``steps``."""
+        return self if self.minutes is None else replace(self, minutes=self.minutes / networks)
 
 
 class Stage(Protocol):

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F latent frames, H W latent rows and columns, L tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -245,5 +245,5 @@ def run(config: SuperResolutionStageConfig, run_dir: Path) -> bool:
         base=preset.base,
     )
     parts = preset.sr_parts
-    each = replace(config, minutes=None if config.minutes is None else config.minutes / len(parts))
+    each = config.shared_by(len(parts))
     return made and all(train(SuperResolutionStage(each, run_dir, part), each, run_dir) for part in parts)

@@ -8,7 +8,7 @@ Shapes: B batch, T latent frames, C channels, H W rows and columns, N positions,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -199,5 +199,5 @@ def run(config: UpsamplerStageConfig, run_dir: Path) -> bool:
         workers=config.workers,
     )
     factors = config.pairs.factors
-    each = replace(config, minutes=None if config.minutes is None else config.minutes / len(factors))
+    each = config.shared_by(len(factors))
     return made and all(train(UpsamplerStage(each, run_dir, factor), each, run_dir) for factor in factors)

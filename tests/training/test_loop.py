@@ -151,6 +151,11 @@ def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert {rate_factor(config, Progress(step=step, elapsed=0.0)) for step in range(4, 41)} == {1.0}
 
 
+def test_networks_of_a_stage_share_its_minutes_and_have_its_steps_each() -> None:
+    assert replace(CONFIG, minutes=90.0).shared_by(2) == replace(CONFIG, minutes=45.0)
+    assert CONFIG.shared_by(2) == CONFIG
+
+
 def test_progress_is_steps_or_minutes_whichever_is_further() -> None:
     config = replace(CONFIG, minutes=1.0)
     assert fraction_done(config, Progress(step=10, elapsed=6.0)) == 0.25
